@@ -1,0 +1,1 @@
+"""Everything that computes. Imports none of its siblings."""

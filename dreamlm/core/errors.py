@@ -1,0 +1,120 @@
+"""The errors dreamlm raises on purpose. They carry data; only the command line renders them and exits.
+
+An error says what happened, where (file, line or key), what the valid values are, and the command that helps.
+Anything that is not a `DreamLMError` is a bug of ours and keeps its traceback.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class DreamLMError(Exception):
+    """What happened, where, which values are valid, and what to do. Ends the command with `exit_code`."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, *, where: str = "", valid: Sequence[str] = (), hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.valid = tuple(valid)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        parts = [self.what]
+        if self.where:
+            parts.append(f"at: {self.where}")
+        if self.valid:
+            parts.append(f"valid: {', '.join(self.valid)}")
+        if self.hint:
+            parts.append(f"help: {self.hint}")
+        return "\n".join(parts)
+
+
+class UserMistake(DreamLMError):
+    """The request cannot be carried out as it was written; nothing was changed."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One mistake in a preset: the dotted key, what is wrong with it, and the suggestion or valid values."""
+
+    key: str
+    message: str
+    hint: str = ""
+
+
+class PresetError(UserMistake):
+    """Every mistake of a preset at once."""
+
+    def __init__(self, preset: str, mistakes: Sequence[Mistake]) -> None:
+        self.mistakes = tuple(mistakes)
+        lines = [f"  {m.key}: {m.message}" + (f" ({m.hint})" if m.hint else "") for m in self.mistakes]
+        count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''}"
+        super().__init__(
+            f"preset {preset} has {count}:\n" + "\n".join(lines), hint="dreamlm presets schema prints every key"
+        )
+
+
+class RangeError(UserMistake):
+    """A number lies outside the range its owner states."""
+
+
+class DataError(DreamLMError):
+    """Input data, or a prepared corpus, is missing, damaged or not what its manifest says."""
+
+
+@dataclass(frozen=True)
+class SourceFailure:
+    """Why one data source gave no documents."""
+
+    source: str
+    reason: str
+
+
+class AllSourcesFailed(DataError):
+    """No source gave a document; nothing was written."""
+
+    def __init__(self, failures: Sequence[SourceFailure]) -> None:
+        self.failures = tuple(failures)
+        lines = "\n".join(f"  {failure.source}: {failure.reason}" for failure in self.failures)
+        super().__init__(f"every data source failed, nothing was written:\n{lines}")
+
+
+class CheckpointError(DreamLMError):
+    """A snapshot is missing, incomplete or damaged."""
+
+
+class StoreLocked(UserMistake):
+    """Another process writes to this run folder."""
+
+
+class OutOfSpace(DreamLMError):
+    """The disk has not enough room for what is about to be written."""
+
+    def __init__(self, path: str, needed_bytes: int, free_bytes: int) -> None:
+        self.path, self.needed_bytes, self.free_bytes = path, needed_bytes, free_bytes
+        super().__init__(
+            f"not enough disk space: {needed_bytes / 1e6:,.1f} MB needed, {free_bytes / 1e6:,.1f} MB free",
+            where=path,
+            hint="free some space, or choose another folder with --run DIR",
+        )
+
+
+class ResumeMismatch(UserMistake):
+    """The run on disk and the request differ in something that must not change silently."""
+
+
+class TrainingFailed(DreamLMError):
+    """Training cannot go on: a sanity check failed, or too many steps in a row were not finite."""
+
+
+class Interrupted(DreamLMError):
+    """A signal asked the run to stop; a snapshot was committed. `signal_number` decides the exit code (128 + n)."""
+
+    def __init__(self, signal_number: int, what: str) -> None:
+        self.signal_number = signal_number
+        super().__init__(what)

@@ -1,0 +1,99 @@
+"""The values that pass between folders. Small, frozen, and free of behaviour that needs more than themselves.
+
+Shapes: B rows, T tokens of a window.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document of real text as a source yields it: cleaned, not yet tokenised."""
+
+    text: str
+    input: str
+    """Which input it came from: a path relative to the source's root, or `dataset@revision/split`."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Names one training sample: the `index`-th window of a source. `epoch` counts passes over the source."""
+
+    source: int
+    index: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where a stream stands. JSON-able; the next window is a pure function of (seed, cursor)."""
+
+    samples: int = 0
+    drawn: tuple[int, ...] = ()
+    """Windows taken from each source so far."""
+    credit: tuple[float, ...] = ()
+    """What the weighted mixing owes each source; sums to zero."""
+    weights: tuple[float, ...] = ()
+    """The mixing weights in force; part of the resume state."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of T+1 tokens: inputs are `tokens[:, :-1]`, targets `tokens[:, 1:]`.
+
+    Each document begins with the tokenizer's end-of-document token, so the first real token is predicted from it,
+    the last real token predicts the next document's, and every target is a real one.
+    """
+
+    tokens: npt.NDArray[np.int64]
+    """(B, T+1) token ids."""
+    documents: npt.NDArray[np.int32]
+    """(B, T+1) index of each token's document within its row, from 0; all 0 when packing is `concat`; -1 is padding."""
+    sources: npt.NDArray[np.int32]
+    """(B,) index of the source each row came from."""
+    windows: tuple[Window, ...] = field(default=())
+
+
+class Stream(Protocol):
+    """A sequence of windows that is a pure function of its cursor."""
+
+    source_names: Sequence[str]
+    seq_length: int
+
+    def start(self) -> Cursor:
+        """The cursor before the first window."""
+        ...
+
+    def draw(self, cursor: Cursor, count: int) -> tuple[tuple[Window, ...], Cursor]:
+        """The next `count` windows, and the cursor after them."""
+        ...
+
+    def read(self, windows: Sequence[Window]) -> Batch:
+        """The tokens of the windows, in their order."""
+        ...
+
+    def describe(self, window: Window) -> Sequence[str]:
+        """Names of the documents a window overlaps, for error messages."""
+        ...
+
+    def windows_per_epoch(self) -> Sequence[int]:
+        """How many windows one pass over each source has."""
+        ...
+
+
+class HeldOut(Protocol):
+    """Held-out documents cut into windows in order; every token is predicted once."""
+
+    tokens: int
+    """How many targets there are."""
+    utf8_bytes: int
+    """How many bytes of text those targets stand for (the base of bits per byte)."""
+
+    def batches(self, rows: int) -> "Sequence[Batch]":
+        """The windows, `rows` at a time, the last batch shorter; the last window may be padded (document -1)."""
+        ...
