@@ -1,0 +1,1 @@
+"""From documents anywhere to a prepared corpus on disk, and from the corpus to an exact order of training windows."""
