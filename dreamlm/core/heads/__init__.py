@@ -1,0 +1,1 @@
+"""What reads the decoder's hidden vectors."""

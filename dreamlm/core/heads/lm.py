@@ -1,0 +1,109 @@
+"""The language-model head: logits, and cross-entropy that never holds the logits of a whole batch.
+
+Shapes: N tokens, D width, V vocabulary, C tokens of a chunk.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+CHUNK_LOGITS = 1 << 22
+"""Logits held at once: about 16 MB in fp32, whatever the batch and the vocabulary."""
+
+
+class LanguageModelHead(nn.Module):
+    """Projects hidden vectors to the vocabulary; the weight may be the token embedding's."""
+
+    def __init__(self, vocab_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
+
+    def forward(
+        self, hidden_ND: Float[Tensor, "N D"], target_N: Int[Tensor, " N"], label_smoothing: float
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Summed training loss with gradient, and summed unsmoothed negative log-likelihood without; targets < 0 are left out.
+
+        Cost: three products of N x D x V; the gradient is computed with the loss, so backward only scales it.
+        """
+        loss, nll = _LinearCrossEntropy.apply(
+            hidden_ND, self.weight, target_N, label_smoothing, torch.is_grad_enabled()
+        )
+        return loss, nll
+
+    def logits(self, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
+        logits: Tensor = nn.functional.linear(hidden, self.weight).float()
+        return logits
+
+    @torch.no_grad()
+    def token_nll(self, hidden_ND: Float[Tensor, "N D"], target_N: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """Negative log-likelihood of each target in nats; 0 where the target is negative."""
+        parts = []
+        for hidden_CD, target_C in zip(*_chunks(self.weight.shape[0], hidden_ND, target_N), strict=True):
+            logits_CV = self.logits(hidden_CD)
+            real_C = target_C >= 0
+            chosen_C = logits_CV.gather(1, target_C.clamp(min=0)[:, None])[:, 0]
+            parts.append((logits_CV.logsumexp(dim=1) - chosen_C) * real_C)
+        return torch.cat(parts)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of a linear projection, chunk by chunk.
+
+    With smoothing s the target distribution is (1 - s) on the target plus s / V everywhere, as in
+    `torch.nn.functional.cross_entropy`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, smoothing: float, with_gradient: bool
+    ) -> tuple[Tensor, Tensor]:
+        device = hidden_ND.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
+        vocab_size = weight_VD.shape[0]
+        weight = weight_VD.to(dtype)
+        loss = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
+        nll = torch.zeros_like(loss)
+        grad_hidden_ND = torch.empty_like(hidden_ND) if with_gradient else None
+        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if with_gradient else None
+        begin = 0
+        for hidden_CD, target_C in zip(*_chunks(vocab_size, hidden_ND, target_N), strict=True):
+            hidden_CD = hidden_CD.to(dtype)
+            real_C1 = (target_C >= 0)[:, None]
+            index_C1 = target_C.clamp(min=0)[:, None]
+            logits_CV = (hidden_CD @ weight.T).float()
+            normaliser_C1 = logits_CV.logsumexp(dim=1, keepdim=True)
+            chosen_C1 = logits_CV.gather(1, index_C1)
+            nll_C1 = (normaliser_C1 - chosen_C1) * real_C1
+            nll += nll_C1.sum()
+            if smoothing > 0:
+                uniform_C1 = (normaliser_C1 - logits_CV.mean(dim=1, keepdim=True)) * real_C1
+                loss += (1 - smoothing) * nll_C1.sum() + smoothing * uniform_C1.sum()
+            else:
+                loss += nll_C1.sum()
+            if grad_hidden_ND is not None and grad_weight_VD is not None:
+                error_CV = logits_CV.sub_(normaliser_C1).exp_()
+                if smoothing > 0:
+                    error_CV -= smoothing / vocab_size
+                error_CV.scatter_add_(1, index_C1, torch.full_like(normaliser_C1, smoothing - 1))
+                error_CV *= real_C1
+                error = error_CV.to(dtype)
+                grad_hidden_ND[begin : begin + len(target_C)] = error @ weight
+                grad_weight_VD += error.T @ hidden_CD
+            begin += len(target_C)
+        ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
+        ctx.weight_dtype = weight_VD.dtype
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        scale = grad_outputs[0]
+        grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
+        return grad_hidden_ND * scale, (grad_weight_VD * scale).to(ctx.weight_dtype), None, None, None
+
+
+def _chunks(vocab_size: int, hidden_ND: Tensor, target_N: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    rows = max(1, CHUNK_LOGITS // vocab_size)
+    return hidden_ND.split(rows), target_N.split(rows)

@@ -1,0 +1,49 @@
+"""Causal self-attention over the whole past, with grouped key/value heads."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dreamlm.core.nn.cache import KeyValueCache
+from dreamlm.core.nn.signal import Segment
+
+
+class Attention(nn.Module):
+    """softmax(q k^T / sqrt(K)) v over the tokens a token may see; never holds the T x T weights.
+
+    Source: Vaswani et al. 2017; grouped heads: Ainslie et al. 2023; QK-norm: Henry et al. 2020 (RMS, per head).
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, num_kv_heads: int, qk_norm: bool, norm_epsilon: float) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads, self.head_size = num_heads, num_kv_heads, hidden_size // num_heads
+        self.query = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.key = nn.Linear(hidden_size, num_kv_heads * self.head_size, bias=False)
+        self.value = nn.Linear(hidden_size, num_kv_heads * self.head_size, bias=False)
+        self.output = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.query_norm = nn.RMSNorm(self.head_size, eps=norm_epsilon) if qk_norm else nn.Identity()
+        self.key_norm = nn.RMSNorm(self.head_size, eps=norm_epsilon) if qk_norm else nn.Identity()
+
+    def forward(self, hidden_BTD: Tensor, segment: Segment, past: KeyValueCache) -> tuple[Tensor, KeyValueCache]:
+        """Mixed hidden vectors (B, T, D), and the cache with this segment's keys and values behind the past's."""
+        query_BHTK = segment.rotation(self.query_norm(self._heads(self.query(hidden_BTD))))
+        key_BGTK = segment.rotation(self.key_norm(self._heads(self.key(hidden_BTD))))
+        value_BGTK = self._heads(self.value(hidden_BTD))
+        cache = past.append(key_BGTK, value_BGTK)
+        mixed_BHTK = F.scaled_dot_product_attention(
+            query_BHTK,
+            self._for_every_head(cache.key),
+            self._for_every_head(cache.value),
+            attn_mask=segment.visible,
+            is_causal=segment.visible is None and query_BHTK.shape[2] > 1,
+        )
+        mixed_BTD = mixed_BHTK.transpose(1, 2).flatten(2)
+        mixed: Tensor = self.output(mixed_BTD)
+        return mixed, cache
+
+    def _heads(self, projected_BTX: Tensor) -> Tensor:
+        return projected_BTX.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+
+    def _for_every_head(self, heads_BGTK: Tensor) -> Tensor:
+        repeats = self.num_heads // self.num_kv_heads
+        return heads_BGTK if repeats == 1 else torch.repeat_interleave(heads_BGTK, repeats, dim=1)

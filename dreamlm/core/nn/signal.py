@@ -1,0 +1,151 @@
+"""What travels through the stack: a frozen `Signal`, and the `Carry` that goes from one segment to the next.
+
+Nothing here is ever mutated: a layer returns a new signal, a forward returns a new carry.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from dreamlm.core.nn.positions import Positions, Rotation
+
+
+@dataclass(frozen=True)
+class Carry:
+    """Everything earlier segments leave behind, per row.
+
+    Document indices never decrease along a row; -1 (padding) belongs to no document and advances nothing.
+    """
+
+    tokens: int
+    """Columns seen so far, padding included: segments start at multiples of `segment_length` of this count."""
+    boundaries: bool
+    """Whether any row holds padding or more than one document; when False, attention needs no document mask."""
+    documents_BP: Int[Tensor, "B P"]
+    last_document_B: Int[Tensor, " B"]
+    """Document of the last real token; -1 before the first."""
+    next_position_B: Int[Tensor, " B"]
+    """Position, within its document, of a next token of the same document."""
+    states: Mapping[str, Any] = field(default_factory=dict)
+    """One state per layer that has one, by the layer's name."""
+    records: bool = True
+    """False when nothing will follow: then layers' new states are dropped at once instead of held in memory."""
+
+    @property
+    def rows(self) -> int:
+        return self.last_document_B.shape[0]
+
+    def select(self, rows: Int[Tensor, " R"]) -> "Carry":
+        """The carry of some rows, in the order asked for."""
+        return replace(
+            self,
+            documents_BP=self.documents_BP[rows],
+            last_document_B=self.last_document_B[rows],
+            next_position_B=self.next_position_B[rows],
+            states={name: state.select(rows) for name, state in self.states.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Where the tokens of this segment stand; computed once, read by every layer."""
+
+    documents_BT: Int[Tensor, "B T"]
+    position_BT: Int[Tensor, "B T"]
+    """Position within the document, from 0; 0 for padding."""
+    visible: Bool[Tensor, "#B 1 T S"] | None
+    """Which of the S past and present tokens a token attends to; None is the plain causal triangle without past."""
+    rotation: Rotation
+    """What turns queries and keys by their position."""
+
+
+@dataclass(frozen=True)
+class Signal:
+    """The value that walks through the stack: `for layer in stack: signal = layer(signal)`."""
+
+    hidden: Float[Tensor, "B T D"]
+    segment: Segment
+    carry: Carry
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
+    """Losses that layers add, by name, unweighted, as means per token."""
+    probes: Mapping[str, Tensor] = field(default_factory=dict)
+    """Detached values worth looking at, by name."""
+
+    def with_hidden(self, hidden: Float[Tensor, "B T D"]) -> "Signal":
+        return replace(self, hidden=hidden)
+
+    def with_state(self, name: str, state: Any) -> "Signal":
+        if not self.carry.records:
+            return self
+        return replace(self, carry=replace(self.carry, states={**self.carry.states, name: state}))
+
+
+def advance(
+    carry: Carry, documents_BT: Int[Tensor, "B T"], boundaries: bool, positions: Positions, dtype: torch.dtype
+) -> tuple[Segment, Carry]:
+    """Place a segment after the carry: positions, visibility, and the carry without the layers' new states.
+
+    `boundaries=False` promises that every row goes on with its one document, without padding. `dtype` is the one
+    attention computes in.
+    """
+    rows, length = documents_BT.shape
+    boundaries = boundaries or carry.boundaries
+    device = documents_BT.device
+    if boundaries:
+        position_BT, last_B, next_B = _positions(carry, documents_BT)
+    else:
+        position_BT = carry.next_position_B[:, None] + torch.arange(length, device=device)
+        last_B, next_B = documents_BT[:, -1], carry.next_position_B + length
+    seen_BS = torch.cat([carry.documents_BP, documents_BT], dim=1)
+    segment = Segment(
+        documents_BT,
+        position_BT,
+        _visible(carry.tokens, documents_BT, seen_BS, boundaries),
+        positions.rotation(position_BT, dtype),
+    )
+    placed = replace(
+        carry,
+        tokens=carry.tokens + length,
+        boundaries=boundaries,
+        documents_BP=seen_BS,
+        last_document_B=last_B,
+        next_position_B=next_B,
+    )
+    return segment, placed
+
+
+def _positions(
+    carry: Carry, documents_BT: Int[Tensor, "B T"]
+) -> tuple[Int[Tensor, "B T"], Int[Tensor, " B"], Int[Tensor, " B"]]:
+    """Position in document of every token, the last document, and the next position; counts real tokens only."""
+    real_BT = documents_BT >= 0
+    latest_BT = torch.maximum(documents_BT.cummax(dim=1).values, carry.last_document_B[:, None])
+    previous_BT = torch.cat([carry.last_document_B[:, None], latest_BT[:, :-1]], dim=1)
+    starts_BT = real_BT & (documents_BT != previous_BT)
+    # Counted so that the carried document's first token would be number 0.
+    count_BT = carry.next_position_B[:, None] + real_BT.long().cumsum(dim=1)
+    origin_BT = torch.where(starts_BT, count_BT - 1, torch.zeros_like(count_BT)).cummax(dim=1).values
+    position_BT = torch.where(real_BT, count_BT - 1 - origin_BT, torch.zeros_like(count_BT))
+    return position_BT, latest_BT[:, -1], count_BT[:, -1] - origin_BT[:, -1]
+
+
+def _visible(
+    past: int, documents_BT: Int[Tensor, "B T"], seen_BS: Int[Tensor, "B S"], boundaries: bool
+) -> Bool[Tensor, "#B 1 T S"] | None:
+    length = documents_BT.shape[1]
+    if not boundaries and past == 0:
+        return None
+    query_T = torch.arange(past, past + length, device=documents_BT.device)
+    key_S = torch.arange(past + length, device=documents_BT.device)
+    causal_TS = key_S <= query_T[:, None]
+    if not boundaries:
+        return causal_TS[None, None]
+    same_BTS = documents_BT[:, :, None] == seen_BS[:, None, :]
+    real_BTS = (documents_BT >= 0)[:, :, None] & same_BTS
+    # Padding sees itself alone: an empty row would be a softmax over nothing.
+    itself_TS = key_S == query_T[:, None]
+    return ((real_BTS & causal_TS) | itself_TS)[:, None]
