@@ -1,0 +1,118 @@
+"""Tokenizer: nothing is lost, nothing special sneaks in, and a saved tokenizer is the same tokenizer."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from dreamlm.core.errors import DataError, RangeError, UserMistake
+from dreamlm.core.tokenizer import BytePair, Pretrained, TextStream, Tokenizer
+
+TEXTS = ["the cat sat on the mat, the dog did not", "Überall dieselbe Leier; naïve café 你好 🙂", "1234 5678"] * 20
+TOKENIZER = Tokenizer.train(BytePair(vocab_size=320), TEXTS)
+anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+
+
+@given(anything)
+def test_decoding_gives_back_the_text(text: str) -> None:
+    assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
+
+
+@given(st.lists(st.sampled_from(["<|endoftext|>", "<|padding|>", " a", "<|", "b"]), max_size=8).map("".join))
+def test_special_strings_in_text_are_text(text: str) -> None:
+    ids = TOKENIZER.encode(text)
+    assert TOKENIZER.end_of_document_id not in ids
+    assert TOKENIZER.padding_id not in ids
+    assert TOKENIZER.decode(ids) == text
+
+
+def test_end_of_document_is_not_padding() -> None:
+    assert TOKENIZER.end_of_document_id != TOKENIZER.padding_id
+    with pytest.raises(RangeError, match="two tokens"):
+        Tokenizer(tokenizers.Tokenizer.from_str(TOKENIZER.backend.to_str()), "<|padding|>", "<|padding|>")
+
+
+def test_training_twice_gives_one_digest() -> None:
+    assert Tokenizer.train(BytePair(vocab_size=320), TEXTS).digest == TOKENIZER.digest
+    assert BytePair(vocab_size=319).build(TEXTS).digest != TOKENIZER.digest
+
+
+def test_a_vocabulary_too_small_for_all_bytes_is_refused() -> None:
+    with pytest.raises(ValidationError, match="258"):
+        BytePair(vocab_size=257)
+
+
+def test_a_bare_name_stands_for_its_type() -> None:
+    adapter: TypeAdapter[BytePair | Pretrained] = TypeAdapter(Tokenizer.Config)
+    assert adapter.validate_python("bpe") == BytePair()
+    assert adapter.validate_python({"type": "pretrained", "path": "x"}) == Pretrained(path="x")
+
+
+def test_saving_and_loading_keeps_digest_and_ids(tmp_path: Path) -> None:
+    TOKENIZER.save(tmp_path)
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded.digest == TOKENIZER.digest
+    assert loaded.encode_batch(TEXTS) == TOKENIZER.encode_batch(TEXTS)
+    assert loaded.padding_id == TOKENIZER.padding_id
+
+
+def test_transformers_reads_the_saved_folder(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    TOKENIZER.save(tmp_path)
+    other = AutoTokenizer.from_pretrained(tmp_path)
+    text = TEXTS[1] + "<|endoftext|>"
+    assert other(text)["input_ids"] == TOKENIZER.encode(text)
+    assert other.eos_token_id == TOKENIZER.end_of_document_id
+    assert other.pad_token_id == TOKENIZER.padding_id
+
+
+def test_a_pretrained_tokenizer_without_padding_gets_its_own(tmp_path: Path) -> None:
+    TOKENIZER.save(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    del config["pad_token"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": "the"}))
+    tokenizer = Pretrained(path=str(tmp_path)).build([])
+    assert tokenizer.end_of_document == "the"
+    assert tokenizer.padding_id != tokenizer.end_of_document_id
+    assert tokenizer.encode("mat") == TOKENIZER.encode("mat")
+
+
+def test_a_tokenizer_that_is_nowhere_is_the_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserMistake, match="no tokenizer could be read") as caught:
+        Tokenizer.pretrained(Pretrained(path=str(tmp_path)))
+    assert "tokenizer.json" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", [None, "{}", "not json"])
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: str | None) -> None:
+    TOKENIZER.save(tmp_path)
+    (tmp_path / name).unlink() if content is None else (tmp_path / name).write_text(content)
+    with pytest.raises(DataError) as caught:
+        Tokenizer.load(tmp_path)
+    assert caught.value.where == str(tmp_path / name)
+
+
+def test_a_lone_surrogate_is_a_data_error() -> None:
+    with pytest.raises(DataError, match="lone surrogate"):
+        TOKENIZER.encode("a\ud800b")
+
+
+@settings(max_examples=200)
+@given(st.lists(st.integers(0, TOKENIZER.vocab_size - 1), max_size=120), st.integers(1, 5))
+def test_streamed_pieces_add_up_to_the_whole(ids: list[int], step: int) -> None:
+    stream = TextStream(TOKENIZER)
+    pieces = [stream.push(ids[start : start + step]) for start in range(0, len(ids), step)]
+    assert "".join(pieces) + stream.finish() == TOKENIZER.decode(ids)
+
+
+def test_a_streamed_piece_never_ends_inside_a_character() -> None:
+    stream = TextStream(TOKENIZER)
+    pieces = [stream.push([token]) for token in TOKENIZER.encode("a😀𝄞é")]
+    assert "".join(pieces) == "a😀𝄞é"
+    assert all("\ufffd" not in piece for piece in pieces)
