@@ -16,7 +16,6 @@ from pathlib import Path
 from pydantic import Field, JsonValue, field_validator
 
 from dreamlm.core.config import ConfigModel
-from dreamlm.core.errors import DataError
 from dreamlm.core.types import Document
 
 EXAMPLES_PER_REASON = 100
@@ -130,25 +129,6 @@ class SourceOptions(ConfigModel, ABC):
         if name is not None and name.endswith("."):
             raise ValueError("a name must not end with a dot")
         return name
-
-
-def limited(
-    documents: Iterator[Document], options: SourceOptions, report: SourceReport, where: str
-) -> Iterator[Document]:
-    """Count the documents and stop at the limits of the options.
-
-    Raises: DataError when there is not one document; its text says what was dropped.
-    """
-    for document in documents:
-        report.count(document)
-        yield document
-        if options.max_documents is not None and report.documents >= options.max_documents:
-            return
-        if options.max_bytes is not None and report.bytes >= options.max_bytes:
-            return
-    if report.documents == 0:
-        dropped = ", ".join(f"{count} x {reason}" for reason, count in sorted(report.drops.items()))
-        raise DataError(f"no usable text in {report.inputs} inputs" + (f" ({dropped})" if dropped else ""), where=where)
 
 
 def fingerprint_of(parts: JsonValue) -> str:

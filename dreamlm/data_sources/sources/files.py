@@ -1,0 +1,120 @@
+"""Local input files: found, named and hashed in an order that depends on content alone; opened through gzip or zstd."""
+
+import gzip
+import hashlib
+import io
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from dreamlm.core.errors import DataError
+from dreamlm.data_sources.retry import reason_of
+
+COMPRESSIONS = (".gz", ".zst")
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One file: where it is now, what reports call it, and the sha256 of its bytes as 64 hex digits."""
+
+    path: Path
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What was found below the paths of a source."""
+
+    files: tuple[InputFile, ...]
+    """Sorted by content, so that renaming or moving files changes no order; equal contents stand once."""
+    repeated: tuple[str, ...]
+    """Names of files whose content stands in `files` under another name."""
+    unreadable: tuple[tuple[str, str], ...]
+    """Names of files that could not be read, and why."""
+
+
+def list_files(paths: Sequence[str], base_folder: Path, suffixes: Sequence[str], where: str) -> Listing:
+    """The files below the paths. A path is a file, a folder (searched with its subfolders) or a glob pattern.
+
+    Of folders, only files with one of the suffixes count (a compression suffix may follow); hidden ones never do.
+    Raises: DataError when a path leads to no file.  Cost: reads every file once.
+    """
+    found: dict[Path, str] = {}
+    for text in paths:
+        for path, name in _below(base_folder / Path(text).expanduser(), suffixes, where):
+            found.setdefault(path, name)
+    by_content: dict[str, InputFile] = {}
+    repeated: list[str] = []
+    unreadable: list[tuple[str, str]] = []
+    for path, name in sorted(found.items(), key=lambda item: (item[1], item[0])):
+        try:
+            with path.open("rb") as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            unreadable.append((name, reason_of(error)))
+            continue
+        if sha256 in by_content:
+            repeated.append(name)
+        else:
+            by_content[sha256] = InputFile(path, name, sha256)
+    files = tuple(by_content[sha256] for sha256 in sorted(by_content))
+    return Listing(files, tuple(repeated), tuple(unreadable))
+
+
+def plain_suffix(name: str) -> str:
+    """The suffix in lower case, the one before a compression suffix: `.jsonl` for `a.jsonl.gz`."""
+    path = Path(name.lower())
+    return Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
+    """The content of a file, decompressed as its suffix says, as a buffered stream; memory stays bounded.
+
+    Raises: OSError or EOFError on damaged content, when opening or reading.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".gz":
+        try:
+            with gzip.open(path, "rb") as unpacked:
+                yield cast(BinaryIO, unpacked)
+        except zlib.error as error:
+            raise OSError(f"damaged gzip data: {error}") from error
+    elif suffix == ".zst":
+        import zstandard
+
+        try:
+            with path.open("rb") as packed, zstandard.open(packed, "rb") as unpacked:
+                yield cast(BinaryIO, io.BufferedReader(unpacked, 1 << 20))
+        except zstandard.ZstdError as error:
+            raise OSError(f"damaged zstd data: {error}") from error
+    else:
+        with path.open("rb") as stream:
+            yield stream
+
+
+def _below(path: Path, suffixes: Sequence[str], where: str) -> Iterator[tuple[Path, str]]:
+    """Every wanted file at or below the path, and its name relative to it."""
+    if path.is_file():
+        yield path.resolve(), path.name
+        return
+    if path.is_dir():
+        root, candidates = path, path.rglob("*")
+    elif any(mark in str(path) for mark in "*?["):
+        root = next(parent for parent in path.parents if not any(mark in str(parent) for mark in "*?["))
+        candidates = root.glob(str(path.relative_to(root)))
+    else:
+        raise DataError(f"no such file or folder: {path}", where=where)
+    count = 0
+    for candidate in candidates:
+        name = candidate.relative_to(root)
+        hidden = any(part.startswith(".") for part in name.parts)
+        if not hidden and plain_suffix(candidate.name) in suffixes and candidate.is_file():
+            count += 1
+            yield candidate.resolve(), name.as_posix()
+    if count == 0:
+        raise DataError(f"no file found: {path}", where=where, valid=[f"*{suffix}" for suffix in suffixes])

@@ -1,0 +1,169 @@
+"""Records out of local files: JSON Lines, JSON, Parquet, CSV/TSV, and plain lines. One record in memory at a time,
+except for a JSON file that is one value, which is held whole."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from dreamlm.core.errors import UserMistake
+from dreamlm.data_sources.retry import reason_of
+from dreamlm.data_sources.sources.files import InputFile, open_bytes
+from dreamlm.data_sources.sources.records import Record
+from dreamlm.data_sources.sources.source import SourceReport
+
+LONGEST_LINE_BYTES = 64 << 20
+"""A longer line of JSON Lines, CSV or text is skipped and counted, so that no file can exhaust the memory."""
+LARGEST_JSON_BYTES = 512 << 20
+"""A JSON file that is one array or object is read whole; a larger one must become JSON Lines."""
+
+
+@dataclass(frozen=True)
+class RecordOptions:
+    """How files are divided into records, where that is not plain from the file."""
+
+    records_path: str | None = None
+    """Dotted keys that lead to the records inside a JSON document; lists on the way are walked through."""
+    column_names: tuple[str, ...] = ()
+    """Names of the columns of a CSV file that has no header line."""
+    delimiter: str = ","
+
+
+def read_records(file: InputFile, kind: str, options: RecordOptions, report: SourceReport) -> Iterator[Record]:
+    """The records of one file in order; what cannot be read is counted. `kind`: json, jsonl, parquet, csv or text.
+
+    Raises: UserMistake when `records_path` does not lead to records.
+    """
+    report.inputs += 1
+    try:
+        yield from _READERS[kind](file, options, report)
+    except (OSError, EOFError, ValueError, csv.Error) as error:
+        report.drop(f"file: damaged or no {kind}", f"{file.name} ({reason_of(error)})")
+
+
+def _json(file: InputFile, options: RecordOptions, report: SourceReport) -> Iterator[Record]:
+    """JSON Lines, whatever the file is called; a file that is one array or object is walked with `records_path`."""
+    with open_bytes(file.path) as stream:
+        if options.records_path is None and _starts_as_json_lines(stream):
+            stream.seek(0)
+            yield from _json_lines(stream, file, report)
+            return
+        stream.seek(0)
+        content = stream.read(LARGEST_JSON_BYTES + 1)
+    if len(content) > LARGEST_JSON_BYTES:
+        report.drop(f"file: JSON of over {LARGEST_JSON_BYTES >> 20} MiB that is not JSON Lines", file.name)
+        return
+    document = json.loads(content)
+    if options.records_path is not None:
+        yield from _walk(document, options.records_path.split("."), {}, file.name)
+    elif isinstance(document, list):
+        yield from _objects(document, file.name, report)
+    else:
+        yield from _objects([document], file.name, report)
+
+
+def _starts_as_json_lines(stream: BinaryIO) -> bool:
+    """Whether the first line that holds anything is a whole JSON object."""
+    for _ in range(1000):
+        line = stream.readline(LONGEST_LINE_BYTES)
+        if not line:
+            return False
+        if line.strip(b"\xef\xbb\xbf \t\r\n"):
+            try:
+                return isinstance(json.loads(line.decode("utf-8-sig")), dict)
+            except ValueError:
+                return False
+    return False
+
+
+def _json_lines(stream: BinaryIO, file: InputFile, report: SourceReport) -> Iterator[Record]:
+    for line in _lines(stream, file, report):
+        try:
+            value = json.loads(line.decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            report.drop("record: no JSON", file.name)
+            continue
+        yield from _objects([value], file.name, report)
+
+
+def _objects(values: Sequence[Any], name: str, report: SourceReport) -> Iterator[Record]:
+    for value in values:
+        if isinstance(value, dict):
+            yield value
+        else:
+            report.drop("record: no JSON object", name)
+
+
+def _walk(value: Any, keys: Sequence[str], outer: dict[str, Any], name: str) -> Iterator[Record]:
+    """The objects at the end of the keys; each also has the plain fields of the objects around it."""
+    if isinstance(value, list):
+        for member in value:
+            yield from _walk(member, keys, outer, name)
+    elif isinstance(value, dict) and not keys:
+        yield {**outer, **value}
+    elif isinstance(value, dict) and keys[0] in value:
+        around = {key: inner for key, inner in value.items() if not isinstance(inner, list | dict)}
+        yield from _walk(value[keys[0]], keys[1:], {**outer, **around}, name)
+    elif isinstance(value, dict) and keys[0] == "*":
+        for member in value.values():
+            yield from _walk(member, keys[1:], outer, name)
+    else:
+        valid = sorted(value) if isinstance(value, dict) else []
+        missing = keys[0] if keys else "an object"
+        raise UserMistake(f"`records_path` does not lead to records: no {missing!r} here", where=name, valid=valid)
+
+
+def _parquet(file: InputFile, options: RecordOptions, report: SourceReport) -> Iterator[Record]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with open_bytes(file.path) as stream, pyarrow.parquet.ParquetFile(stream) as table:
+            for batch in table.iter_batches(batch_size=256):
+                yield from batch.to_pylist()
+    except pyarrow.ArrowException as error:
+        raise ValueError(reason_of(error)) from error
+
+
+def _csv(file: InputFile, options: RecordOptions, report: SourceReport) -> Iterator[Record]:
+    csv.field_size_limit(LONGEST_LINE_BYTES)
+    with open_bytes(file.path) as stream:
+        lines = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+        reader = csv.DictReader(lines, options.column_names or None, delimiter=options.delimiter)
+        for row in reader:
+            if None in row or None in row.values():
+                columns = len(reader.fieldnames or ())
+                report.drop(f"record: not the {columns} columns of the table", f"{file.name} line {reader.line_num}")
+                continue
+            yield row
+
+
+def _text_lines(file: InputFile, options: RecordOptions, report: SourceReport) -> Iterator[Record]:
+    with open_bytes(file.path) as stream:
+        for line in _lines(stream, file, report):
+            yield {"text": line.decode("utf-8-sig").rstrip("\r\n")}
+
+
+def _lines(stream: BinaryIO, file: InputFile, report: SourceReport) -> Iterator[bytes]:
+    """The lines that hold anything; a line over the limit is passed over piece by piece and counted once."""
+    passing = False
+    while line := stream.readline(LONGEST_LINE_BYTES):
+        complete = line.endswith(b"\n") or len(line) < LONGEST_LINE_BYTES
+        if passing:
+            passing = not complete
+        elif not complete:
+            passing = True
+            report.drop(f"record: line of over {LONGEST_LINE_BYTES >> 20} MiB", file.name)
+        elif line.strip():
+            yield line
+
+
+_READERS: dict[str, Callable[[InputFile, RecordOptions, SourceReport], Iterator[Record]]] = {
+    "csv": _csv,
+    "json": _json,
+    "jsonl": _json,
+    "parquet": _parquet,
+    "text": _text_lines,
+}

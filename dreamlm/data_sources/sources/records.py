@@ -1,0 +1,127 @@
+"""Turning one record (a mapping of field names to values) into text, as `fields` and `format` ask."""
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dreamlm.core.errors import UserMistake
+
+Record = Mapping[str, Any]
+
+FIELDS_SHOWN = 30
+
+
+class UnusableRecord(Exception):
+    """A record that gives no text; its message is the reason under which it is counted."""
+
+
+@dataclass(frozen=True)
+class RecordFormat:
+    """How a record becomes text. With a format: the filled-in format. With fields alone: their values, one a line.
+
+    With neither: the field `text`, or the only field that holds strings.
+    """
+
+    fields: tuple[str, ...] = ()
+    format: str | None = None
+
+    def check(self, record: Record, where: str) -> None:
+        """Compare the wanted fields with the first record of a source.
+
+        Raises: UserMistake naming the fields that the record has.
+        """
+        for name in self._named():
+            if name not in record:
+                raise _misfit(f"the records have no field {name!r}", record, where)
+        if not self._named() and _only_text_field(record) is None:
+            raise _misfit("the records have no field `text`: say with `fields` or `format` what to read", record, where)
+
+    def text_of(self, record: Record) -> str:
+        """The record's text. Raises: UnusableRecord when a field is missing, null, empty or no text."""
+        if self.format is None:
+            only = _only_text_field(record)
+            names = self.fields or (only if only is not None else "text",)
+            return "\n".join(_plain(name, _value(record, name)) for name in names)
+        values: dict[str, Any] = {}
+        for name in format_fields(self.format):
+            value = _value(record, name)
+            values[name] = value if isinstance(value, list | dict) else _plain(name, value)
+        try:
+            return string.Formatter().vformat(self.format, (), values)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise UnusableRecord(f"does not fit the format ({type(error).__name__})") from error
+
+    def _named(self) -> Sequence[str]:
+        return format_fields(self.format) if self.format is not None else self.fields
+
+
+def format_fields(template: str) -> list[str]:
+    """The fields that a format names, in order; `{answers[0][text]}` names `answers`.
+
+    Raises: ValueError when the format has an unbalanced brace or a field without a name.
+    """
+    names: list[str] = []
+    for _, expression, specification, _ in string.Formatter().parse(template):
+        if expression is None:
+            continue
+        name = expression.split(".")[0].split("[")[0]
+        if not name or name.isdigit():
+            raise ValueError("every {} in a format needs the name of a field, as in {question}; a plain brace is {{")
+        if specification and "{" in specification:
+            raise ValueError(f"the format specification of {name!r} must not hold a field itself")
+        names.append(name)
+    return names
+
+
+def check_format(fields: Sequence[str], template: str | None) -> None:
+    """Find the mistakes of a configuration that no record is needed to see.
+
+    Raises: ValueError when the format is malformed, or names a field that `fields` leaves out.
+    """
+    if template is None:
+        return
+    for name in format_fields(template):
+        if fields and name not in fields:
+            raise ValueError(f"the format names {name!r}, which `fields` does not list: {', '.join(fields)}")
+
+
+def _misfit(what: str, record: Record, where: str) -> UserMistake:
+    """The error of a first record that has not the wanted fields; helps with JSON that nests its records."""
+    hint = 'for example "fields": ["question", "answer"], "format": "Q: {question}\\nA: {answer}"'
+    if any(_is_nested(value) for value in record.values()):
+        hint = 'records inside a JSON document are reached by "records_path", such as "data.paragraphs.qas" or "*"'
+    names = [str(name) for name in record]
+    more = [f"... and {len(names) - FIELDS_SHOWN} more"] if len(names) > FIELDS_SHOWN else []
+    return UserMistake(what, where=where, valid=names[:FIELDS_SHOWN] + more, hint=hint)
+
+
+def _is_nested(value: object) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict) for item in value))
+
+
+def _only_text_field(record: Record) -> str | None:
+    if "text" in record:
+        return "text"
+    if any(_is_nested(value) for value in record.values()):
+        return None
+    strings = [name for name, value in record.items() if isinstance(value, str)]
+    return strings[0] if len(strings) == 1 else None
+
+
+def _value(record: Record, name: str) -> Any:
+    if name not in record:
+        raise UnusableRecord(f"lacks the field {name}")
+    return record[name]
+
+
+def _plain(name: str, value: Any) -> str:
+    if value is None:
+        raise UnusableRecord(f"field {name} is null")
+    if isinstance(value, str):
+        if not value.strip():
+            raise UnusableRecord(f"field {name} is empty")
+        return value
+    if isinstance(value, bool | int | float):
+        return str(value)
+    raise UnusableRecord(f"field {name} is no text but a {type(value).__name__}")

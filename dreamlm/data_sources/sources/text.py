@@ -1,0 +1,136 @@
+"""Local files of text: plain text, JSON Lines or Parquet, each also compressed with gzip or zstd."""
+
+import io
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Literal, Self, final
+
+from pydantic import Field, field_validator, model_validator
+
+from dreamlm.core.types import Document
+from dreamlm.data_sources.cleaning import CLEANING_VERSION
+from dreamlm.data_sources.retry import reason_of
+from dreamlm.data_sources.sources.admission import admitted, documents_of_records, limited
+from dreamlm.data_sources.sources.files import InputFile, Listing, list_files, open_bytes
+from dreamlm.data_sources.sources.pieces import cut
+from dreamlm.data_sources.sources.record_files import RecordOptions, read_records
+from dreamlm.data_sources.sources.records import RecordFormat, check_format
+from dreamlm.data_sources.sources.source import (
+    Source,
+    SourceContext,
+    SourceOptions,
+    SourceReport,
+    file_name_safe,
+    fingerprint_of,
+)
+
+SUFFIXES = {
+    "text": (".txt", ".text", ".md", ".rst"),
+    "jsonl": (".jsonl", ".ndjson", ".json"),
+    "parquet": (".parquet",),
+}
+BLOCK_CHARACTERS = 1 << 18
+SHORTEST_SHARE = 0.5
+
+
+@final
+class TextFiles(Source):
+    """Documents of local files, in the order of the files' content hashes, each file from its beginning to its end."""
+
+    class Config(SourceOptions):
+        """Local text, JSON Lines or Parquet files."""
+
+        type: Literal["text", "jsonl", "parquet"]
+        """`text`: a file is a document, a long one several; `jsonl` and `parquet`: a record is a document."""
+        paths: tuple[str, ...] = Field(min_length=1)
+        """Files, folders (searched with their subfolders) or glob patterns; a single string will do."""
+        fields: tuple[str, ...] = ()
+        """Fields of a record to read; joined by a line break when there is no format. Absent: `text`."""
+        format: str | None = None
+        """How a record becomes text, such as `Q: {question}\\nA: {answer}`."""
+        records_path: str | None = None
+        """For JSON files that are one object: dotted keys that lead to the records, such as `data.paragraphs.qas`."""
+        document_characters: int = Field(default=20_000, ge=100)
+        """Text files longer than this are cut at paragraph ends into documents of half to all of this length."""
+
+        @field_validator("paths", "fields", mode="before")
+        @classmethod
+        def _single_string(cls, value: object) -> object:
+            return (value,) if isinstance(value, str) else value
+
+        @model_validator(mode="after")
+        def _consistent(self) -> Self:
+            check_format(self.fields, self.format)
+            if self.type == "text" and (self.fields or self.format is not None or self.records_path is not None):
+                raise ValueError("fields, format and records_path are for type jsonl and parquet: text has no records")
+            return self
+
+        def default_name(self) -> str:
+            """The last part of the first path, without suffixes."""
+            last = self.paths[0].rstrip("/").rsplit("/", 1)[-1]
+            return last.split(".")[0] if file_name_safe(last.split(".")[0]) != "source" else self.type
+
+        def build(self, context: SourceContext) -> "TextFiles":
+            """The live source."""
+            return TextFiles(self, context)
+
+    def __init__(self, config: Config, context: SourceContext) -> None:
+        self.name = config.source_name
+        self.bounded = True
+        self._config = config
+        self._context = context
+
+    def fingerprint(self) -> str:
+        """See `Source`: the files' hashes, the type and every option that shapes the text."""
+        options = self._config.model_dump(mode="json", exclude={"name", "paths"})
+        return fingerprint_of(
+            {
+                "options": options,
+                "min_text_length": self._context.min_text_length,
+                "cleaning": CLEANING_VERSION,
+                "contents": [file.sha256 for file in self._listing.files],
+            }
+        )
+
+    def documents(self, report: SourceReport) -> Iterator[Document]:
+        """See `Source`."""
+        return limited(self._all(report), self._config, report, self.name)
+
+    def _all(self, report: SourceReport) -> Iterator[Document]:
+        for name in self._listing.repeated:
+            report.drop("file: the same content as another file", name)
+        for name, reason in self._listing.unreadable:
+            report.drop("file: cannot be read", f"{name} ({reason})")
+        read = self._pieces if self._config.type == "text" else self._records
+        for file in self._listing.files:
+            yield from read(file, report)
+
+    def _pieces(self, file: InputFile, report: SourceReport) -> Iterator[Document]:
+        report.inputs += 1
+        longest = self._config.document_characters
+        try:
+            for piece in cut(_blocks(file), int(longest * SHORTEST_SHARE), longest, at_paragraphs=True):
+                yield from admitted(piece, file.name, "document", self._context.min_text_length, report)
+        except UnicodeDecodeError as error:
+            report.drop("file: not in UTF-8", f"{file.name} (at byte {error.start} of a block)")
+        except (OSError, EOFError, ValueError) as error:
+            report.drop("file: damaged", f"{file.name} ({reason_of(error)})")
+
+    def _records(self, file: InputFile, report: SourceReport) -> Iterator[Document]:
+        options = RecordOptions(records_path=self._config.records_path)
+        form = RecordFormat(self._config.fields, self._config.format)
+        records = read_records(file, self._config.type, options, report)
+        yield from documents_of_records(records, form, file.name, self._context.min_text_length, report)
+
+    @cached_property
+    def _listing(self) -> Listing:
+        plain = SUFFIXES[self._config.type]
+        return list_files(self._config.paths, self._context.base_folder, plain, self.name)
+
+
+def _blocks(file: InputFile) -> Iterator[str]:
+    """The text of a file in blocks of `BLOCK_CHARACTERS`; a byte order mark at the start is no text."""
+    with open_bytes(file.path) as stream:
+        text = io.TextIOWrapper(stream, encoding="utf-8-sig")
+        while block := text.read(BLOCK_CHARACTERS):
+            yield block
