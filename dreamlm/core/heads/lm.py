@@ -23,7 +23,7 @@ class LanguageModelHead(nn.Module):
     def forward(
         self, hidden_ND: Float[Tensor, "N D"], target_N: Int[Tensor, " N"], label_smoothing: float
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Summed training loss with gradient, and summed unsmoothed negative log-likelihood without; targets < 0 are left out.
+        """Summed training loss with gradient, summed unsmoothed negative log-likelihood without; targets < 0 left out.
 
         Cost: three products of N x D x V; the gradient is computed with the loss, so backward only scales it.
         """

@@ -20,7 +20,10 @@ class _Buffer:
 
 @dataclass(frozen=True)
 class KeyValueCache:
-    """Keys and values (B, G, P, K) of one attention layer. Cost of `append`: amortised O(new tokens) without gradient."""
+    """Keys and values (B, G, P, K) of one attention layer.
+
+    Cost of `append`: amortised O(new tokens) without gradient, O(all tokens) with it.
+    """
 
     buffer: _Buffer
     length: int

@@ -58,7 +58,8 @@ class Segment:
     position_BT: Int[Tensor, "B T"]
     """Position within the document, from 0; 0 for padding."""
     visible: Bool[Tensor, "#B 1 T S"] | None
-    """Which of the S past and present tokens a token attends to; None is the plain causal triangle without past."""
+    """Which of the S past and present tokens a token attends to; None needs no mask: the causal
+    triangle without past, or one token that sees its whole past."""
     rotation: Rotation
     """What turns queries and keys by their position."""
 
@@ -92,7 +93,7 @@ def advance(
     `boundaries=False` promises that every row goes on with its one document, without padding. `dtype` is the one
     attention computes in.
     """
-    rows, length = documents_BT.shape
+    length = documents_BT.shape[1]
     boundaries = boundaries or carry.boundaries
     device = documents_BT.device
     if boundaries:
@@ -137,7 +138,7 @@ def _visible(
     past: int, documents_BT: Int[Tensor, "B T"], seen_BS: Int[Tensor, "B S"], boundaries: bool
 ) -> Bool[Tensor, "#B 1 T S"] | None:
     length = documents_BT.shape[1]
-    if not boundaries and past == 0:
+    if not boundaries and (past == 0 or length == 1):
         return None
     query_T = torch.arange(past, past + length, device=documents_BT.device)
     key_S = torch.arange(past + length, device=documents_BT.device)

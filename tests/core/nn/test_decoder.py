@@ -1,0 +1,206 @@
+"""The decoder does what a decoder must, however its input is cut, packed, padded or cached."""
+
+import math
+
+import pytest
+import torch
+
+from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.objectives.causal import CausalObjective
+
+VOCAB = 97
+
+
+def build(seed: int = 0, **options: object) -> DreamLM:
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "seq_length": 16}
+    model = DreamLM.Config.model_validate({**sizes, **options}).build(VOCAB)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.fixture(params=["rope", "learned"])
+def model(request: pytest.FixtureRequest) -> DreamLM:
+    return build(positions=request.param)
+
+
+def tokens(rows: int = 3, length: int = 16) -> torch.Tensor:
+    return torch.randint(0, VOCAB, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+def one_document(ids: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(ids, dtype=torch.int32)
+
+
+def logits(model: DreamLM, ids: torch.Tensor, documents: torch.Tensor | None = None) -> torch.Tensor:
+    documents = one_document(ids) if documents is None else documents
+    return model.logits(model(ids, documents, model.start(len(ids))).hidden)
+
+
+def test_changing_a_token_leaves_earlier_logits_bit_identical(model: DreamLM) -> None:
+    ids = tokens()
+    changed = ids.clone()
+    changed[:, 9] = (changed[:, 9] + 1) % VOCAB
+    before, after = logits(model, ids), logits(model, changed)
+    assert torch.equal(before[:, :9], after[:, :9])
+    assert not torch.equal(before[:, 9], after[:, 9])
+
+
+def test_promising_one_document_changes_nothing_but_the_cost(model: DreamLM) -> None:
+    ids = tokens()
+    plain = model(ids, one_document(ids), model.start(3), boundaries=False).hidden
+    masked = model(ids, one_document(ids), model.start(3), boundaries=True).hidden
+    torch.testing.assert_close(plain, masked, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cuts", [[16], [1] * 16, [5, 1, 7, 3]])
+def test_any_cut_of_the_tokens_gives_the_logits_of_one_pass(model: DreamLM, cuts: list[int]) -> None:
+    ids = tokens()
+    documents = torch.tensor([[0] * 16, [0] * 6 + [1] * 10, [-1] * 3 + [0] * 4 + [1] * 9], dtype=torch.int32)
+    whole = logits(model, ids, documents)
+    carry, parts, begin = model.start(3), [], 0
+    with torch.no_grad():
+        for length in cuts:
+            span = slice(begin, begin + length)
+            signal = model(ids[:, span], documents[:, span], carry)
+            carry, begin = signal.carry, begin + length
+            parts.append(model.logits(signal.hidden))
+    real = documents >= 0
+    torch.testing.assert_close(torch.cat(parts, dim=1)[real], whole[real], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("segment_length", [1, 4, 8])
+def test_segments_give_the_gradients_of_one_parallel_pass(segment_length: int) -> None:
+    gradients = []
+    for length in (16, segment_length):
+        model = build(segment_length=length)
+        CausalObjective(model, 0.0)(tokens(), one_document(tokens()), True).objectives["token"].backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for whole, cut in zip(*gradients, strict=True):
+        torch.testing.assert_close(cut, whole, atol=1e-4, rtol=1e-3)
+
+
+def test_a_packed_document_does_not_know_its_neighbour(model: DreamLM) -> None:
+    ids = tokens(rows=1)
+    documents = torch.tensor([[0] * 6 + [1] * 10], dtype=torch.int32)
+    packed = logits(model, ids, documents)
+    torch.testing.assert_close(packed[:, 6:], logits(model, ids[:, 6:]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(packed[:, :6], logits(model, ids[:, :6]), atol=1e-5, rtol=1e-5)
+
+
+def test_padding_and_other_rows_influence_nothing(model: DreamLM) -> None:
+    ids = tokens(rows=2, length=8)
+    alone = logits(model, ids[:1])
+    padded = torch.cat([torch.full((2, 4), 5), ids], dim=1)
+    documents = torch.cat([torch.full((2, 4), -1), torch.zeros(2, 8, dtype=torch.int64)], dim=1)
+    torch.testing.assert_close(logits(model, padded, documents)[:1, 4:], alone, atol=1e-5, rtol=1e-5)
+    padded[:, :4] = 7
+    torch.testing.assert_close(logits(model, padded, documents)[:1, 4:], alone, atol=1e-5, rtol=1e-5)
+    padded[1] = 11
+    torch.testing.assert_close(logits(model, padded, documents)[:1, 4:], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_two_branches_of_one_carry_do_not_overwrite_each_other(model: DreamLM) -> None:
+    ids = tokens(rows=1, length=12)
+    with torch.no_grad():
+        prefix = model(ids[:, :8], one_document(ids[:, :8]), model.start(1)).carry
+        for _ in range(2):  # the second round grows no buffer, which is where sharing could go wrong
+            prefix = model(ids[:, 8:9], one_document(ids[:, 8:9]), prefix).carry
+        left = model(ids[:, 9:10], one_document(ids[:, 9:10]), prefix)
+        model(ids[:, 10:11], one_document(ids[:, 10:11]), prefix)
+        after_left = model(ids[:, 11:12], one_document(ids[:, 11:12]), left.carry).hidden
+        whole = torch.cat([ids[:, :9], ids[:, 8:9], ids[:, 9:10], ids[:, 11:12]], dim=1)
+        expected = model(whole, one_document(whole), model.start(1)).hidden[:, -1:]
+    torch.testing.assert_close(after_left, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_selected_rows_of_a_carry_go_on_alone(model: DreamLM) -> None:
+    ids = tokens()
+    with torch.no_grad():
+        carry = model(ids[:, :10], one_document(ids[:, :10]), model.start(3)).carry
+        rows = torch.tensor([2, 0])
+        signal = model(ids[rows, 10:], one_document(ids[rows, 10:]), carry.select(rows))
+        expected = model(ids, one_document(ids), model.start(3)).hidden[rows, 10:]
+    torch.testing.assert_close(signal.hidden, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_activation_checkpointing_changes_neither_loss_nor_gradient() -> None:
+    results = []
+    for enabled in (False, True):
+        model = build(dropout=0.1)
+        model.checkpoint_activations(enabled)
+        torch.manual_seed(3)
+        loss = CausalObjective(model, 0.1)(tokens(), one_document(tokens()), True).objectives["token"]
+        loss.backward()
+        results.append([loss, *(parameter.grad for parameter in model.parameters())])
+    for plain, checkpointed in zip(*results, strict=True):
+        assert torch.equal(plain, checkpointed)
+
+
+def test_every_parameter_gets_gradient(model: DreamLM) -> None:
+    CausalObjective(model, 0.0)(tokens(), one_document(tokens()), True).objectives["token"].backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("hidden_size", [64, 512])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_fresh_model_knows_nothing(hidden_size: int, tied: bool) -> None:
+    torch.manual_seed(0)
+    config = DreamLM.Config(hidden_size=hidden_size, num_layers=3, seq_length=32, tie_embeddings=tied)
+    vocab = 4096
+    model = config.build(vocab)
+    ids = torch.randint(0, vocab, (16, 33))
+    losses = CausalObjective(model, 0.0)(ids, one_document(ids), False)
+    assert losses.nll.item() / losses.tokens.item() == pytest.approx(math.log(vocab), rel=0.02)
+
+
+@pytest.mark.parametrize("bad", [{"num_heads": 3}, {"num_kv_heads": 3}, {"segment_length": 5}])
+def test_sizes_that_do_not_fit_are_refused(bad: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        DreamLM.Config.model_validate({"hidden_size": 32, "num_heads": 4, "seq_length": 16, **bad})
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_logits_equal_transformers_given_the_same_weights(qk_norm: bool) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    model = build(qk_norm=qk_norm, tie_embeddings=False)
+    shape = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "intermediate_size": model.config.feed_forward_size,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10_000.0,
+        "tie_word_embeddings": False,
+    }
+    peer = Qwen3ForCausalLM(Qwen3Config(**shape)) if qk_norm else LlamaForCausalLM(LlamaConfig(**shape))
+    names = {
+        "embedding": "model.embed_tokens",
+        "head": "lm_head",
+        "norm": "model.norm",
+        "layers": "model.layers",
+        "attention_norm": "input_layernorm",
+        "feed_forward_norm": "post_attention_layernorm",
+        "attention": "self_attn",
+        "feed_forward": "mlp",
+        "query": "q_proj",
+        "key": "k_proj",
+        "value": "v_proj",
+        "output": "o_proj",
+        "query_norm": "q_norm",
+        "key_norm": "k_norm",
+        "gate": "gate_proj",
+        "up": "up_proj",
+        "down": "down_proj",
+    }
+    weights = {".".join(names.get(part, part) for part in key.split(".")): w for key, w in model.state_dict().items()}
+    peer.load_state_dict(weights)
+    with torch.no_grad():
+        torch.testing.assert_close(logits(model, tokens()), peer(tokens()).logits, atol=1e-5, rtol=1e-5)
