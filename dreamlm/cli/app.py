@@ -1,0 +1,105 @@
+"""The `dreamlm` command: its subcommands, and the one boundary where errors become text and exit codes.
+
+Exit codes: 0 done, 1 failed, 2 the user's mistake, 130 or 143 interrupted by SIGINT or SIGTERM.
+"""
+
+import os
+import select
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from dreamlm import __version__
+from dreamlm.cli import presets
+from dreamlm.cli.console import Console
+from dreamlm.core.errors import DreamLMError, Interrupted
+
+app = typer.Typer(
+    name="dreamlm",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        Console().result(f"dreamlm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def dreamlm(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Prepare documents, train a small language model, measure it and let it write.
+
+    Start with: dreamlm train --preset tiny
+    """
+
+
+app.add_typer(presets.app, name="presets")
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns its exit code. An exception that is a bug of ours leaves with its traceback."""
+    _end_cleanly_on_sigterm()
+    try:
+        app(args=list(arguments), prog_name="dreamlm")
+    except SystemExit as end:
+        _raise_if_not_ours(end)
+        code = end.code if isinstance(end.code, int) else 0
+    except Interrupted as interruption:
+        Console().notice(str(interruption))
+        code = 128 + interruption.signal_number
+    except DreamLMError as error:
+        Console().error(error)
+        code = error.exit_code
+    return _flushed(code)
+
+
+def _end_cleanly_on_sigterm() -> None:
+    """SIGTERM unwinds the stack, so that temporary files go; commands that save first install their own handler."""
+    owner = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:
+            os._exit(128 + number)
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def _raise_if_not_ours(end: SystemExit) -> None:
+    """Typer ends quietly on every EPIPE; only one from our own closed stdout or stderr deserves that."""
+    cause = end.__context__
+    if isinstance(cause, BrokenPipeError) and not (_reader_gone(1) or _reader_gone(2)):
+        raise cause
+
+
+def _reader_gone(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, event in poll.poll(0))
+
+
+def _flushed(code: int) -> int:
+    """Write out what is buffered; `dreamlm ... | head` ends without a word once the reader is gone."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return code or 1
+    return code

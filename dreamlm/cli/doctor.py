@@ -1,0 +1,1 @@
+"""`dreamlm doctor`."""

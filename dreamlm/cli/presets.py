@@ -1,0 +1,110 @@
+"""`dreamlm presets`: look at presets and check them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dreamlm.cli.console import Console
+from dreamlm.cli.options import JsonOption, SetOption
+
+app = typer.Typer(no_args_is_help=True, help="List, show, check and compare presets.", rich_markup_mode=None)
+
+Preset = Annotated[str, typer.Argument(metavar="NAME|FILE", help="A preset of the library, or a JSON file.")]
+
+
+@app.command("list")
+def list_presets(as_json: JsonOption = False) -> None:
+    """The presets that ship with dreamlm."""
+    from dreamlm.presets.library import DEFAULT_PRESET, description, names
+
+    console = Console(as_json)
+    rows = [(name, description(name)) for name in names()]
+    if as_json:
+        console.document(
+            [{"name": name, "description": text, "default": name == DEFAULT_PRESET} for name, text in rows]
+        )
+    else:
+        marked = [(f"{name} (default)" if name == DEFAULT_PRESET else name, text) for name, text in rows]
+        console.table(("name", "description"), marked)
+
+
+@app.command()
+def show(preset: Preset, sets: SetOption = None) -> None:
+    """Print a preset as it will be used: parents and --set applied, every default filled in."""
+    from dreamlm.presets.resolve import resolve
+
+    Console(as_json=True).document(resolve(preset, sets or ()).model_dump(mode="json", exclude_none=True))
+
+
+@app.command()
+def validate(
+    presets: Annotated[list[str], typer.Argument(metavar="NAME|FILE...")], as_json: JsonOption = False
+) -> None:
+    """Check presets and report every mistake in each. Exit code 2 when there is one."""
+    from dreamlm.core.errors import PresetError, UserMistake
+    from dreamlm.presets.resolve import resolve
+
+    console = Console(as_json)
+    verdicts: list[dict[str, Any]] = []
+    for preset in presets:
+        verdict: dict[str, Any] = {"preset": preset, "valid": True, "mistakes": []}
+        try:
+            resolve(preset)
+        except UserMistake as error:
+            found = error.mistakes if isinstance(error, PresetError) else [{"key": "", "message": error.what}]
+            verdict = {"preset": preset, "valid": False, "mistakes": found}
+            console.error(error)
+        else:
+            if not as_json:
+                console.result(f"{preset}: valid")
+        verdicts.append(verdict)
+    if as_json:
+        console.document(verdicts)
+    if not all(verdict["valid"] for verdict in verdicts):
+        raise typer.Exit(2)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a preset file: every key with its type, range and meaning."""
+    from dreamlm.presets.schema import published_schema
+
+    Console(as_json=True).document(published_schema())
+
+
+@app.command()
+def diff(left: Preset, right: Preset, as_json: JsonOption = False) -> None:
+    """Print the keys in which two presets differ, after parents and defaults."""
+    from dreamlm.presets.resolve import resolve
+
+    console = Console(as_json)
+    first, second = (dict(_leaves(resolve(preset).model_dump(mode="json"))) for preset in (left, right))
+    rows = [
+        {"key": key, left: first.get(key), right: second.get(key)}
+        for key in dict.fromkeys([*first, *second])
+        if first.get(key) != second.get(key)
+    ]
+    if as_json:
+        console.document(rows)
+    elif rows:
+        heads = ("key", Path(left).stem, Path(right).stem)
+        console.table(heads, [[_short(value) for value in row.values()] for row in rows])
+    else:
+        console.result("no difference")
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        yield key, value
+        return
+    for name, inner in value.items():
+        yield from _leaves(inner, f"{key}.{name}" if key else name)
+
+
+def _short(value: Any) -> str:
+    import json
+
+    text = value if isinstance(value, str) else "-" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,91 @@
+"""Putting presets on top of one another: parents first, then the file itself, then each `--set`.
+
+Objects merge key by key; a list or a plain value replaces what was below it. Where a value is a choice
+(`{"type": ...}`), naming another type starts that choice afresh, because the old type's keys mean nothing to it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dreamlm.core.errors import Mistake
+from dreamlm.presets.document import JsonDocument, KeyPath, dotted
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The merged values, and for every layer, lowest first, where it wrote each of its keys."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    written: tuple[Mapping[KeyPath, str], ...] = ()
+
+    def origin(self, path: KeyPath) -> str:
+        """The place that wrote a key last; for a key that nobody wrote, that of the innermost object around it."""
+        for length in range(len(path), 0, -1):
+            for places in reversed(self.written):
+                if path[:length] in places:
+                    return places[path[:length]]
+        return ""
+
+    def with_document(self, document: JsonDocument, name: str) -> "Layers":
+        """These values with a file's on top; `name` is how messages call the file."""
+        places = {path: f"{name}:{line}" for path, line in document.lines.items()}
+        return Layers(merge(self.values, document.values), (*self.written, places))
+
+    def with_assignments(self, assignments: Sequence[str]) -> tuple["Layers", list[Mistake]]:
+        """These values with each `a.b=c` on top, and the mistakes of those that cannot be applied.
+
+        The value is read as JSON where it is JSON (`3`, `true`, `null`, `["a"]`), as plain text otherwise.
+        """
+        values, written, mistakes = self.values, list(self.written), []
+        for assignment in assignments:
+            key, equals, text = assignment.partition("=")
+            path = parse_key(key.strip())
+            if not equals or not path:
+                mistakes.append(Mistake(f"--set {assignment}", "is not KEY=VALUE", "for example --set train.seed=1"))
+                continue
+            try:
+                values = _assign(values, path, _parse_value(text))
+            except LookupError as error:
+                mistakes.append(Mistake(dotted(path), str(error.args[0]), f"--set {assignment}"))
+            else:
+                written.append({path: f"--set {assignment}"})
+        return Layers(values, tuple(written)), mistakes
+
+
+def merge(below: Any, above: Any) -> Any:
+    """`above` on top of `below`; neither is changed. A bare string below an object stands for its `type`."""
+    if not isinstance(above, dict):
+        return above
+    if isinstance(below, str):
+        below = {"type": below}
+    if not isinstance(below, dict) or ("type" in below and above.get("type", below["type"]) != below["type"]):
+        return above
+    return below | {key: merge(below.get(key), value) for key, value in above.items()}
+
+
+def parse_key(key: str) -> KeyPath:
+    """`data.sources.0` as a path; empty when a part is missing."""
+    parts = key.split(".")
+    return tuple(int(part) if part.isdecimal() else part for part in parts) if all(parts) else ()
+
+
+def _assign(below: Any, path: KeyPath, value: Any) -> Any:
+    """`below` with `value` put at `path`; objects on the way appear as needed, elements of lists must exist."""
+    if not path:
+        return merge(below, value)
+    part, rest = path[0], path[1:]
+    if isinstance(below, list):
+        if not isinstance(part, int) or part >= len(below):
+            raise LookupError(f"no element {part} in this list of {len(below)}; the first is 0")
+        return [*below[:part], _assign(below[part], rest, value), *below[part + 1 :]]
+    inside = below.get(str(part)) if isinstance(below, dict) else None
+    return merge(below, {str(part): _assign(inside, rest, value)})
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

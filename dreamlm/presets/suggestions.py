@@ -1,0 +1,66 @@
+"""What the writer of an unknown key probably meant: a near spelling, the same name elsewhere, or a known synonym."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from dreamlm.presets.document import KeyPath
+
+_SYNONYMS = {
+    "batch_size": "per_gpu_batch_size",
+    "block_size": "seq_length",
+    "context_length": "seq_length",
+    "d_model": "hidden_size",
+    "dim": "hidden_size",
+    "epochs": "train_tokens",
+    "gradient_accumulation_steps": "accumulation_steps",
+    "lr": "learning_rate",
+    "max_steps": "train_tokens",
+    "micro_batch_size": "per_gpu_batch_size",
+    "n_embd": "hidden_size",
+    "n_head": "num_heads",
+    "n_layer": "num_layers",
+}
+"""Names that other trainers use for the same thing."""
+
+
+def close(word: str, valid: Iterable[str]) -> str:
+    """The one valid word most like `word`, or nothing when none is near."""
+    return next(iter(get_close_matches(word, list(valid), n=1, cutoff=0.6)), "")
+
+
+def schema_keys(schema: dict[str, Any]) -> Sequence[KeyPath]:
+    """Every key of a JSON Schema from the outside in; all members of a choice, list elements left out."""
+    return tuple(dict.fromkeys(_keys(schema, schema.get("$defs", {}), ())))
+
+
+def _keys(node: dict[str, Any], definitions: dict[str, Any], path: KeyPath) -> Iterator[KeyPath]:
+    if "$ref" in node:
+        node = definitions[node["$ref"].removeprefix("#/$defs/")]
+    for choice in ("anyOf", "oneOf", "allOf"):
+        for member in node.get(choice, ()):
+            yield from _keys(member, definitions, path)
+    for name, child in node.get("properties", {}).items():
+        yield (*path, name)
+        yield from _keys(child, definitions, (*path, name))
+
+
+def suggest(path: KeyPath, keys: Sequence[KeyPath]) -> Sequence[KeyPath]:
+    """The keys that an unknown key may stand for, best first; at most three.
+
+    A near spelling beside it comes first, then the same name (or its synonym) anywhere, then a near spelling anywhere.
+    """
+    leaf = str(path[-1])
+    beside = [key for key in keys if key[:-1] == path[:-1]]
+    near = get_close_matches(leaf, [str(key[-1]) for key in beside], n=1, cutoff=0.8)
+    if near:
+        return [key for key in beside if key[-1] == near[0]]
+    for name in (leaf, _SYNONYMS.get(leaf)):
+        same = [key for key in keys if key[-1] == name and key != path]
+        if same:
+            return sorted(same, key=lambda key: key[:1] != path[:1])[:3]
+    nearby = close(leaf, (str(key[-1]) for key in beside))
+    if nearby:
+        return [key for key in beside if key[-1] == nearby]
+    elsewhere = get_close_matches(leaf, {str(key[-1]) for key in keys}, n=1, cutoff=0.8)
+    return [key for key in keys if key[-1] in elsewhere][:3]

@@ -1,0 +1,76 @@
+"""Merging presets and `--set` assignments."""
+
+from dreamlm.presets.document import JsonDocument
+from dreamlm.presets.layers import Layers, merge
+
+
+def test_objects_merge_and_everything_else_is_replaced() -> None:
+    below = {"a": {"x": 1, "y": 2}, "list": [1, 2, 3], "kept": None}
+    above = {"a": {"y": 3}, "list": [4], "new": 1}
+    assert merge(below, above) == {"a": {"x": 1, "y": 3}, "list": [4], "kept": None, "new": 1}
+    assert below == {"a": {"x": 1, "y": 2}, "list": [1, 2, 3], "kept": None}
+
+
+def test_another_type_starts_a_choice_afresh_and_the_same_type_does_not() -> None:
+    below = {"type": "adamw", "learning_rate": 1e-3, "betas": [0.9, 0.95]}
+    assert merge(below, {"type": "muon", "learning_rate": 2e-2}) == {"type": "muon", "learning_rate": 2e-2}
+    assert merge(below, {"type": "adamw", "learning_rate": 2.0})["betas"] == [0.9, 0.95]
+    assert merge(below, {"learning_rate": 2.0})["type"] == "adamw"
+
+
+def test_a_bare_string_below_an_object_stands_for_its_type() -> None:
+    assert merge("rope", {"theta": 5}) == {"type": "rope", "theta": 5}
+    assert merge({"type": "rope", "theta": 5}, "learned") == "learned"
+
+
+def test_assigned_values_are_json_where_they_are_json() -> None:
+    sets = [
+        "a.int=3",
+        "a.float=1e-3",
+        "a.yes=true",
+        "a.none=null",
+        'a.list=["x"]',
+        "a.word=bf16",
+        "a.empty=",
+        "a.eq=b=c",
+    ]
+    layers, mistakes = Layers({"a": {"int": 1, "other": 2}}).with_assignments(sets)
+    assert not mistakes
+    assert layers.values == {
+        "a": {"int": 3, "other": 2, "float": 1e-3, "yes": True, "none": None, "list": ["x"], "word": "bf16"}
+        | {"empty": "", "eq": "b=c"}
+    }
+
+
+def test_an_assignment_reaches_into_a_list_without_changing_what_is_below() -> None:
+    below = {"sources": [{"type": "hf", "split": "train"}, "wikipedia"]}
+    layers, mistakes = Layers(below).with_assignments(["sources.0.split=test", "sources.1=c4"])
+    assert not mistakes
+    assert layers.values == {"sources": [{"type": "hf", "split": "test"}, "c4"]}
+    assert below["sources"][1] == "wikipedia"
+
+
+def test_assigning_a_type_starts_the_choice_afresh() -> None:
+    layers, _ = Layers({"o": {"type": "adamw", "betas": [1, 2]}}).with_assignments(["o.type=muon", "o.momentum=0.9"])
+    assert layers.values == {"o": {"type": "muon", "momentum": 0.9}}
+
+
+def test_every_assignment_that_cannot_be_applied_is_reported() -> None:
+    layers, mistakes = Layers({"l": [1]}).with_assignments(["novalue", "=3", "a..b=3", "l.4=1", "l.x=1", "ok=1"])
+    assert [mistake.key for mistake in mistakes] == ["--set novalue", "--set =3", "--set a..b=3", "l.4", "l.x"]
+    assert mistakes[0].message == "is not KEY=VALUE"
+    assert mistakes[3].message == "no element 4 in this list of 1; the first is 0"
+    assert layers.values == {"l": [1], "ok": 1}
+
+
+def test_the_origin_of_a_key_is_the_topmost_layer_that_wrote_it() -> None:
+    layers = Layers().with_document(
+        JsonDocument({"a": {"x": 1, "y": 1}}, {("a",): 1, ("a", "x"): 2, ("a", "y"): 3}), "p"
+    )
+    layers = layers.with_document(JsonDocument({"a": {"y": 2}}, {("a",): 7, ("a", "y"): 8}), "c")
+    layers, _ = layers.with_assignments(["a.z=1"])
+    assert layers.origin(("a", "x")) == "p:2"
+    assert layers.origin(("a", "y")) == "c:8"
+    assert layers.origin(("a", "z")) == "--set a.z=1"
+    assert layers.origin(("a", "absent")) == "c:7"
+    assert layers.origin(("absent",)) == ""
