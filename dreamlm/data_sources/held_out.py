@@ -1,0 +1,169 @@
+"""Held-out documents cut into windows in order, so that a loss over them counts every token exactly once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from dreamlm.core.errors import DataError
+from dreamlm.core.rng import derive_seed
+from dreamlm.core.tokenizer import Tokenizer
+from dreamlm.core.types import Batch, Window
+from dreamlm.data_sources.order import shuffled
+from dreamlm.data_sources.sequence import TokenSequence, cut
+from dreamlm.data_sources.shards import Shard
+
+
+@dataclass(frozen=True)
+class ValidationPart:
+    """The validation shards of one source; `source` is its index in the corpus."""
+
+    source: int
+    name: str
+    shards: Sequence[Shard]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all documents, each with its end-of-document token."""
+        return sum(len(shard.tokens) for shard in self.shards)
+
+
+class HeldOutDocuments:
+    """Implements `core.types.HeldOut`: windows of one source after the other, the last of each padded."""
+
+    def __init__(
+        self,
+        parts: Sequence[ValidationPart],
+        seq_length: int,
+        packing: str,
+        *,
+        end_of_document_id: int,
+        padding_id: int,
+    ) -> None:
+        self._seq_length, self._packing, self._padding_id = seq_length, packing, padding_id
+        self._sequences = {
+            part.source: TokenSequence(
+                [_already_open(shard) for shard in part.shards],
+                [len(shard.tokens) for shard in part.shards],
+                end_of_document_id,
+            )
+            for part in parts
+        }
+        self.windows = [
+            Window(source=source, index=index, epoch=0)
+            for source, sequence in self._sequences.items()
+            for index in range(-(-(sequence.length - 1) // seq_length))
+        ]
+        self.tokens = sum(part.tokens for part in parts)
+        self.utf8_bytes = sum(int(shard.document_bytes.sum()) for part in parts for shard in part.shards)
+
+    @classmethod
+    def sample(
+        cls,
+        parts: Sequence[ValidationPart],
+        seq_length: int,
+        max_tokens: int | None,
+        packing: str,
+        *,
+        end_of_document_id: int,
+        padding_id: int,
+    ) -> "HeldOutDocuments":
+        """Whole documents, `max_tokens` of them at most unless a source's first one alone is longer."""
+        total = sum(part.tokens for part in parts)
+        if max_tokens is not None and total > max_tokens:
+            parts = [_sampled(part, max_tokens * part.tokens // total) for part in parts]
+        return cls(parts, seq_length, packing, end_of_document_id=end_of_document_id, padding_id=padding_id)
+
+    @classmethod
+    def from_texts(
+        cls, texts: Sequence[str], tokenizer: Tokenizer, seq_length: int, packing: str = "document"
+    ) -> "HeldOutDocuments":
+        """Any documents, to measure a model on text that is in no corpus. Raises: DataError when there are none."""
+        if not texts:
+            raise DataError("no text to evaluate on")
+        ids = [[tokenizer.end_of_document_id, *document] for document in tokenizer.encode_batch(texts)]
+        shard = Shard(
+            tokens=np.concatenate([np.asarray(document, dtype=np.uint32) for document in ids]),
+            document_starts=np.cumsum([0, *(len(document) for document in ids[:-1])], dtype=np.int64),
+            document_bytes=np.array([len(text.encode()) for text in texts], dtype=np.int64),
+            sources=np.zeros(len(texts), dtype=np.uint32),
+            inputs=("text",),
+            tokenizer_digest=tokenizer.digest,
+        )
+        part = ValidationPart(source=0, name="text", shards=[shard])
+        end, padding = tokenizer.end_of_document_id, tokenizer.padding_id
+        return cls([part], seq_length, packing, end_of_document_id=end, padding_id=padding)
+
+    def batches(self, rows: int) -> "Batches":
+        """The windows, `rows` at a time and read when asked for; the last batch is shorter."""
+        return Batches(self, rows)
+
+    def read(self, windows: Sequence[Window]) -> Batch:
+        """The tokens of the windows; positions after the end of a source are padding, document -1."""
+        tokens = np.full((len(windows), self._seq_length + 1), self._padding_id, dtype=np.int64)
+        documents = np.full(tokens.shape, -1, dtype=np.int32)
+        for row, window in enumerate(windows):
+            sequence, start = self._sequences[window.source], window.index * self._seq_length
+            real = min(self._seq_length + 1, sequence.length - start)
+            cut(sequence, start, self._packing, tokens[row, :real], documents[row, :real])
+        sources = np.array([window.source for window in windows], dtype=np.int32)
+        return Batch(tokens=tokens, documents=documents, sources=sources, windows=tuple(windows))
+
+
+class Batches(Sequence[Batch]):
+    """Batches of held-out windows, each read from the disk when it is taken."""
+
+    def __init__(self, held_out: HeldOutDocuments, rows: int) -> None:
+        self._held_out, self._rows = held_out, rows
+
+    def __len__(self) -> int:
+        return -(-len(self._held_out.windows) // self._rows)
+
+    @overload
+    def __getitem__(self, number: int) -> Batch: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Batch]: ...
+    def __getitem__(self, number: int | slice) -> Batch | list[Batch]:
+        if isinstance(number, slice):
+            return [self[position] for position in range(*number.indices(len(self)))]
+        start = range(len(self))[number] * self._rows
+        return self._held_out.read(self._held_out.windows[start : start + self._rows])
+
+
+def _already_open(shard: Shard) -> Callable[[], Shard]:
+    return lambda: shard
+
+
+def _sampled(part: ValidationPart, budget: int) -> ValidationPart:
+    """Documents in a fixed shuffled order until the budget is spent, put back into their own order."""
+    lengths = [shard.document_lengths for shard in part.shards]
+    every_length = np.concatenate(lengths)
+    order = shuffled(np.arange(len(every_length)), len(every_length), derive_seed(0, "held-out sample", part.name))
+    fitting = int(np.searchsorted(np.cumsum(every_length[order]), budget, side="right"))
+    chosen = np.sort(order[: max(1, fitting)])
+    owner = np.repeat(np.arange(len(lengths)), [len(counts) for counts in lengths])
+    firsts = np.cumsum([0, *(len(counts) for counts in lengths[:-1])])
+    picked = [
+        _only(part.shards[number], chosen[owner[chosen] == number] - firsts[number])
+        for number in np.unique(owner[chosen])
+    ]
+    return ValidationPart(part.source, part.name, picked)
+
+
+def _only(shard: Shard, documents: npt.NDArray[np.int64]) -> Shard:
+    """The named documents of a shard, copied into memory."""
+    lengths = shard.document_lengths[documents]
+    starts = shard.document_starts[documents]
+    tokens: npt.NDArray[Any] = np.concatenate(
+        [shard.tokens[start : start + length] for start, length in zip(starts, lengths, strict=True)]
+    )
+    return Shard(
+        tokens=tokens,
+        document_starts=np.cumsum([0, *lengths[:-1]], dtype=np.int64),
+        document_bytes=shard.document_bytes[documents],
+        sources=shard.sources[documents],
+        inputs=shard.inputs,
+        tokenizer_digest=shard.tokenizer_digest,
+    )

@@ -1,0 +1,5 @@
+"""Fixtures of this folder."""
+
+from corpora_by_hand import make_corpus
+
+__all__ = ["make_corpus"]
