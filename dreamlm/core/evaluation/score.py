@@ -1,0 +1,125 @@
+"""The loss of every held-out window, in double precision, so that it does not depend on how windows are batched.
+
+Shapes: B rows, T targets of a window, N windows.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from dreamlm.core.errors import DataError, DreamLMError
+from dreamlm.core.inference import inference
+from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.types import Batch, HeldOut
+
+
+@dataclass(frozen=True)
+class WindowScores:
+    """Negative log-likelihoods in nats: unsmoothed, without auxiliaries, over real targets only."""
+
+    nll_N: npt.NDArray[np.float64]
+    """Sum over the targets of each window."""
+    tokens_N: npt.NDArray[np.int64]
+    """How many real targets each window has."""
+    source_N: npt.NDArray[np.int64]
+    """Which source each window came from."""
+    position_nll_T: npt.NDArray[np.float64]
+    """Sum over all windows, by place within the window."""
+    position_tokens_T: npt.NDArray[np.int64]
+    """How many windows have a real target at that place."""
+    parity_error: float
+    """Largest difference per token, on the first window, to `torch.nn.functional.cross_entropy` over whole logits."""
+
+
+def no_progress(done: int, total: int) -> None:
+    """For callers who do not watch."""
+
+
+def score(
+    model: DreamLM, held_out: HeldOut, rows: int, on_progress: Callable[[int, int], None] = no_progress
+) -> WindowScores:
+    """Run the model over all windows, `rows` at a time; on_progress gets batches done and in all.
+
+    Raises: DataError when the windows hold other targets than they promise; DreamLMError when a loss is not finite or
+    differs from a plain cross-entropy.
+    """
+    batches = held_out.batches(rows)
+    if len(batches) == 0:
+        raise DataError("there is no held-out text to evaluate on", hint="prepare a corpus with a validation part")
+    nll_N, tokens_N, source_N = [], [], []
+    position_nll_T, position_tokens_T = np.zeros(1), np.zeros(1, np.int64)
+    parity_error = 0.0
+    with inference(model):
+        for number, batch in enumerate(batches):
+            hidden_BTD, target_BT = _run(model, batch)
+            nll_BT = model.head.token_nll(hidden_BTD.flatten(0, 1), target_BT.flatten()).view(target_BT.shape)
+            if number == 0:
+                parity_error = _parity_error(model, hidden_BTD[0], target_BT[0], nll_BT[0])
+            loss_BT = nll_BT.cpu().double().numpy()
+            real_BT = (target_BT >= 0).cpu().numpy()
+            nll_N.append(loss_BT.sum(axis=1))
+            tokens_N.append(real_BT.sum(axis=1))
+            source_N.append(batch.sources)
+            position_nll_T = position_nll_T + loss_BT.sum(axis=0)
+            position_tokens_T = position_tokens_T + real_BT.sum(axis=0)
+            on_progress(number + 1, len(batches))
+    scores = WindowScores(
+        np.concatenate(nll_N),
+        np.concatenate(tokens_N),
+        np.concatenate(source_N).astype(np.int64),
+        position_nll_T,
+        position_tokens_T,
+        parity_error,
+    )
+    _check(scores, held_out.tokens, _parity_tolerance(model))
+    return scores
+
+
+def _run(model: DreamLM, batch: Batch) -> tuple[Float[Tensor, "B T D"], Int[Tensor, "B T"]]:
+    """Hidden vectors, and the targets with -1 where there is no real one."""
+    tokens_BX = torch.from_numpy(batch.tokens).to(model.device)
+    documents_BX = torch.from_numpy(batch.documents).to(model.device)
+    several = bool((batch.documents != 0).any())
+    carry = model.start(len(tokens_BX), records=False)
+    signal = model(tokens_BX[:, :-1], documents_BX[:, :-1], carry, boundaries=several)
+    real_BT = (documents_BX[:, 1:] >= 0) & (documents_BX[:, :-1] >= 0)
+    return signal.hidden, torch.where(real_BT, tokens_BX[:, 1:], -1)
+
+
+def _parity_error(
+    model: DreamLM, hidden_TD: Float[Tensor, "T D"], target_T: Int[Tensor, " T"], nll_T: Float[Tensor, " T"]
+) -> float:
+    plain_T = F.cross_entropy(model.logits(hidden_TD), target_T, ignore_index=-1, reduction="none")
+    return float((plain_T - nll_T).abs().max())
+
+
+def _parity_tolerance(model: DreamLM) -> float:
+    device = model.device.type
+    exact = model.head.weight.dtype == torch.float32 and not torch.is_autocast_enabled(device)
+    # Logits of a few tens, rounded to the 8 bits of bf16.
+    return 1e-4 if exact else 0.25
+
+
+def _check(scores: WindowScores, promised: int, parity_tolerance: float) -> None:
+    broken = np.flatnonzero(~np.isfinite(scores.nll_N))
+    if len(broken):
+        raise DreamLMError(
+            f"the loss is not finite on {len(broken)} of {len(scores.nll_N)} held-out windows",
+            where=f"first at window {broken[0]}",
+            hint="the weights may be damaged or have diverged: dreamlm ckpt verify, or an earlier snapshot",
+        )
+    if scores.parity_error > parity_tolerance:
+        raise DreamLMError(
+            f"chunked and plain cross-entropy differ by {scores.parity_error:.2g} nats on one token",
+            valid=[f"at most {parity_tolerance:g}"],
+            hint="this is a bug of dreamlm: please report it",
+        )
+    found = int(scores.tokens_N.sum())
+    if found != promised or found == 0:
+        raise DataError(f"the held-out text promises {promised:,} targets, its windows hold {found:,}")

@@ -1,0 +1,44 @@
+"""Any text as held-out windows, without a corpus."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dreamlm.core.errors import DataError
+from dreamlm.core.tokenizer import Tokenizer
+from dreamlm.core.types import Batch
+
+
+class TextHeldOut:
+    """One document, cut into windows that share one token each, so that every token is predicted once.
+
+    An end-of-document token opens it and is its last target too, as in a corpus. Implements `core.types.HeldOut`.
+    """
+
+    def __init__(self, text: str, tokenizer: Tokenizer, seq_length: int) -> None:
+        """Raises: DataError when there is no text, or it is no valid Unicode."""
+        if not text:
+            raise DataError("the text to evaluate on is empty")
+        end = tokenizer.end_of_document_id
+        self._ids = np.array([end, *tokenizer.encode(text), end], dtype=np.int64)
+        self._seq_length, self._padding_id = seq_length, tokenizer.padding_id
+        self.tokens = len(self._ids) - 1
+        self.utf8_bytes = len(text.encode())
+
+    def batches(self, rows: int) -> Sequence[Batch]:
+        """The windows in order, `rows` at a time; the last window is padded."""
+        length = self._seq_length
+        windows = -(-self.tokens // length)
+        tokens = np.full(windows * length + 1, self._padding_id, dtype=np.int64)
+        tokens[: len(self._ids)] = self._ids
+        documents = np.full(len(tokens), -1, dtype=np.int32)
+        documents[: len(self._ids)] = 0
+        places = np.arange(windows)[:, None] * length + np.arange(length + 1)
+        return [
+            Batch(
+                tokens=tokens[places[begin : begin + rows]],
+                documents=documents[places[begin : begin + rows]],
+                sources=np.zeros(len(places[begin : begin + rows]), dtype=np.int32),
+            )
+            for begin in range(0, windows, rows)
+        ]
