@@ -16,9 +16,9 @@ CHUNK_LOGITS = 1 << 22
 class LanguageModelHead(nn.Module):
     """Projects hidden vectors to the vocabulary; the weight may be the token embedding's."""
 
-    def __init__(self, vocab_size: int, hidden_size: int) -> None:
+    def __init__(self, weight_VD: nn.Parameter) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
+        self.weight = weight_VD
 
     def forward(
         self, hidden_ND: Float[Tensor, "N D"], target_N: Int[Tensor, " N"], label_smoothing: float
@@ -27,7 +27,7 @@ class LanguageModelHead(nn.Module):
 
         Cost: three products of N x D x V; the gradient is computed with the loss, so backward only scales it.
         """
-        loss, nll = _LinearCrossEntropy.apply(
+        loss, nll = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
             hidden_ND, self.weight, target_N, label_smoothing, torch.is_grad_enabled()
         )
         return loss, nll
@@ -106,4 +106,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 def _chunks(vocab_size: int, hidden_ND: Tensor, target_N: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     rows = max(1, CHUNK_LOGITS // vocab_size)
-    return hidden_ND.split(rows), target_N.split(rows)
+    return torch.split(hidden_ND, rows), torch.split(target_N, rows)

@@ -42,7 +42,8 @@ class Attention(nn.Module):
         return mixed, cache
 
     def _heads(self, projected_BTX: Tensor) -> Tensor:
-        return projected_BTX.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+        rows, length, width = projected_BTX.shape
+        return projected_BTX.view(rows, length, width // self.head_size, self.head_size).transpose(1, 2)
 
     def _for_every_head(self, heads_BGTK: Tensor) -> Tensor:
         repeats = self.num_heads // self.num_kv_heads

@@ -90,9 +90,8 @@ class DreamLM(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(_block(config, index) for index in range(config.num_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_epsilon)
-        self.head = LanguageModelHead(vocab_size, config.hidden_size)
-        if config.tie_embeddings:
-            self.head.weight = self.embedding.weight
+        own_weight = nn.Parameter(torch.empty(vocab_size, config.hidden_size))
+        self.head = LanguageModelHead(self.embedding.weight if config.tie_embeddings else own_weight)
         self._run: Callable[[nn.Module, Signal], Signal] = _call
         self._initialise()
 

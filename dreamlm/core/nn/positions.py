@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
-from dreamlm.core.config import ConfigModel
+from dreamlm.core.config import ConfigModel, from_name
 
 
 class Positions(nn.Module, ABC):
@@ -112,12 +112,8 @@ class Learned(Positions):
         return NoRotation()
 
 
-def _from_name(value: object) -> object:
-    return {"type": value} if isinstance(value, str) else value
-
-
 PositionsConfig = Annotated[
     Learned.Config | Rotary.Config,
     Field(discriminator="type"),
-    BeforeValidator(_from_name),
+    BeforeValidator(from_name),
 ]

@@ -72,7 +72,7 @@ class Signal:
     segment: Segment
     carry: Carry
     losses: Mapping[str, Tensor] = field(default_factory=dict)
-    """Losses that layers add, by name, unweighted, as means per token."""
+    """Losses that layers add, by name, unweighted, as sums over real tokens."""
     probes: Mapping[str, Tensor] = field(default_factory=dict)
     """Detached values worth looking at, by name."""
 

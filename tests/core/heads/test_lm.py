@@ -16,8 +16,7 @@ def rows_per_chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 def inputs() -> tuple[LanguageModelHead, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
-    head = LanguageModelHead(31, 8)
-    torch.nn.init.normal_(head.weight)
+    head = LanguageModelHead(torch.nn.Parameter(torch.randn(31, 8)))
     hidden = torch.randn(20, 8, requires_grad=True)
     target = torch.randint(0, 31, (20,))
     target[[3, 11]] = -1

@@ -1,0 +1,1 @@
+"""Training: the loop, what it remembers, and the rooms around it (backends, optimizers, schedules, hooks)."""

@@ -1,0 +1,116 @@
+"""The interface between the loop, which knows what a step is, and the machinery that computes it.
+
+Tensors go in and out by parameter name, in full: a snapshot depends neither on the backend nor on the world size.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.types import Batch
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One micro-batch of a rank. `seed` decides its dropout, by the step and its place in the global batch."""
+
+    batch: Batch
+    seed: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What forward and backward of one step measured, over all micro-batches of all ranks, in nats per real token."""
+
+    nll: float
+    objectives: Mapping[str, float]
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Update:
+    """What became of the gradients."""
+
+    gradient_norm: float
+    """Before clipping."""
+    learning_rate: float
+    """Of the first parameter group, as the optimizer used it."""
+    applied: bool
+    """False when the gradients were not finite: then nothing changed, neither weights nor optimizer."""
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """Full tensors by name: weights, and optimizer state as `parameter/state`. Empty on every rank but the first."""
+
+    model: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+
+
+class Backend(ABC):
+    """Computes steps. Collective methods must be called by every rank, in the same order."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    precision: str
+    """`bf16` or `fp32`."""
+
+    @property
+    @abstractmethod
+    def model(self) -> DreamLM:
+        """The live model, for evaluation and samples; forward passes through it are collective."""
+
+    @abstractmethod
+    def forward_backward(self, micro_batches: Sequence[MicroBatch]) -> Measured:
+        """Gradient of the weighted objectives per real token of the global batch. Collective."""
+
+    @abstractmethod
+    def update(self, factor: float) -> Update:
+        """Clip, then step with `factor` times each base learning rate, then forget the gradients. Collective."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Forget the gradients without a step."""
+
+    @abstractmethod
+    def autocast(self) -> "torch.autocast":
+        """The context in which forward passes outside of `forward_backward` compute as training does."""
+
+    @abstractmethod
+    def gather(self) -> Tensors:
+        """Weights and optimizer state on the CPU of rank 0. Collective."""
+
+    @abstractmethod
+    def restore(self, tensors: Tensors) -> None:
+        """Take over weights and optimizer state; every rank passes the full tensors. Collective."""
+
+    @abstractmethod
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank. Collective."""
+
+    @abstractmethod
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sums over the ranks, in fp64. Collective."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leave the process group, if there is one."""
+
+
+def on_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, bool]:
+    """Tokens, documents (both int64 and int32 on the device), and whether rows hold boundaries or padding."""
+    tokens, documents = torch.from_numpy(batch.tokens), torch.from_numpy(batch.documents)
+    if device.type == "cuda":
+        tokens, documents = tokens.pin_memory(), documents.pin_memory()
+    boundaries = bool(batch.documents.any())
+    return tokens.to(device, non_blocking=True), documents.to(device, non_blocking=True), boundaries
+
+
+def real_targets(batch: Batch) -> int:
+    """How many targets of the batch are real, counted on the host."""
+    return int(((batch.documents[:, 1:] >= 0) & (batch.documents[:, :-1] >= 0)).sum())

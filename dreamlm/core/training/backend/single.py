@@ -1,0 +1,99 @@
+"""One process, plain PyTorch: fp32 weights, autocast to bf16 where asked."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.objectives.causal import CausalObjective
+from dreamlm.core.training.backend.backend import (
+    Backend,
+    Measured,
+    MicroBatch,
+    Tensors,
+    Update,
+    on_device,
+    real_targets,
+)
+from dreamlm.core.training.optim import OptimizerConfig
+
+
+class SingleProcess(Backend):
+    """The reference backend: every other one must agree with it."""
+
+    def __init__(
+        self,
+        objective: CausalObjective,
+        optimizer: OptimizerConfig,
+        loss_weights: Mapping[str, float],
+        max_grad_norm: float,
+        precision: str,
+        compile: bool,
+    ) -> None:
+        self.rank, self.world_size = 0, 1
+        self.precision = precision
+        self.device = objective.model.device
+        self._objective = objective
+        self._parameters = list(objective.model.named_parameters())
+        self._optimizers = optimizer.build(self._parameters)
+        self._loss_weights = loss_weights
+        self._max_grad_norm = max_grad_norm
+        self._forward: nn.Module = torch.compile(objective) if compile else objective  # type: ignore[assignment]
+
+    @property
+    def model(self) -> DreamLM:
+        return self._objective.model
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def forward_backward(self, micro_batches: Sequence[MicroBatch]) -> Measured:
+        total = sum(real_targets(micro.batch) for micro in micro_batches)
+        nll = torch.zeros((), dtype=torch.float64, device=self.device)
+        objectives: dict[str, torch.Tensor] = {}
+        for micro in micro_batches:
+            torch.manual_seed(micro.seed)
+            with self.autocast():
+                losses = self._forward(*on_device(micro.batch, self.device))
+            weighted = sum(self._loss_weights[name] * loss for name, loss in losses.objectives.items())
+            (weighted / total).backward()
+            nll += losses.nll
+            for name, loss in losses.objectives.items():
+                objectives[name] = objectives.get(name, 0.0) + loss.detach()
+        return Measured(nll.item() / total, {name: loss.item() / total for name, loss in objectives.items()}, total)
+
+    def update(self, factor: float) -> Update:
+        norm = nn.utils.get_total_norm([p.grad for _, p in self._parameters if p.grad is not None])
+        gradient_norm = norm.item()
+        applied = torch.isfinite(norm).item() is True
+        if applied:
+            nn.utils.clip_grads_with_norm_([p for _, p in self._parameters], self._max_grad_norm, norm)
+            self._optimizers.step(factor)
+        self._optimizers.zero_grad()
+        learning_rate = next(iter(self._optimizers.groups()))["initial_lr"] * factor
+        return Update(gradient_norm, learning_rate, applied)
+
+    def discard(self) -> None:
+        self._optimizers.zero_grad()
+
+    def gather(self) -> Tensors:
+        return Tensors(
+            {name: parameter.detach().cpu() for name, parameter in self._parameters},
+            {name: value.detach().cpu() for name, value in self._optimizers.state().items()},
+        )
+
+    def restore(self, tensors: Tensors) -> None:
+        with torch.no_grad():
+            for name, parameter in self._parameters:
+                parameter.copy_(tensors.model[name])
+        self._optimizers.restore(tensors.optimizer)
+
+    def any(self, flag: bool) -> bool:
+        return flag
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        return list(values)
+
+    def close(self) -> None:
+        """Nothing to leave."""

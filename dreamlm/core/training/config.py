@@ -1,0 +1,52 @@
+"""The `train` section of a preset."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from dreamlm.core.config import ConfigModel
+from dreamlm.core.training.optim import AdamW, OptimizerConfig
+from dreamlm.core.training.precision import Precision
+from dreamlm.core.training.schedules import Cosine, ScheduleConfig
+
+
+class TrainingConfig(ConfigModel):
+    """How a model is trained; one optimizer step sees per_gpu_batch_size * accumulation_steps * processes windows."""
+
+    train_tokens: int = Field(100_000_000, ge=1)
+    """The run ends after this many target tokens."""
+    per_gpu_batch_size: int = Field(32, ge=1)
+    """Windows of one micro-batch on each process."""
+    accumulation_steps: int = Field(1, ge=1)
+    """Micro-batches of one optimizer step on each process."""
+    optimizer: OptimizerConfig = AdamW.Config()
+    schedule: ScheduleConfig = Cosine.Config()
+    max_grad_norm: float = Field(1.0, gt=0.0)
+    """Gradients are scaled down to this norm at every step."""
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of the target probability spread over the vocabulary; reported losses are always without it."""
+    precision: Precision = "auto"
+    """`auto` measures whether bf16 pays on this device, and keeps its choice for the whole run."""
+    activation_checkpointing: bool = False
+    """Keep only the input of each layer for the backward pass: less memory, about a quarter more time."""
+    compile: bool = False
+    """Run the model through torch.compile."""
+    backend: Literal["auto", "torch", "deepspeed"] = "auto"
+    """`auto`: plain PyTorch in one process, DeepSpeed in several."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """What DeepSpeed divides among processes: 1 optimizer, 2 also gradients, 3 also weights."""
+    seed: int = Field(0, ge=0)
+    eval_tokens: int = Field(2_000_000, ge=1)
+    """Evaluate on held-out documents after every so many training tokens, and at the end."""
+    save_interval_seconds: float = Field(300.0, gt=0.0)
+    """Save a snapshot when the last one is this old."""
+    save_interval_steps: int | None = Field(None, ge=1)
+    """Also save after every so many steps."""
+    max_skipped_steps: int = Field(10, ge=1)
+    """Stop, at the last finite snapshot, after so many steps in a row whose loss or gradient was not finite."""
+    retry_seconds: float = Field(10.0, gt=0.0)
+    """How long to wait for space on a full disk before trying to save again."""
+    sanity_checks: bool = True
+    """Check the first loss, that weights move, and that the loss falls within a hundred steps."""
+    sample_prompts: tuple[str, ...] = ("",)
+    """Continued after every evaluation; the empty prompt begins a new document."""

@@ -1,0 +1,55 @@
+"""Finding the cause of a loss or gradient that is not finite."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dreamlm.core.nn.signal import Signal
+from dreamlm.core.training.backend.backend import Backend, MicroBatch, on_device
+from dreamlm.core.types import Stream
+
+
+def name_cause(backend: Backend, stream: Stream, micro_batches: Sequence[MicroBatch]) -> str:
+    """The first layer whose output is not finite and the documents it was reading, in a sentence.
+
+    Runs the micro-batches forward again with a watch on every layer; collective under sharding.
+    """
+    bad_weights = [name for name, p in backend.model.named_parameters() if not torch.isfinite(p).all()]
+    if bad_weights:
+        return f"the weights of {bad_weights[0]} are not finite"
+    for micro in micro_batches:
+        layer, rows = _first_bad_layer(backend, micro)
+        if layer:
+            names = [name for row in rows[:3] for name in stream.describe(micro.batch.windows[row])]
+            return f"the first output that is not finite is that of {layer}, reading {', '.join(names[:6])}"
+    return "every layer's output is finite: the gradient overflowed on the way back"
+
+
+def _first_bad_layer(backend: Backend, micro: MicroBatch) -> tuple[str, list[int]]:
+    found: list[tuple[str, list[int]]] = []
+
+    def watch(name: str) -> Callable[[nn.Module, object, object], None]:
+        def look(module: nn.Module, inputs: object, output: object) -> None:
+            values = output.hidden if isinstance(output, Signal) else output
+            if isinstance(values, Tensor) and values.is_floating_point() and not found:
+                bad = ~torch.isfinite(values).flatten(1).all(dim=1) if values.ndim > 1 else ~torch.isfinite(values)
+                if bad.any():
+                    found.append((name, bad.nonzero().flatten().tolist()))
+
+        return look
+
+    handles = [
+        module.register_forward_hook(watch(name))
+        for name, module in backend.model.named_modules()
+        if name and name != "head"
+    ]
+    try:
+        torch.manual_seed(micro.seed)
+        tokens, documents, boundaries = on_device(micro.batch, backend.device)
+        with torch.no_grad(), backend.autocast():
+            backend.model(tokens[:, :-1], documents[:, :-1], backend.model.start(len(tokens), False), boundaries)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else ("", [])

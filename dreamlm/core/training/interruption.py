@@ -1,0 +1,34 @@
+"""SIGINT and SIGTERM: the first asks the loop to finish its step, save and stop; the second stops at once."""
+
+import signal
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self, final
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@final
+class StopRequest:
+    """A context in which signals are noted instead of obeyed; `number` is the first one, 0 while there was none."""
+
+    def __init__(self, on_first: Callable[[str], None]) -> None:
+        self.number = 0
+        self._on_first = on_first
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number:
+            raise KeyboardInterrupt
+        self.number = number
+        self._on_first(f"{signal.Signals(number).name}: finishing this step, then saving; again to stop without saving")

@@ -1,0 +1,272 @@
+"""The training loop: fetch -> forward and backward -> finite? -> clip and step -> report -> evaluate -> save.
+
+What a step computes is the backend's business, what anybody wants to know about it is the hooks', and where a
+snapshot goes is the saver's. The state is a value: each step makes a new one, and a resume starts from an old one.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, final
+
+from dreamlm.core.errors import Interrupted, OutOfSpace, TrainingFailed
+from dreamlm.core.rng import derive_seed
+from dreamlm.core.training import sanity
+from dreamlm.core.training.backend.backend import Backend, Measured, MicroBatch, Tensors, Update
+from dreamlm.core.training.config import TrainingConfig
+from dreamlm.core.training.diagnosis import name_cause
+from dreamlm.core.training.hooks import EvaluationReport, Hook, RunEnd, RunStart, Sample, Saved, StepReport
+from dreamlm.core.training.interruption import StopRequest
+from dreamlm.core.training.memory import halved, is_out_of_memory
+from dreamlm.core.training.meters import Throughput, matmul_peak, training_flops_per_token
+from dreamlm.core.training.schedules import Schedule
+from dreamlm.core.training.state import TrainingState
+from dreamlm.core.types import Stream, Window
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Held-out loss in nats per token, the same per byte of text in bits, and nats per token of each source."""
+
+    nll: float
+    bits_per_byte: float
+    sources: dict[str, float]
+
+
+class Saver(Protocol):
+    """Where snapshots go. Called on every rank; only the first one writes."""
+
+    def save(self, state: TrainingState, tensors: Tensors) -> Path:
+        """Commit a snapshot.  Raises: OutOfSpace, with the older snapshots untouched."""
+        ...
+
+    def roll_back(self) -> int:
+        """Make the newest finite snapshot the current one; its step."""
+        ...
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the loop talks to besides its backend and its stream."""
+
+    saver: Saver
+    hooks: Hook
+    validate: Callable[[], Validation]
+    sample: Callable[[int], Sequence[Sample]]
+    padding_id: int
+
+
+@final
+class Trainer:
+    """Runs steps until `train_tokens` are reached, a signal asks to stop, or going on makes no sense."""
+
+    def __init__(
+        self, config: TrainingConfig, backend: Backend, stream: Stream, schedule: Schedule, around: Surroundings
+    ) -> None:
+        self._config, self._backend, self._stream, self._schedule = config, backend, stream, schedule
+        self._saver, self._hooks, self._around = around.saver, around.hooks, around
+        self._throughput = Throughput()
+        self._saved_step = -1
+        self._saved_at = time.monotonic()
+        self._flops_per_token = training_flops_per_token(backend.model, stream.seq_length)
+        dtype = next(iter(backend.model.parameters())).dtype
+        with backend.autocast():
+            self._peak_flops = matmul_peak(backend.device, dtype) * backend.world_size
+
+    def run(self, state: TrainingState, fresh: bool) -> TrainingState:
+        """Train from `state`. `fresh`: the weights are random, so the first loss must be ln V.
+
+        Raises: Interrupted after a signal, once a snapshot is committed; TrainingFailed; OutOfSpace.
+        """
+        begun = time.monotonic()
+        self._start(state)
+        if fresh:
+            state = self._save(state)
+        with StopRequest(self._hooks.on_notice) as stop:
+            while state.tokens < self._config.train_tokens:
+                before, state = state, self._step(state, fresh)
+                if self._passed(before, state, self._config.eval_tokens):
+                    state = self._evaluate(state)
+                stopping = self._backend.any(stop.number != 0)
+                if stopping or self._save_is_due(state):
+                    state = self._save(state, stop)
+                if stopping:
+                    self._end("interrupted", state, begun)
+                    raise Interrupted(stop.number or 15, f"stopped at step {state.step}; a snapshot was saved")
+            if state.step != self._saved_step:
+                state = self._save(self._evaluate(state), stop)
+        self._end("finished", state, begun)
+        return state
+
+    def _step(self, state: TrainingState, fresh: bool) -> TrainingState:
+        """One optimizer step, tried again with half the micro-batch while memory does not suffice."""
+        windows, cursor = self._stream.draw(state.cursor, state.global_rows)
+        while True:
+            micro_batches = self._share(state, windows)
+            if state.step == 0:
+                sanity.check_batch(micro_batches[0].batch, self._backend.model.vocab_size, self._around.padding_id)
+            try:
+                measured = self._backend.forward_backward(micro_batches)
+                break
+            except Exception as error:
+                if not is_out_of_memory(error) or self._backend.world_size > 1:
+                    raise
+                state = self._with_less_memory(state)
+        if fresh and state.step == 0 and self._config.sanity_checks:
+            sanity.check_initial_loss(measured.nll, self._backend.model.vocab_size)
+        update = self._update(state, measured)
+        state = replace(
+            state,
+            cursor=cursor,
+            step=state.step + 1,
+            tokens=state.tokens + (measured.tokens if update.applied else 0),
+            skipped_steps=state.skipped_steps + (not update.applied),
+            skipped_in_a_row=0 if update.applied else state.skipped_in_a_row + 1,
+        )
+        self._report(state, measured, update)
+        if not update.applied:
+            self._skipped(state, measured, micro_batches)
+        return self._watch_early_losses(state, measured)
+
+    def _share(self, state: TrainingState, windows: Sequence[Window]) -> list[MicroBatch]:
+        """This rank's micro-batches. Numbered over all ranks, so that a micro-batch is the same at any world size."""
+        rows, world_size = state.micro_rows, self._backend.world_size
+        mine = range(self._backend.rank, state.global_rows // rows, world_size)
+        return [
+            MicroBatch(
+                self._stream.read(windows[number * rows : (number + 1) * rows]),
+                derive_seed(state.seed, "forward", state.step, number),
+            )
+            for number in mine
+        ]
+
+    def _update(self, state: TrainingState, measured: Measured) -> Update:
+        factor = self._schedule.factor(state.step)
+        if not math.isfinite(measured.nll):
+            self._backend.discard()
+            return Update(math.nan, 0.0, applied=False)
+        if state.step or not self._config.sanity_checks:
+            return self._backend.update(factor)
+        before = sanity.fingerprint_weights(self._backend.model)
+        update = self._backend.update(factor)
+        if update.applied:
+            sanity.check_weights_moved(before, self._backend.model)
+        return update
+
+    def _skipped(self, state: TrainingState, measured: Measured, micro_batches: Sequence[MicroBatch]) -> None:
+        kind = "gradient" if math.isfinite(measured.nll) else "loss"
+        cause = name_cause(self._backend, self._stream, micro_batches)
+        self._hooks.on_notice(f"step {state.step} skipped, its {kind} is not finite: {cause}")
+        if state.skipped_in_a_row >= self._config.max_skipped_steps:
+            step = self._saver.roll_back()
+            self._end("failed", state, time.monotonic())
+            raise TrainingFailed(
+                f"{state.skipped_in_a_row} steps in a row were not finite; last: {cause}; "
+                f"the run is back at its last finite snapshot, step {step}",
+                hint="continue with a lower rate: --set train.optimizer.learning_rate=... --allow-changes",
+            )
+
+    def _watch_early_losses(self, state: TrainingState, measured: Measured) -> TrainingState:
+        if not self._config.sanity_checks or len(state.early_losses) >= sanity.EARLY_STEPS:
+            return state
+        losses = (*state.early_losses, measured.nll)
+        if len(losses) == sanity.EARLY_STEPS:
+            sanity.check_loss_falls(losses)
+        return replace(state, early_losses=losses)
+
+    def _with_less_memory(self, state: TrainingState) -> TrainingState:
+        self._backend.discard()
+        rows = halved(state.micro_rows)
+        self._hooks.on_notice(
+            f"out of memory: micro-batch {state.micro_rows} -> {rows} rows, accumulation doubled; the step is the same"
+        )
+        return replace(state, micro_rows=rows)
+
+    def _evaluate(self, state: TrainingState) -> TrainingState:
+        found = self._around.validate()
+        best = state.best_validation_loss is None or found.nll < state.best_validation_loss
+        self._hooks.on_evaluation(
+            EvaluationReport(
+                step=state.step,
+                tokens=state.tokens,
+                nll=found.nll,
+                perplexity=math.exp(min(found.nll, 700.0)),
+                bits_per_byte=found.bits_per_byte,
+                sources=found.sources,
+                best=best,
+            )
+        )
+        for sample in self._around.sample(state.step):
+            self._hooks.on_sample(sample)
+        self._throughput.restart()
+        lowest = found.nll if best else state.best_validation_loss
+        return replace(state, last_validation_loss=found.nll, best_validation_loss=lowest)
+
+    def _passed(self, before: TrainingState, after: TrainingState, interval_tokens: int) -> bool:
+        return before.tokens // interval_tokens != after.tokens // interval_tokens
+
+    def _save_is_due(self, state: TrainingState) -> bool:
+        every = self._config.save_interval_steps
+        late = time.monotonic() - self._saved_at >= self._config.save_interval_seconds
+        return self._backend.any((every is not None and state.step % every == 0) or (self._backend.rank == 0 and late))
+
+    def _save(self, state: TrainingState, stop: StopRequest | None = None) -> TrainingState:
+        """Commit a snapshot; while the disk is full, wait for space instead of dying."""
+        begin = time.monotonic()
+        tensors = self._backend.gather()
+        while True:
+            try:
+                folder = self._saver.save(state, tensors)
+                break
+            except OutOfSpace as error:
+                if stop is None or stop.number:
+                    raise
+                self._hooks.on_notice(f"paused: {error.what} in {error.where}; free some space and training goes on")
+                time.sleep(self._config.retry_seconds)
+        self._saved_at, self._saved_step = time.monotonic(), state.step
+        self._hooks.on_save(Saved(state.step, str(folder), time.monotonic() - begin))
+        self._throughput.restart()
+        return state
+
+    def _start(self, state: TrainingState) -> None:
+        model = self._backend.model
+        self._hooks.on_start(
+            RunStart(
+                step=state.step,
+                planned_steps=state.planned_steps,
+                tokens=state.tokens,
+                train_tokens=self._config.train_tokens,
+                tokens_per_step=state.global_rows * self._stream.seq_length,
+                parameters=sum(parameter.numel() for parameter in model.parameters()),
+                vocab_size=model.vocab_size,
+                precision=self._backend.precision,
+                device=str(self._backend.device),
+                world_size=self._backend.world_size,
+                resumed=state.step > 0,
+            )
+        )
+        self._throughput.restart()
+
+    def _report(self, state: TrainingState, measured: Measured, update: Update) -> None:
+        tokens_per_second, seconds = self._throughput.count(measured.tokens)
+        self._hooks.on_step(
+            StepReport(
+                step=state.step,
+                tokens=state.tokens,
+                nll=measured.nll,
+                objectives=measured.objectives,
+                gradient_norm=update.gradient_norm,
+                learning_rate=update.learning_rate,
+                applied=update.applied,
+                tokens_per_second=tokens_per_second,
+                mfu=tokens_per_second * self._flops_per_token / self._peak_flops,
+                seconds=seconds,
+            )
+        )
+
+    def _end(self, reason: str, state: TrainingState, begun: float) -> None:
+        self._hooks.on_end(
+            RunEnd(reason, state.step, state.tokens, time.monotonic() - begun, None, state.last_validation_loss, None)
+        )

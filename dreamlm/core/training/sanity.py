@@ -1,0 +1,63 @@
+"""Checks before the first step and during the first hundred: cheap, and each says what is wrong and what to do."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dreamlm.core.errors import TrainingFailed
+from dreamlm.core.training.backend.backend import real_targets
+from dreamlm.core.types import Batch
+
+EARLY_STEPS = 100
+INITIAL_LOSS_TOLERANCE = 0.02
+
+
+def check_batch(batch: Batch, vocab_size: int, padding_id: int) -> None:
+    """Raises: TrainingFailed when the batch is all padding, or holds ids that the tokenizer does not have."""
+    if real_targets(batch) == 0 or bool((batch.tokens == padding_id).all()):
+        raise TrainingFailed("the first batch is all padding", hint="dreamlm prepare --explain shows the corpus")
+    largest = int(batch.tokens.max())
+    if largest >= vocab_size:
+        raise TrainingFailed(
+            f"the corpus holds token id {largest}, the tokenizer has {vocab_size} ids: they do not belong together",
+            hint="delete the corpus folder and run dreamlm prepare again",
+        )
+
+
+def check_initial_loss(nll: float, vocab_size: int) -> None:
+    """A fresh model knows nothing: its loss must be ln V.  Raises: TrainingFailed when it is off by over 2 %."""
+    expected = math.log(vocab_size)
+    if not abs(nll - expected) <= INITIAL_LOSS_TOLERANCE * expected:
+        raise TrainingFailed(
+            f"the loss of the fresh model is {nll:.4f}, not within 2 % of ln {vocab_size} = {expected:.4f}",
+            hint="below: the targets leak into the input; above or nan: the initialisation is broken",
+        )
+
+
+def fingerprint_weights(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of each trainable parameter, to see later whether it moved."""
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def check_weights_moved(before: dict[str, Tensor], model: nn.Module) -> None:
+    """Raises: TrainingFailed naming the parameters that the first applied step left as they were."""
+    still = [name for name, p in model.named_parameters() if name in before and torch.equal(p.detach(), before[name])]
+    if still:
+        raise TrainingFailed(
+            f"the first optimizer step did not change {len(still)} parameters: {', '.join(still[:5])}",
+            hint="a parameter without gradient does nothing; remove what owns it from the preset",
+        )
+
+
+def check_loss_falls(early_losses: Sequence[float]) -> None:
+    """Raises: TrainingFailed when the last tenth of the early losses is not below the first."""
+    tenth = max(1, len(early_losses) // 10)
+    first, last = sum(early_losses[:tenth]) / tenth, sum(early_losses[-tenth:]) / tenth
+    if not last < first:
+        raise TrainingFailed(
+            f"after {len(early_losses)} steps the loss has not fallen: {first:.4f} at first, {last:.4f} now",
+            where="train.optimizer.learning_rate",
+            hint="try a learning rate ten times smaller; --set train.sanity_checks=false turns this check off",
+        )
