@@ -1,0 +1,107 @@
+"""The file-system operations that change a run folder, one method each, so that a test can stop between any two."""
+
+import errno
+import os
+import shutil
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import final
+
+
+class FileSystem(ABC):
+    """What the store asks of a file system. Reading is not part of it: it changes nothing."""
+
+    @abstractmethod
+    def make_folder(self, path: Path) -> None:
+        """Create a folder whose parent exists; it must not exist itself."""
+
+    @abstractmethod
+    def write_file(self, path: Path, content: bytes) -> None:
+        """Create or replace a file. Neither atomic nor durable."""
+
+    @abstractmethod
+    def set_mode(self, path: Path, mode: int) -> None:
+        """Give a file its permission bits."""
+
+    @abstractmethod
+    def rename(self, old: Path, new: Path) -> None:
+        """Rename a file (replacing an existing one) or a folder (which must not exist), atomically."""
+
+    @abstractmethod
+    def remove_file(self, path: Path) -> None:
+        """Delete one file."""
+
+    @abstractmethod
+    def remove_folder(self, path: Path) -> None:
+        """Delete one empty folder."""
+
+    @abstractmethod
+    def sync_file(self, path: Path) -> None:
+        """Return once the file's content is on the device."""
+
+    @abstractmethod
+    def sync_folder(self, path: Path) -> None:
+        """Return once the names in the folder are on the device."""
+
+    @abstractmethod
+    def free_bytes(self, path: Path) -> int:
+        """Room for this user on the file system that holds the path."""
+
+
+@final
+class DiskFiles(FileSystem):
+    """The real disk."""
+
+    def make_folder(self, path: Path) -> None:
+        path.mkdir()
+
+    def write_file(self, path: Path, content: bytes) -> None:
+        path.write_bytes(content)
+
+    def set_mode(self, path: Path, mode: int) -> None:
+        path.chmod(mode)
+
+    def rename(self, old: Path, new: Path) -> None:
+        old.replace(new)
+
+    def remove_file(self, path: Path) -> None:
+        path.unlink()
+
+    def remove_folder(self, path: Path) -> None:
+        path.rmdir()
+
+    def sync_file(self, path: Path) -> None:
+        _sync(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+
+    def sync_folder(self, path: Path) -> None:
+        if os.name != "nt":  # Windows opens no folder for flushing; its renames are journalled
+            _sync(path, os.O_RDONLY)
+
+    def free_bytes(self, path: Path) -> int:
+        return shutil.disk_usage(path).free
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_tree(files: FileSystem, folder: Path, first: str) -> None:
+    """Delete a folder and all in it, the file called `first` before any other; each deletion is one operation."""
+    if (folder / first).is_file():
+        files.remove_file(folder / first)
+    for parent, folders, names in os.walk(folder, topdown=False):
+        for name in sorted(names):
+            files.remove_file(Path(parent, name))
+        for name in sorted(folders):
+            path = Path(parent, name)
+            files.remove_file(path) if path.is_symlink() else files.remove_folder(path)
+    files.remove_folder(folder)
+
+
+def is_out_of_space(error: OSError) -> bool:
+    """Whether the error means that the disk, or the user's quota on it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

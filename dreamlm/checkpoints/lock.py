@@ -1,0 +1,53 @@
+"""One writer for each run folder: a file lock that can say who holds it."""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from dreamlm.core.errors import StoreLocked
+
+LOCK, HOLDER = ".lock", ".lock-holder.json"
+
+
+class RunLock:
+    """Held by the process that may write to a run folder; entering it again while it is held is free.
+
+    The operating system releases it when the process dies, however it dies.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._lock = FileLock(run / LOCK, thread_local=False)
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Raises: StoreLocked naming the holder's process id."""
+        self._run.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise self._locked() from error
+        try:
+            if self._lock.lock_counter == 1:
+                holder = {"pid": os.getpid(), "host": socket.gethostname()}
+                (self._run / HOLDER).write_text(json.dumps(holder) + "\n", encoding="utf-8")
+            yield
+        finally:
+            self._lock.release()
+
+    def _locked(self) -> StoreLocked:
+        try:
+            holder = json.loads((self._run / HOLDER).read_text(encoding="utf-8"))
+            who = f"process {holder['pid']} on {holder['host']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            who = "a process that has not yet written its id"
+        return StoreLocked(
+            f"another dreamlm writes to this run: {who}",
+            where=str(self._run),
+            hint="wait for it or stop it, or give this command another folder with --run DIR",
+        )

@@ -1,0 +1,78 @@
+"""Start-up: completes or undoes what an interrupted commit left.
+
+1. Leftovers of a save or of a rotation are read to the last byte: a complete one counts, the others are deleted.
+2. A named snapshot that is visibly damaged is set aside under NAME.damaged; nothing of it is deleted.
+3. The complete ones get the names that retention gives them, as in every commit.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreamlm.checkpoints.files import FileSystem
+from dreamlm.checkpoints.found import SnapshotInfo, harm, leftover_folders, named_folders, newest_first
+from dreamlm.checkpoints.retention import assign_names
+from dreamlm.checkpoints.rotation import INCOMING, rearrange, rename_to_free
+from dreamlm.core.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """The state of the folder afterwards, and a sentence for each thing that was done."""
+
+    newest_first: tuple[SnapshotInfo, ...]
+    sentences: tuple[str, ...]
+
+
+def repair(files: FileSystem, folder: Path) -> Repaired:
+    """Bring a checkpoints folder in order.
+
+    Raises: CheckpointError when snapshots are there and not one is usable: nothing may start from zero unnoticed.
+    Cost: a manifest and the file sizes of each snapshot; every byte of what an interruption left.
+    """
+    usable: list[SnapshotInfo] = []
+    sentences: list[str] = []
+    broken: list[str] = []
+    for path in named_folders(folder):
+        info, damages = harm(path, thorough=False)
+        if info is not None:
+            usable.append(info)
+            continue
+        reasons = "; ".join(damage.message for damage in damages)
+        aside = rename_to_free(files, path, path.with_name(f"{path.name}.damaged"))
+        files.sync_folder(folder)
+        broken.append(f"{path.name} is damaged ({reasons}) and was moved to {aside.name}; it takes part in nothing")
+    incomplete: list[Path] = []
+    for path in leftover_folders(folder):
+        info, _ = harm(path, thorough=True)
+        if info is not None:
+            usable.append(info)
+        else:
+            incomplete.append(path)
+    if broken and not usable:
+        raise CheckpointError(
+            "no usable snapshot is left:\n" + "\n".join(f"  {sentence}" for sentence in broken),
+            where=str(folder),
+            hint="put a good copy back as lm_current, or start a new run in another folder",
+        )
+    ordered = newest_first(usable)
+    named = assign_names(ordered)
+    kept = {id(info) for info in named.values()}
+    sentences += broken
+    sentences += [_renamed(info, name) for name, info in named.items() if info.name != name]
+    sentences += [_deleted(path) for path in incomplete]
+    dropped = [info.path for info in ordered if id(info) not in kept]
+    rearrange(files, folder, {name: info.path for name, info in named.items()}, [*dropped, *incomplete])
+    after = [SnapshotInfo(folder / name, info.manifest) for name, info in named.items()]
+    return Repaired(tuple(newest_first(after)), tuple(sentences))
+
+
+def _renamed(info: SnapshotInfo, name: str) -> str:
+    if info.name == INCOMING:
+        return f"an interrupted save was complete: its snapshot of step {info.record.step:,} is now {name}"
+    return f"the names were put in order: the snapshot of step {info.record.step:,} ({info.name}) is now {name}"
+
+
+def _deleted(path: Path) -> str:
+    if path.name == INCOMING:
+        return "an interrupted save was incomplete and was deleted; the snapshots before it are untouched"
+    return "the deletion of an old snapshot was finished"
