@@ -16,7 +16,7 @@ CHUNK_LOGITS = 1 << 22
 class LanguageModelHead(nn.Module):
     """Projects hidden vectors to the vocabulary; the weight may be the token embedding's."""
 
-    def __init__(self, weight_VD: nn.Parameter) -> None:
+    def __init__(self, weight_VD: Tensor) -> None:
         super().__init__()
         self.weight = weight_VD
 
