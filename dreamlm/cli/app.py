@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from dreamlm import __version__
-from dreamlm.cli import presets
+from dreamlm.cli import doctor, presets
 from dreamlm.cli.console import Console
 from dreamlm.core.errors import DreamLMError, Interrupted
 
@@ -46,6 +46,7 @@ def dreamlm(
 
 
 app.add_typer(presets.app, name="presets")
+app.command()(doctor.doctor)
 
 
 def main() -> None:

@@ -4,25 +4,16 @@ rich is imported when something is drawn on a terminal and not before. It heeds 
 """
 
 import json
+import math
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from dreamlm.cli.live_line import LiveLine, PlainLine
 from dreamlm.core.errors import DreamLMError
-
-QUIET_SECONDS = 1.0
-"""Work shorter than this shows no progress."""
-LINE_SECONDS = 10.0
-"""Seconds between two plain progress lines when stderr is no terminal."""
-
-
-def is_terminal(stream: TextIO) -> bool:
-    """Whether a person reads this stream."""
-    return stream.isatty()
 
 
 class Console:
@@ -30,6 +21,17 @@ class Console:
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
+        self._line: LiveLine | None = None
+
+    @property
+    def talks_to_a_person(self) -> bool:
+        """Whether somebody can read stderr as it comes."""
+        return sys.stderr.isatty()
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether somebody can read a question and answer it."""
+        return self.talks_to_a_person and sys.stdin.isatty()
 
     def result(self, text: str) -> None:
         """A line of the command's result."""
@@ -42,20 +44,19 @@ class Console:
 
     def document(self, value: Any) -> None:
         """The command's result as one JSON document."""
-        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=_plain) + "\n")
+        sys.stdout.write(_json(value, indent=2) + "\n")
 
     def json_line(self, value: Any) -> None:
         """One line of a result that is JSON lines, shown at once."""
-        sys.stdout.write(json.dumps(value, ensure_ascii=False, default=_plain) + "\n")
+        sys.stdout.write(_json(value) + "\n")
         sys.stdout.flush()
 
     def table(self, headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """Aligned columns as part of the result; numbers to the right, the last column as long as it is."""
+        """Aligned columns as part of the result; columns of numbers to the right."""
         cells = [list(headings), *[[str(cell) for cell in row] for row in rows]]
-        widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
-        numeric = [
-            bool(rows) and all(isinstance(row[column], int | float) for row in rows) for column in range(len(widths))
-        ]
+        columns = range(len(headings))
+        widths = [max(len(row[column]) for row in cells) for column in columns]
+        numeric = [bool(rows) and all(isinstance(row[column], int | float) for row in rows) for column in columns]
         for row in cells:
             aligned = [
                 text.rjust(width) if right else text.ljust(width)
@@ -63,10 +64,19 @@ class Console:
             ]
             self.result("  ".join(aligned).rstrip())
 
+    def ask(self, question: str) -> str:
+        """What the user answers on one line; the question goes to stderr, because stdout is for results."""
+        sys.stderr.write(question)
+        sys.stderr.flush()
+        return sys.stdin.readline().strip()
+
     def notice(self, text: str) -> None:
         """Something worth knowing while the command works."""
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+        if self._line is not None:
+            self._line.print_above(text)
+        else:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
 
     def warning(self, text: str) -> None:
         """Something that may not be what the user wants."""
@@ -77,7 +87,7 @@ class Console:
         self._marked("error:", str(error), "bold red")
 
     def _marked(self, mark: str, text: str, style: str) -> None:
-        if is_terminal(sys.stderr):
+        if self.talks_to_a_person and self._line is None:
             from rich.console import Console as RichConsole
             from rich.text import Text
 
@@ -86,94 +96,58 @@ class Console:
             self.notice(f"{mark} {text}")
 
     @contextmanager
-    def progress(self, title: str) -> Iterator["Progress"]:
-        """A progress display that lives as long as the block: a bar on a terminal, else a line now and then."""
-        progress: Progress = Bar(title) if is_terminal(sys.stderr) else Lines(title, self.notice)
+    def live(self) -> Iterator[LiveLine]:
+        """One line that keeps changing while the block works; without a terminal, a plain line now and then."""
+        self._line = TerminalLine() if self.talks_to_a_person else PlainLine(sys.stderr)
         try:
-            yield progress
+            yield self._line
         finally:
-            progress.close()
+            line, self._line = self._line, None
+            line.close()
 
 
-class Progress:
-    """Shows how far one piece of work is. Interface of `Bar` and `Lines`."""
+class TerminalLine(LiveLine):
+    """A line at the bottom of the terminal, cut to its width, with a bar where the share done is known."""
 
-    def update(self, done: float, total: float | None, note: str = "") -> None:
-        """`done` of `total` units (None: unknown), with a note such as `12.3 MB/s`."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """The work is over."""
-        raise NotImplementedError
-
-
-class Bar(Progress):
-    """A bar with the time left, drawn once the work has taken longer than `QUIET_SECONDS`."""
-
-    def __init__(self, title: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._title, self._clock, self._began = title, clock, clock()
-        self._bar: Any = None
-        self._task: Any = None
-
-    def update(self, done: float, total: float | None, note: str = "") -> None:
-        if self._bar is None:
-            if self._clock() - self._began < QUIET_SECONDS:
-                return
-            self._start()
-        self._bar.update(self._task, completed=done, total=total, note=note)
-
-    def _start(self) -> None:
-        from rich import progress
+    def __init__(self) -> None:
         from rich.console import Console as RichConsole
+        from rich.live import Live
 
-        self._bar = progress.Progress(
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(),
-            progress.TaskProgressColumn(),
-            progress.TextColumn("{task.fields[note]}"),
-            progress.TimeRemainingColumn(compact=True),
-            console=RichConsole(stderr=True),
-            transient=True,
-        )
-        self._task = self._bar.add_task(self._title, total=None, note="")
-        self._bar.start()
+        self._console = RichConsole(stderr=True, highlight=False, markup=False)
+        self._live = Live(console=self._console, transient=True, refresh_per_second=4)
+        self._live.start()
 
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+    def show(self, text: str, share: float | None = None) -> None:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
 
+        row = Table.grid(padding=(0, 1))
+        cells: list[Any] = [Text(text, no_wrap=True, overflow="ellipsis")]
+        if share is not None:
+            cells.insert(0, ProgressBar(total=1.0, completed=share, width=24))
+        row.add_row(*cells)
+        self._live.update(row)
 
-class Lines(Progress):
-    """A plain line every `LINE_SECONDS`, for logs; the first one after that long."""
-
-    def __init__(self, title: str, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._title, self._write, self._clock = title, write, clock
-        self._began = self._last = clock()
-
-    def update(self, done: float, total: float | None, note: str = "") -> None:
-        now = self._clock()
-        if now - self._last < LINE_SECONDS:
-            return
-        self._last = now
-        share = f" {100 * done / total:.0f} %" if total else f" {done:,.0f}"
-        left = f" {duration((now - self._began) * (total - done) / done)} left" if total and done else ""
-        self._write(f"{self._title}:{share}{' ' + note if note else ''}{left}")
+    def print_above(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True)
 
     def close(self) -> None:
-        """Nothing stays open."""
+        self._live.stop()
 
 
-def duration(seconds: float) -> str:
-    """`0:42`, `12:05` or `3:07:00`: what people read as a time span."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+def _json(value: Any, indent: int | None = None) -> str:
+    """Strict JSON: a dataclass is an object, a path is text, and so are NaN and the infinities, which JSON lacks."""
+    return json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
-def _plain(value: object) -> object:
-    """What JSON does not know, in what it knows."""
+def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    if isinstance(value, Path):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, Path) or (isinstance(value, float) and not math.isfinite(value)):
         return str(value)
-    raise TypeError(f"a result holds a {type(value).__name__}, which has no JSON form")
+    return value

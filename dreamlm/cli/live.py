@@ -1,0 +1,109 @@
+"""What a person sees of a training run: one live line, the milestones above it, and the outcome as the result."""
+
+from dataclasses import asdict
+from typing import final
+
+from dreamlm.cli.console import Console
+from dreamlm.cli.live_line import LiveLine, count, duration
+from dreamlm.core.training.hooks import EvaluationReport, Hook, RunEnd, RunStart, Sample, Saved, StepReport
+
+_MEMORY = 0.9
+"""How much of the displayed speed is kept from one step to the next, so that it can be read."""
+
+
+@final
+class LiveTraining(Hook):
+    """Draws the run on a live line: step, loss, learning rate, tokens/s, MFU, time left."""
+
+    def __init__(self, console: Console, line: LiveLine) -> None:
+        self._console, self._line = console, line
+        self._planned_steps = self._train_tokens = 0
+        self._speed = 0.0
+
+    def on_start(self, start: RunStart) -> None:
+        self._planned_steps, self._train_tokens = start.planned_steps, start.train_tokens
+        processes = f" in {start.world_size} processes" if start.world_size > 1 else ""
+        begins = f"resumes at step {start.step}" if start.resumed else "starts"
+        self._console.notice(
+            f"training {begins}: {count(start.parameters)} parameters, {count(start.train_tokens)} tokens in "
+            f"{start.planned_steps:,} steps of {start.tokens_per_step:,}, {start.precision} on {start.device}{processes}"
+        )
+
+    def on_step(self, report: StepReport) -> None:
+        fresh = report.tokens_per_second
+        self._speed = _MEMORY * self._speed + (1 - _MEMORY) * fresh if self._speed else fresh
+        parts = [
+            f"step {report.step:,}/{self._planned_steps:,}",
+            f"loss {report.nll:.3f}",
+            f"lr {report.learning_rate:.2e}",
+            f"{count(self._speed)} tokens/s",
+        ]
+        if report.mfu is not None:
+            parts.append(f"MFU {report.mfu:.0%}")
+        if self._speed:
+            parts.append(f"{duration(max(0, self._train_tokens - report.tokens) / self._speed)} left")
+        if not report.applied:
+            parts.append("skipped")
+        self._line.show("  ".join(parts), min(1.0, report.tokens / self._train_tokens) if self._train_tokens else None)
+
+    def on_evaluation(self, report: EvaluationReport) -> None:
+        best = ", the best so far" if report.best else ""
+        self._console.notice(
+            f"step {report.step:,}: held-out loss {report.nll:.3f}, perplexity {report.perplexity:.2f}, "
+            f"{report.bits_per_byte:.3f} bits per byte{best}"
+        )
+
+    def on_sample(self, sample: Sample) -> None:
+        shown = " ".join(f"{sample.prompt}{sample.text}".split())
+        self._console.notice(f"step {sample.step:,}: it writes: {shown}")
+
+    def on_notice(self, text: str) -> None:
+        self._console.notice(text)
+
+    def on_end(self, end: RunEnd) -> None:
+        self._console.result(outcome(end))
+
+
+@final
+class JsonTraining(Hook):
+    """Each moment as one JSON line on stdout, named by its `event`; notices stay on stderr."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def _tell(self, event: str, moment: RunStart | StepReport | EvaluationReport | Sample | Saved | RunEnd) -> None:
+        self._console.json_line({"event": event, **asdict(moment)})
+
+    def on_start(self, start: RunStart) -> None:
+        self._tell("start", start)
+
+    def on_step(self, report: StepReport) -> None:
+        self._tell("step", report)
+
+    def on_evaluation(self, report: EvaluationReport) -> None:
+        self._tell("evaluation", report)
+
+    def on_sample(self, sample: Sample) -> None:
+        self._tell("sample", sample)
+
+    def on_save(self, saved: Saved) -> None:
+        self._tell("save", saved)
+
+    def on_notice(self, text: str) -> None:
+        self._console.notice(text)
+
+    def on_end(self, end: RunEnd) -> None:
+        self._tell("end", end)
+
+
+def outcome(end: RunEnd) -> str:
+    """How a run ended, in one line."""
+    reason = end.reason.replace("_", " ")
+    parts = [f"{reason}: step {end.step:,}, {count(end.tokens)} tokens, {duration(end.seconds)}"]
+    if end.nll is not None:
+        parts.append(f"loss {end.nll:.3f}")
+    if end.validation_nll is not None:
+        parts.append(f"held-out loss {end.validation_nll:.3f}")
+    if end.bits_per_byte is not None:
+        parts.append(f"{end.bits_per_byte:.3f} bits per byte")
+    return ", ".join(parts)
