@@ -22,6 +22,9 @@ JUDGED_FROM_LETTERS = 200
 """Letters a text needs before statistics of its words mean anything."""
 MEAN_WORD_LENGTHS = (2.2, 9.5)
 """Mean letters per word of a text with spaces; English has 4.7, Finnish 7.8; outside lies a failed extraction."""
+GLUED_SHARE = 0.06
+"""Share of the letters in words of over 20 letters above which a text with spaces is dropped; prose stays below 0.01,
+and pages whose spaces were lost here and there are mostly above 0.1."""
 LETTER_SHARE = 0.45
 """Share of letters among visible characters below which a text is a table or noise; English prose has 0.95."""
 VOWEL_SHARES = (0.24, 0.66)
@@ -99,7 +102,8 @@ def extraction_defect(text: str) -> str | None:
     if len(_UNSPACED_SCRIPTS.findall(text)) < 0.2 * letters:
         shortest, longest = MEAN_WORD_LENGTHS
         mean_length = letters / len(words)
-        if mean_length > longest:
+        in_long_words = sum(len(word) for word in words if len(word) > 20)
+        if mean_length > longest or in_long_words > GLUED_SHARE * letters:
             return "glued words"
         if mean_length < shortest:
             return "torn words"

@@ -1,1 +1,58 @@
 """Where documents come from. One file per kind of source; `SourceConfig` is the union that a preset chooses from."""
+
+import difflib
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
+
+from dreamlm.data_sources.sources.huggingface import HuggingFace
+from dreamlm.data_sources.sources.named import NAMED
+from dreamlm.data_sources.sources.pdf import PdfFolder
+from dreamlm.data_sources.sources.python_docs import PythonDocs
+from dreamlm.data_sources.sources.source import Source, SourceContext, SourceReport
+from dreamlm.data_sources.sources.text import TextFiles
+
+__all__ = ["SOURCE_NAMES", "Source", "SourceConfig", "SourceContext", "SourceReport", "named_source"]
+
+AnySourceConfig = HuggingFace.Config | PdfFolder.Config | PythonDocs.Config | TextFiles.Config
+
+SOURCE_NAMES = tuple(sorted([*NAMED, "python_docs"]))
+"""Words that stand for a whole source."""
+
+
+def named_source(name: str) -> AnySourceConfig:
+    """The source that a single word stands for.
+
+    Raises: ValueError when the word is unknown; its text lists the known ones.
+    """
+    if name == "python_docs":
+        return PythonDocs.Config()
+    if name in NAMED:
+        return NAMED[name]
+    close = difflib.get_close_matches(name, SOURCE_NAMES, n=1, cutoff=0.5)
+    guess = f"did you mean {close[0]!r}? " if close else ""
+    raise ValueError(
+        f"no source is called {name!r}; {guess}names: {', '.join(SOURCE_NAMES)}; anything else needs its fields, "
+        'as in {"type": "hf", "dataset": ...} or {"type": "pdf", "paths": ...}'
+    )
+
+
+def _from_word(value: object) -> object:
+    return named_source(value) if isinstance(value, str) else value
+
+
+class _WordInSchema:
+    """Makes the JSON Schema say that a word will do."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string", "enum": list(SOURCE_NAMES)}, handler(core_schema)]}
+
+
+SourceConfig = Annotated[
+    Annotated[AnySourceConfig, Field(discriminator="type")],
+    BeforeValidator(_from_word),
+    _WordInSchema,
+]
+"""One source of a preset: a word of `SOURCE_NAMES`, or an object whose `type` says which kind."""

@@ -9,35 +9,41 @@ from dreamlm.data_sources.sources.records import Record, RecordFormat, UnusableR
 from dreamlm.data_sources.sources.source import SourceOptions, SourceReport
 
 
-def admitted(raw: str, name: str, unit: str, min_text_length: int, report: SourceReport) -> Iterator[Document]:
-    """The text as a document when it is one; otherwise nothing, and the reason is counted under its unit."""
+def admitted(
+    raw: str, name: str, part: str, min_text_length: int, report: SourceReport, number: int | None = None
+) -> Iterator[Document]:
+    """The text as a document of the input `name`; when it is none nothing, and the reason is counted.
+
+    `part` is the unit of the reason, such as `record`; its number makes the example in the report exact.
+    """
+    example = name if number is None else f"{name} {part} {number}"
     defect = encoding_defect(raw)
     if defect is not None:
-        report.drop(f"{unit}: {defect}", name)
+        report.drop(f"{part}: {defect}", example)
         return
     text = clean_text(raw)
     if len(text) < max(1, min_text_length):
-        report.drop(f"{unit}: shorter than {max(1, min_text_length)} characters", name)
+        report.drop(f"{part}: shorter than {max(1, min_text_length)} characters", example)
         return
     yield Document(text, name)
 
 
-def documents_of_records(
+def admitted_records(
     records: Iterable[Record], form: RecordFormat, name: str, min_text_length: int, report: SourceReport
 ) -> Iterator[Document]:
     """The records as documents; the first one decides whether the format fits at all.
 
     Raises: UserMistake when the first record lacks a field that the format names.
     """
-    for index, record in enumerate(records):
-        if index == 0:
+    for number, record in enumerate(records, start=1):
+        if number == 1:
             form.check(record, name)
         try:
             text = form.text_of(record)
         except UnusableRecord as reason:
-            report.drop(f"record: {reason}", f"{name} record {index}")
+            report.drop(f"record: {reason}", f"{name} record {number}")
             continue
-        yield from admitted(text, name, "record", min_text_length, report)
+        yield from admitted(text, name, "record", min_text_length, report, number)
 
 
 def limited(

@@ -12,6 +12,7 @@ from typing import BinaryIO, cast
 
 from dreamlm.core.errors import DataError
 from dreamlm.data_sources.retry import reason_of
+from dreamlm.data_sources.sources.source import SourceReport
 
 COMPRESSIONS = (".gz", ".zst")
 
@@ -36,11 +37,19 @@ class Listing:
     unreadable: tuple[tuple[str, str], ...]
     """Names of files that could not be read, and why."""
 
+    def report_problems(self, report: SourceReport) -> None:
+        """Count the files that are not in `files`."""
+        for name in self.repeated:
+            report.drop("file: the same content as another file", name)
+        for name, reason in self.unreadable:
+            report.drop("file: cannot be read", f"{name} ({reason})")
 
-def list_files(paths: Sequence[str], base_folder: Path, suffixes: Sequence[str], where: str) -> Listing:
+
+def list_files(paths: Sequence[str], base_folder: Path, suffixes: Sequence[str] | None, where: str) -> Listing:
     """The files below the paths. A path is a file, a folder (searched with its subfolders) or a glob pattern.
 
-    Of folders, only files with one of the suffixes count (a compression suffix may follow); hidden ones never do.
+    Of folders, only files with one of the suffixes count (a compression suffix may follow), all when there are none
+    given; hidden ones never do.
     Raises: DataError when a path leads to no file.  Cost: reads every file once.
     """
     found: dict[Path, str] = {}
@@ -71,6 +80,15 @@ def plain_suffix(name: str) -> str:
     return Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix
 
 
+def name_of_path(path: str, otherwise: str) -> str:
+    """The last part of a path without its suffixes; for a pattern the last part that is none, or the other name."""
+    plain = [
+        part for part in path.split("/") if part not in ("", ".", "..") and not any(mark in part for mark in "*?[")
+    ]
+    last = plain[-1] if plain else ""
+    return last.split(".")[0] or otherwise
+
+
 @contextmanager
 def open_bytes(path: Path) -> Iterator[BinaryIO]:
     """The content of a file, decompressed as its suffix says, as a buffered stream; memory stays bounded.
@@ -97,7 +115,7 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
             yield stream
 
 
-def _below(path: Path, suffixes: Sequence[str], where: str) -> Iterator[tuple[Path, str]]:
+def _below(path: Path, suffixes: Sequence[str] | None, where: str) -> Iterator[tuple[Path, str]]:
     """Every wanted file at or below the path, and its name relative to it."""
     if path.is_file():
         yield path.resolve(), path.name
@@ -113,8 +131,9 @@ def _below(path: Path, suffixes: Sequence[str], where: str) -> Iterator[tuple[Pa
     for candidate in candidates:
         name = candidate.relative_to(root)
         hidden = any(part.startswith(".") for part in name.parts)
-        if not hidden and plain_suffix(candidate.name) in suffixes and candidate.is_file():
+        wanted = suffixes is None or plain_suffix(candidate.name) in suffixes
+        if wanted and not hidden and candidate.is_file():
             count += 1
             yield candidate.resolve(), name.as_posix()
     if count == 0:
-        raise DataError(f"no file found: {path}", where=where, valid=[f"*{suffix}" for suffix in suffixes])
+        raise DataError(f"no file found: {path}", where=where, valid=[f"*{suffix}" for suffix in suffixes or ()])

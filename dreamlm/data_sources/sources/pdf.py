@@ -91,10 +91,7 @@ class PdfFolder(Source):
         return limited(self._all(report), self._config, report, self.name)
 
     def _all(self, report: SourceReport) -> Iterator[Document]:
-        for name in self._listing.repeated:
-            report.drop("file: the same content as another file", name)
-        for name, reason in self._listing.unreadable:
-            report.drop("file: cannot be read", f"{name} ({reason})")
+        self._listing.report_problems(report)
         for file, extraction in self._extractions():
             report.inputs += 1
             yield from self._pieces(file.name, extraction, report)
@@ -117,7 +114,7 @@ class PdfFolder(Source):
             if defect is not None:
                 report.drop(f"piece: {defect}", f"{name} piece {number}")
                 continue
-            yield from admitted(part, name, "piece", self._context.min_text_length, report)
+            yield from admitted(part, name, "piece", self._context.min_text_length, report, number)
 
     def _extractions(self) -> Iterator[tuple[InputFile, Extraction]]:
         """Every file with what it held, in order, while up to `workers` processes read ahead."""

@@ -133,9 +133,11 @@ def _csv(file: InputFile, options: RecordOptions, report: SourceReport) -> Itera
         lines = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
         reader = csv.DictReader(lines, options.column_names or None, delimiter=options.delimiter)
         for row in reader:
-            if None in row or None in row.values():
-                columns = len(reader.fieldnames or ())
-                report.drop(f"record: not the {columns} columns of the table", f"{file.name} line {reader.line_num}")
+            missing = sum(value is None for value in row.values())
+            if missing or None in row:
+                wanted = len(reader.fieldnames or ())
+                found = wanted - missing if missing else wanted + len(row[None])
+                report.drop(f"record: {found} columns instead of {wanted}", f"{file.name} line {reader.line_num}")
                 continue
             yield row
 

@@ -43,7 +43,7 @@ class SourceReport:
 
     source: str
     inputs: int = 0
-    """Files or records read."""
+    """Files read; 1 for a stream."""
     documents: int = 0
     bytes: int = 0
     """UTF-8 length of all documents."""

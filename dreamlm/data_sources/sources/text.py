@@ -10,8 +10,8 @@ from pydantic import Field, field_validator, model_validator
 from dreamlm.core.types import Document
 from dreamlm.data_sources.cleaning import CLEANING_VERSION
 from dreamlm.data_sources.retry import reason_of
-from dreamlm.data_sources.sources.admission import admitted, documents_of_records, limited
-from dreamlm.data_sources.sources.files import InputFile, Listing, list_files, open_bytes
+from dreamlm.data_sources.sources.admission import admitted, admitted_records, limited
+from dreamlm.data_sources.sources.files import InputFile, Listing, list_files, name_of_path, open_bytes
 from dreamlm.data_sources.sources.pieces import cut
 from dreamlm.data_sources.sources.record_files import RecordOptions, read_records
 from dreamlm.data_sources.sources.records import RecordFormat, check_format
@@ -20,7 +20,6 @@ from dreamlm.data_sources.sources.source import (
     SourceContext,
     SourceOptions,
     SourceReport,
-    file_name_safe,
     fingerprint_of,
 )
 
@@ -67,8 +66,7 @@ class TextFiles(Source):
 
         def default_name(self) -> str:
             """The last part of the first path, without suffixes."""
-            last = self.paths[0].rstrip("/").rsplit("/", 1)[-1]
-            return last.split(".")[0] if file_name_safe(last.split(".")[0]) != "source" else self.type
+            return name_of_path(self.paths[0], self.type)
 
         def build(self, context: SourceContext) -> "TextFiles":
             """The live source."""
@@ -97,10 +95,7 @@ class TextFiles(Source):
         return limited(self._all(report), self._config, report, self.name)
 
     def _all(self, report: SourceReport) -> Iterator[Document]:
-        for name in self._listing.repeated:
-            report.drop("file: the same content as another file", name)
-        for name, reason in self._listing.unreadable:
-            report.drop("file: cannot be read", f"{name} ({reason})")
+        self._listing.report_problems(report)
         read = self._pieces if self._config.type == "text" else self._records
         for file in self._listing.files:
             yield from read(file, report)
@@ -120,7 +115,7 @@ class TextFiles(Source):
         options = RecordOptions(records_path=self._config.records_path)
         form = RecordFormat(self._config.fields, self._config.format)
         records = read_records(file, self._config.type, options, report)
-        yield from documents_of_records(records, form, file.name, self._context.min_text_length, report)
+        yield from admitted_records(records, form, file.name, self._context.min_text_length, report)
 
     @cached_property
     def _listing(self) -> Listing:

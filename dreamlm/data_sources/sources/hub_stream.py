@@ -1,0 +1,148 @@
+"""A data set of the Hugging Face hub as an endless-looking stream of records that survives a failing network."""
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from dreamlm.core.errors import DataError, DreamLMError, UserMistake
+from dreamlm.data_sources.retry import RetryPolicy, is_network_failure, reason_of
+from dreamlm.data_sources.sources.records import Record
+
+RECORDS_PER_MARK = 256
+"""After so many records the stream's position is noted; after a failure at most so many are passed over again."""
+NOISY_LOGGERS = ("datasets", "huggingface_hub", "fsspec")
+
+
+class ResumableStream(Protocol):
+    """What this file needs of `datasets.IterableDataset`."""
+
+    def __iter__(self) -> Iterator[Record]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class DatasetAddress:
+    """Which data set, as `datasets.load_dataset` understands it."""
+
+    dataset: str
+    config_name: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    data_files: tuple[str, ...] = ()
+    on_hub: bool = True
+    """False for a local folder and for files at other addresses: then the hub need not be reachable."""
+
+    def __str__(self) -> str:
+        if not self.on_hub:
+            return f"{self.dataset}, split {self.split}"
+        configuration = f"/{self.config_name}" if self.config_name else ""
+        return f"{self.dataset}{configuration}@{self.revision or 'main'}/{self.split}"
+
+
+def resumed_records(
+    open_stream: Callable[[], ResumableStream], what: str, policy: RetryPolicy, on_notice: Callable[[str], None]
+) -> Iterator[Record]:
+    """The records of a stream in order, each once; after a network failure it is opened again where it stopped.
+
+    Raises: DataError with the last reason when the policy allows no more tries, or the content cannot be read.
+    """
+    mark: dict[str, Any] | None = None
+    since_mark = 0
+    failures = 0
+    while True:
+        try:
+            stream = open_stream()
+            if mark is not None:
+                stream.load_state_dict(mark)
+            passed = 0
+            for record in stream:
+                passed += 1
+                if passed <= since_mark:
+                    continue
+                failures = 0
+                since_mark = passed
+                yield record
+                if since_mark == RECORDS_PER_MARK:
+                    mark, since_mark, passed = stream.state_dict(), 0, 0
+            return
+        except DreamLMError:
+            raise
+        except Exception as error:  # the library raises nearly every type on broken content
+            failures += 1
+            if not policy.allows(failures, error):
+                if is_network_failure(error):
+                    tries = f"{failures} tries" if failures > 1 else "1 try"
+                    raise DataError(f"no connection after {tries}: {reason_of(error)}", where=what) from error
+                raise DataError(f"cannot be read: {reason_of(error)}", where=what) from error
+            policy.wait(failures, error, what, on_notice)
+
+
+def open_hub_stream(address: DatasetAddress) -> ResumableStream:
+    """The stream of a data set, not read yet.
+
+    Raises: UserMistake when there is no such configuration or split, DataError when there is no such data set or it
+    needs a script; network errors as they come, so that the caller can try again.
+    """
+    import datasets
+
+    if address.on_hub:
+        check_network()
+    with _quiet():
+        try:
+            stream: ResumableStream = datasets.load_dataset(
+                address.dataset,
+                address.config_name,
+                split=address.split,
+                revision=address.revision,
+                data_files=list(address.data_files) or None,
+                streaming=True,
+            )
+        except Exception as error:
+            if is_network_failure(error):
+                raise
+            kind = UserMistake if isinstance(error, ValueError) else DataError  # of split and configuration it says
+            raise kind(f"cannot be opened: {reason_of(error)}", where=str(address), hint=_hint(error)) from error
+    return stream
+
+
+def check_network() -> None:
+    """Find out in an instant whether the hub's name can be resolved; its own client would try for half a minute.
+
+    Raises: OSError when it cannot, ConnectionError when the environment asks for no network.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise DataError("the hub is switched off by HF_HUB_OFFLINE", hint="unset it, or name local files")
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return  # the proxy resolves names, this machine may not be able to
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname or "huggingface.co"
+    try:
+        socket.getaddrinfo(host, 443)
+    except socket.gaierror as error:
+        raise ConnectionError(f"{host}: {error.strerror or 'name resolution failed'}") from error
+
+
+def _hint(error: BaseException) -> str:
+    if "script" in str(error):
+        return "data sets that need a Python script cannot be read; look for a Parquet version of it"
+    return "check dataset, config_name, split and revision on the data set's page"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the libraries' own retry messages: ours say the same once, where the user reads."""
+    levels = {name: logging.getLogger(name).level for name in NOISY_LOGGERS}
+    for name in NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

@@ -1,0 +1,153 @@
+"""Data sets in the forms that the `datasets` library knows: on the hub, in a local folder, or as plain files.
+
+The hub and folders are streamed through `datasets`, which then keeps no copy that could go stale: its cache has handed
+out the rows of another folder with the same name. Plain local files are read by `record_files.py`, which also takes
+JSON arrays and nested JSON, tables without a header line and JSON Lines under any name.
+"""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Self, final
+
+from pydantic import Field, field_validator, model_validator
+
+from dreamlm.core.types import Document
+from dreamlm.data_sources.cleaning import CLEANING_VERSION
+from dreamlm.data_sources.retry import RetryPolicy
+from dreamlm.data_sources.sources.admission import admitted_records, limited
+from dreamlm.data_sources.sources.files import Listing, list_files, name_of_path
+from dreamlm.data_sources.sources.hub_stream import DatasetAddress, open_hub_stream, resumed_records
+from dreamlm.data_sources.sources.record_files import RecordOptions, read_records
+from dreamlm.data_sources.sources.records import Record, RecordFormat, check_format
+from dreamlm.data_sources.sources.source import Source, SourceContext, SourceOptions, SourceReport, fingerprint_of
+
+BUILDERS = ("csv", "json", "parquet", "text")
+
+
+@final
+class HuggingFace(Source):
+    """Records of a data set as documents, in the data set's own order; local files in the order of their content."""
+
+    class Config(SourceOptions):
+        """A data set of the Hugging Face hub, of a local folder, or of local files."""
+
+        type: Literal["hf"]
+        """Hugging Face `datasets`."""
+        dataset: str = Field(min_length=1)
+        """A hub id such as `allenai/c4`, a local folder, or `parquet`, `json`, `csv` or `text` with `data_files`."""
+        config_name: str | None = None
+        """Configuration of the data set, such as `en`."""
+        split: str = "train"
+        """Part of the data set."""
+        revision: str | None = None
+        """Branch, tag or commit on the hub; a commit makes the corpus repeatable for ever."""
+        data_files: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+        """Files or patterns by split; a string or a list stands for the files of `split`."""
+        fields: tuple[str, ...] = ()
+        """Fields of a record to read; joined by a line break when there is no format. Absent: `text`."""
+        format: str | None = None
+        """How a record becomes text, such as `Q: {query}\\nA: {answer}`."""
+        records_path: str | None = None
+        """For local JSON that is one object: dotted keys that lead to the records, such as `data.paragraphs.qas`."""
+        column_names: tuple[str, ...] = ()
+        """For local CSV files without a header line: the names of the columns."""
+        delimiter: str = Field(default=",", min_length=1, max_length=1)
+        """For local CSV files: what stands between two values; a tab for TSV."""
+
+        @field_validator("fields", "column_names", mode="before")
+        @classmethod
+        def _single_string(cls, value: object) -> object:
+            return (value,) if isinstance(value, str) else value
+
+        @model_validator(mode="before")
+        @classmethod
+        def _data_files_of_the_split(cls, values: object) -> object:
+            if not isinstance(values, dict) or values.get("data_files") is None:
+                return values
+            files = values["data_files"]
+            by_split = files if isinstance(files, dict) else {values.get("split", "train"): files}
+            lists = {split: (names,) if isinstance(names, str) else names for split, names in by_split.items()}
+            return {**values, "data_files": lists}
+
+        @model_validator(mode="after")
+        def _consistent(self) -> Self:
+            check_format(self.fields, self.format)
+            if self.data_files and self.split not in self.data_files:
+                raise ValueError(f"data_files has no split {self.split!r}, only {', '.join(sorted(self.data_files))}")
+            if self.dataset in BUILDERS and not self.data_files.get(self.split):
+                raise ValueError(f"dataset {self.dataset!r} reads files: say with data_files which ones")
+            if self.records_path is not None and self.dataset != "json":
+                raise ValueError('records_path is for dataset "json" with local data_files')
+            if (self.column_names or self.delimiter != ",") and self.dataset != "csv":
+                raise ValueError('column_names and delimiter are for dataset "csv" with local data_files')
+            return self
+
+        def default_name(self) -> str:
+            """The last part of the id or folder; for plain files that of the first file, without suffixes."""
+            if self.dataset in BUILDERS:
+                return name_of_path(self.data_files[self.split][0], self.dataset)
+            return self.dataset.rstrip("/").rsplit("/", 1)[-1]
+
+        def build(self, context: SourceContext) -> "HuggingFace":
+            """The live source."""
+            return HuggingFace(self, context, RetryPolicy())
+
+    def __init__(self, config: Config, context: SourceContext, policy: RetryPolicy) -> None:
+        self.name = config.source_name
+        self._config = config
+        self._context = context
+        self._policy = policy
+        self._data_files = config.data_files.get(config.split, ())
+        self._folder = context.base_folder / Path(config.dataset).expanduser()
+        remote = any("://" in name for name in self._data_files)
+        self._from_files = config.dataset in BUILDERS and not remote
+        self._from_folder = not self._from_files and config.dataset not in BUILDERS and self._folder.is_dir()
+        self.bounded = self._from_files or self._from_folder
+
+    def fingerprint(self) -> str:
+        """See `Source`. Of local data the content counts; of the hub's the id, revision and split, read or not."""
+        local = {"dataset", "data_files"} if self.bounded else set[str]()
+        return fingerprint_of(
+            {
+                "options": self._config.model_dump(mode="json", exclude={"name", *local}),
+                "builder": self._config.dataset if self._from_files else None,
+                "min_text_length": self._context.min_text_length,
+                "cleaning": CLEANING_VERSION,
+                "contents": [file.sha256 for file in self._listing.files] if self.bounded else [],
+            }
+        )
+
+    def documents(self, report: SourceReport) -> Iterator[Document]:
+        """See `Source`."""
+        read = self._of_files(report) if self._from_files else self._of_stream(report)
+        return limited(read, self._config, report, self.name)
+
+    def _of_files(self, report: SourceReport) -> Iterator[Document]:
+        self._listing.report_problems(report)
+        options = RecordOptions(self._config.records_path, self._config.column_names, self._config.delimiter)
+        for file in self._listing.files:
+            yield from self._admitted(read_records(file, self._config.dataset, options, report), file.name, report)
+
+    def _of_stream(self, report: SourceReport) -> Iterator[Document]:
+        address = DatasetAddress(
+            dataset=str(self._folder) if self._from_folder else self._config.dataset,
+            config_name=self._config.config_name,
+            split=self._config.split,
+            revision=self._config.revision,
+            data_files=self._data_files,
+            on_hub=not self._from_folder and self._config.dataset not in BUILDERS,
+        )
+        what = f"{self._folder.name}/{self._config.split}" if self._from_folder else str(address)
+        records = resumed_records(lambda: open_hub_stream(address), what, self._policy, self._context.on_notice)
+        report.inputs += 1
+        yield from self._admitted(records, what, report)
+
+    def _admitted(self, records: Iterator[Record], name: str, report: SourceReport) -> Iterator[Document]:
+        form = RecordFormat(self._config.fields, self._config.format)
+        return admitted_records(records, form, name, self._context.min_text_length, report)
+
+    @cached_property
+    def _listing(self) -> Listing:
+        paths = self._data_files if self._from_files else (str(self._folder),)
+        return list_files(paths, self._context.base_folder, None, self.name)
