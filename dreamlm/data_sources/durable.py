@@ -3,22 +3,26 @@
 import errno
 import os
 import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dreamlm.core.errors import OutOfSpace
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Write a new file and wait until the disk has it. Raises: OutOfSpace."""
-    try:
-        with path.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutOfSpace(str(path.parent), len(content), free_bytes(path.parent)) from error
-        raise
+    """Write a new file and wait until the disk has it."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the disk has what another library wrote into the file."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -40,3 +44,18 @@ def require_space(folder: Path, needed_bytes: int) -> None:
     free = free_bytes(folder)
     if free < needed_bytes:
         raise OutOfSpace(str(folder), needed_bytes, free)
+
+
+@contextmanager
+def full_disk_explained(folder: Path, needed_bytes: Callable[[], int]) -> Iterator[None]:
+    """Turn the many ways in which a full disk shows itself into OutOfSpace, with an estimate of what is needed."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OutOfSpace(str(folder), needed_bytes(), free_bytes(folder)) from error
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+            raise
+        raise OutOfSpace(str(folder), needed_bytes(), free_bytes(folder)) from error

@@ -1,0 +1,154 @@
+"""Building a corpus in a folder that nobody sees yet: draw, split, tokenizer, shards, manifest."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+from dreamlm.core.tokenizer import CONFIG_FILE, TOKENIZER_FILE, BytePair, Pretrained, Tokenizer
+from dreamlm.data_sources.durable import require_space, sync_file, sync_folder, write_durably
+from dreamlm.data_sources.manifest import MANIFEST_FILE, Manifest, ShardRecord, SourceRecord, Split, TokenizerRecord
+from dreamlm.data_sources.preparation.cache_key import FAILED
+from dreamlm.data_sources.preparation.draw import Drawing, DrawnSource
+from dreamlm.data_sources.preparation.encoders import choose_encoder
+from dreamlm.data_sources.preparation.sample import training_sample
+from dreamlm.data_sources.preparation.split import HASH_RANGE, SplitSpool, plan_shards, split_spool
+from dreamlm.data_sources.preparation.tokenise import write_shards
+from dreamlm.data_sources.progress import Progress
+from dreamlm.data_sources.sources.source import Source
+
+SPLITS: tuple[Split, ...] = ("train", "validation")
+SHARD_BYTES_PER_TEXT_BYTE = 0.8  # two bytes for a token of three, and the index of short documents
+SPARE_BYTES = 64 * 2**20  # for the set of digests, the manifest and everybody else on the disk
+PARITY_TEXTS = 200
+
+
+class Options(Protocol):
+    """The part of `Preparation.Config` that decides how documents become shards."""
+
+    @property
+    def deduplicate(self) -> bool: ...
+    @property
+    def validation_fraction(self) -> float: ...
+    @property
+    def validation_documents(self) -> int: ...
+    @property
+    def shard_text_bytes(self) -> int: ...
+
+
+class CorpusBuilder:
+    """Builds one corpus inside a folder of its own, which the caller owns and removes."""
+
+    def __init__(
+        self,
+        workshop: Path,
+        options: Options,
+        tokenizer_config: BytePair | Pretrained,
+        workers: int,
+        progress: Progress,
+    ) -> None:
+        self._spools, self._corpus = workshop / "spools", workshop / "corpus"
+        self._options, self._tokenizer_config = options, tokenizer_config
+        self._workers, self._progress = workers, progress
+        self._drawing = Drawing(
+            self._spools, options.deduplicate, max(1, options.validation_documents), progress, self._check_space
+        )
+
+    def expected_bytes(self) -> int:
+        """About how much room the shards of the text spooled so far will take."""
+        return int(self._drawing.spooled_bytes * SHARD_BYTES_PER_TEXT_BYTE) + SPARE_BYTES
+
+    def build(self, sources: Sequence[Source], limits: Sequence[int | None], key: Mapping[str, str]) -> Path:
+        """The folder of the complete corpus, on the disk to the last byte. Raises: AllSourcesFailed, OutOfSpace."""
+        self._check_space(0)
+        self._spools.mkdir()
+        drawn = self._drawing.run(sources, limits)
+        split = {
+            source.name: split_spool(
+                source.spool, self._options.validation_fraction, self._options.validation_documents
+            )
+            for source in drawn
+            if source.spool is not None
+        }
+        self._corpus.mkdir()
+        tokenizer = self._save_tokenizer(list(split.values()))
+        self._check_space(self._drawing.spooled_bytes)
+        records = self._save_shards(tokenizer, list(split.values()))
+        if not any(record.split == "validation" for record in records):
+            self._progress.notice("no document was held out: there are too few for a validation part")
+        manifest = Manifest(
+            key=_with_failures(key, drawn),
+            tokenizer=TokenizerRecord(
+                digest=tokenizer.digest,
+                vocab_size=tokenizer.vocab_size,
+                end_of_document_id=tokenizer.end_of_document_id,
+                padding_id=tokenizer.padding_id,
+            ),
+            sources=[_source_record(source, key, split.get(source.name), records) for source in drawn],
+            shards=records,
+        )
+        write_durably(self._corpus / MANIFEST_FILE, manifest.to_json().encode())
+        sync_folder(self._corpus)
+        return self._corpus
+
+    def _check_space(self, spooled_bytes: int) -> None:
+        require_space(self._spools.parent, int(spooled_bytes * SHARD_BYTES_PER_TEXT_BYTE) + SPARE_BYTES)
+
+    def _save_tokenizer(self, sources: Sequence[SplitSpool]) -> Tokenizer:
+        self._progress.stage("tokenizer", None)
+        if isinstance(self._tokenizer_config, BytePair):
+            sample = training_sample(sources, self._tokenizer_config.sample_bytes)
+            tokenizer = self._tokenizer_config.build(self._counted(sample))
+        else:
+            tokenizer = self._tokenizer_config.build([])
+        tokenizer.save(self._corpus)
+        for name in (TOKENIZER_FILE, CONFIG_FILE):
+            sync_file(self._corpus / name)
+        return tokenizer
+
+    def _counted(self, texts: Iterator[str]) -> Iterator[str]:
+        for text in texts:
+            self._progress.advance(len(text.encode()))
+            yield text
+
+    def _save_shards(self, tokenizer: Tokenizer, sources: Sequence[SplitSpool]) -> list[ShardRecord]:
+        sample = [text.encode() for text in islice(training_sample(sources, 1 << 20), PARITY_TEXTS)]
+        encoder, why = choose_encoder(tokenizer, sample)
+        self._progress.notice(f"tokenising with {encoder}: {why}")
+        self._progress.stage("tokenise", sum(source.spool.text_bytes for source in sources))
+        plans = [
+            plan
+            for split in SPLITS
+            for source in sources
+            for plan in plan_shards(source, split, self._options.shard_text_bytes)
+        ]
+        for split in sorted({plan.split for plan in plans}):
+            (self._corpus / split).mkdir()
+        records = write_shards(plans, self._corpus, encoder, self._workers, self._progress)
+        for split in sorted({plan.split for plan in plans}):
+            sync_folder(self._corpus / split)
+        return records
+
+
+def _with_failures(key: Mapping[str, str], drawn: Sequence[DrawnSource]) -> dict[str, str]:
+    failed = {f"source {source.name}": FAILED for source in drawn if source.worth_another_try}
+    return {**key, **failed}
+
+
+def _source_record(
+    source: DrawnSource, key: Mapping[str, str], split: SplitSpool | None, records: Sequence[ShardRecord]
+) -> SourceRecord:
+    own = [record for record in records if record.source == source.name]
+    report = source.report
+    return SourceRecord(
+        name=source.name,
+        fingerprint=key[f"source {source.name}"],
+        failure=source.failure,
+        inputs=report.inputs,
+        documents=sum(record.documents for record in own),
+        text_bytes=sum(record.text_bytes for record in own),
+        tokens=sum(record.tokens for record in own),
+        drops=dict(sorted(report.drops.items())),
+        examples={name: list(report.examples[name]) for name in sorted(report.examples)},
+        validation_threshold=split.threshold / HASH_RANGE if split is not None else 0.0,
+    )

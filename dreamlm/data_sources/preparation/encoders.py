@@ -1,0 +1,96 @@
+"""The two ways to turn text into ids: `tokenizers`, and `gigatoken` where it is installed and proves itself equal."""
+
+import json
+from collections.abc import Sequence
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from dreamlm.core.tokenizer import Tokenizer
+
+EncoderName: TypeAlias = Literal["gigatoken", "tokenizers"]
+Encoded: TypeAlias = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]
+
+# What byte-level tokenizers are known to disagree about, besides the corpus itself.
+PROBES = (
+    "it's I'LL they've CAN'T o'clock ''quoted''",
+    "  leading,  double   and trailing spaces   \n\n\t\tindented\r\nline \n \n end  ",
+    "1234567890 12,345.678 3.14e-10 0x1F ½ ² Ⅷ ٣٤٥",
+    "naïve Ünïcödé Привет мир 你好世界 こんにちは नमस्ते สวัสดี שלום",
+    "e\u0301 \u200b\u200d\u00a0\u3000\u2028\ufeff \U0001f468\u200d\U0001f469\u200d\U0001f467 \ufffd\x85\x1c",
+    "def f(x):\n    return {'a': [1, 2], \"b\": x ** 2}  # comment\n\n\n",
+    "https://example.org/a_b?c=d&e=%20 snake_case camelCase ... !!! ???! --- ===",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+)
+
+
+class Encoder(Protocol):
+    """Ids of many documents at once, without special tokens."""
+
+    name: EncoderName
+
+    def encode(self, texts: Sequence[bytes]) -> Encoded:
+        """UTF-8 documents to the ids of all of them end to end, and how many each document has."""
+        ...
+
+
+class TokenizersEncoder:
+    """The reference: what `Tokenizer.encode` itself uses."""
+
+    name: EncoderName = "tokenizers"
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, texts: Sequence[bytes]) -> Encoded:
+        """See `Encoder`."""
+        ids = self._tokenizer.encode_batch([text.decode() for text in texts])
+        lengths = np.array([len(document) for document in ids], dtype=np.int64)
+        flat = np.fromiter((token for document in ids for token in document), np.uint32, int(lengths.sum()))
+        return flat, lengths
+
+
+class GigatokenEncoder:
+    """A much faster implementation of the same algorithms. Raises: ImportError when it is not installed."""
+
+    name: EncoderName = "gigatoken"
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        import awkward  # type: ignore[import-untyped]  # comes with gigatoken
+        import gigatoken
+
+        definition = json.loads(tokenizer.backend.to_str())
+        # gigatoken would always read special strings in text as special tokens.
+        definition["added_tokens"] = [token for token in definition["added_tokens"] if not token["special"]]
+        definition["post_processor"] = None
+        self._backend = gigatoken.Tokenizer.from_json(json.dumps(definition))
+        self._awkward = awkward
+
+    def encode(self, texts: Sequence[bytes]) -> Encoded:
+        """See `Encoder`; on the calling thread alone."""
+        ids = self._backend.encode_batch(list(texts), parallel=False)
+        lengths = self._awkward.to_numpy(self._awkward.num(ids)).astype(np.int64)
+        return self._awkward.to_numpy(self._awkward.flatten(ids)).astype(np.uint32), lengths
+
+
+def build_encoder(name: EncoderName, tokenizer: Tokenizer) -> Encoder:
+    """The encoder of that name."""
+    return GigatokenEncoder(tokenizer) if name == "gigatoken" else TokenizersEncoder(tokenizer)
+
+
+def choose_encoder(tokenizer: Tokenizer, sample: Sequence[bytes]) -> tuple[EncoderName, str]:
+    """The fastest encoder that gives exactly the ids of `tokenizers` on the sample, and why it was chosen."""
+    try:
+        fast = GigatokenEncoder(tokenizer)
+    except ImportError:
+        return "tokenizers", "gigatoken is not installed (the extra `fast` brings it)"
+    except Exception as error:  # noqa: BLE001  # whatever keeps it from reading this tokenizer, the reference can
+        return "tokenizers", f"gigatoken cannot read this tokenizer: {error}"
+    specials = f"{tokenizer.end_of_document}a {tokenizer.padding} {tokenizer.end_of_document[:-1]}"
+    texts = [*(probe.encode() for probe in (*PROBES, specials)), *sample]
+    expected, expected_lengths = TokenizersEncoder(tokenizer).encode(texts)
+    found, lengths = fast.encode(texts)
+    if not (np.array_equal(found, expected) and np.array_equal(lengths, expected_lengths)):
+        return "tokenizers", "gigatoken gave other ids for a sample of the corpus"
+    return "gigatoken", f"it gave the ids of tokenizers for {len(texts)} sample texts"

@@ -1,0 +1,77 @@
+"""Which documents are held out: decided by a hash of the text, so the same document always falls on the same side."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dreamlm.data_sources.manifest import Split
+from dreamlm.data_sources.preparation.spool import Entries, Spool
+
+HASH_RANGE = 2**64
+SMALLEST_SHARE = 10  # at most every tenth document of a source is held out to reach the minimum
+
+
+@dataclass(frozen=True)
+class SplitSpool:
+    """A spool and the hash below which its documents are held out."""
+
+    spool: Spool
+    threshold: int
+
+    def chosen(self, entries: Entries, split: Split) -> npt.NDArray[np.bool_]:
+        """Which of the entries belong to the split."""
+        held_out: npt.NDArray[np.bool_] = entries["hash"] < np.uint64(self.threshold)
+        return held_out if split == "validation" else ~held_out
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One shard to be made: the documents of `split` among the entries `first` to `stop` of a spool."""
+
+    source: SplitSpool
+    split: Split
+    number: int
+    first: int
+    stop: int
+
+    @property
+    def path(self) -> str:
+        """Of the shard file, relative to the corpus folder."""
+        return f"{self.split}/{self.source.spool.source}-{self.number:05}.safetensors"
+
+
+def split_spool(spool: Spool, fraction: float, at_least: int) -> SplitSpool:
+    """Hold out `fraction` of the documents, and in a small source `at_least` so many (but never above a tenth).
+
+    A fraction of 0 holds out nothing.
+    """
+    threshold = int(fraction * HASH_RANGE)
+    wanted = min(at_least, max(1, spool.documents // SMALLEST_SHARE))
+    if fraction > 0 and spool.documents > 1 and wanted > 0:
+        threshold = max(threshold, spool.lowest_hashes[wanted - 1] + 1)
+    return SplitSpool(spool, min(threshold, HASH_RANGE - 1))
+
+
+def plan_shards(source: SplitSpool, split: Split, shard_text_bytes: int) -> Iterator[ShardPlan]:
+    """Divide the documents of a split into shards of about `shard_text_bytes` of text, whatever reads them later.
+
+    Cost: one pass over the index, a block at a time.
+    """
+    number, first, text_bytes, current = 0, -1, 0, -1
+    for start, entries in source.spool.entries():
+        places = np.flatnonzero(source.chosen(entries, split))
+        sizes = entries["bytes"][places]
+        before = text_bytes + np.cumsum(sizes) - sizes
+        groups = before // shard_text_bytes
+        for place in np.flatnonzero(np.diff(groups, prepend=current)):
+            position = start + int(places[place])
+            if first >= 0:
+                yield ShardPlan(source, split, number, first, position)
+                number += 1
+            first = position
+        if len(groups):
+            current, text_bytes = int(groups[-1]), int(before[-1] + sizes[-1])
+    if first >= 0:
+        yield ShardPlan(source, split, number, first, source.spool.documents)

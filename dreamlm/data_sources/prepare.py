@@ -1,0 +1,217 @@
+"""From sources to a corpus on disk. The only way a corpus comes to be.
+
+1. Look: every source fingerprints its content; an existing corpus with the same key is used as it is.
+2. Draw: documents stream from the sources into spools on disk; exact duplicates are dropped on the way.
+3. Split: documents with a low hash are held out. 4. Train the tokenizer on an even sample of the rest, or load it.
+5. Tokenise the spools into shards, on several processes. 6. Write the manifest, and rename the finished folder.
+
+Everything is built in a hidden sibling of the corpus folder and renamed at the end, so a killed run leaves no half
+corpus, and the next one starts anew and writes the same bytes, whatever the number of processes.
+
+Memory is bounded whatever the size of the input: the sources' own bound, the sample for the tokenizer (about 10 bytes
+a byte, `tokenizer.sample_bytes`), and for each process about five times `shard_text_bytes` plus the longest document.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import final
+
+from filelock import FileLock, Timeout
+from pydantic import Field
+
+from dreamlm.core.config import ConfigModel
+from dreamlm.core.errors import DataError, UserMistake
+from dreamlm.core.tokenizer import BytePair, Pretrained
+from dreamlm.data_sources.corpus import Corpus
+from dreamlm.data_sources.durable import full_disk_explained, sync_folder
+from dreamlm.data_sources.manifest import MANIFEST_FILE
+from dreamlm.data_sources.preparation.build import CorpusBuilder
+from dreamlm.data_sources.preparation.cache_key import (
+    CODE_VERSION,
+    UNKNOWN,
+    Difference,
+    options_component,
+    reusable,
+    tokenizer_component,
+)
+from dreamlm.data_sources.preparation.draw import reason
+from dreamlm.data_sources.progress import Progress, Silence
+from dreamlm.data_sources.sources import SourceConfig
+from dreamlm.data_sources.sources.source import Source, SourceContext
+
+
+@final
+class Preparation:
+    """A request to prepare a corpus: the sources, the options, and the key that both amount to."""
+
+    class Config(ConfigModel):
+        """Which documents make up the corpus."""
+
+        sources: list[SourceConfig] = Field(min_length=1)
+        """Where documents come from, in order; of exact duplicates the first one stays."""
+        min_text_length: int = Field(default=50, ge=1)
+        """Characters; shorter documents are dropped."""
+        validation_fraction: float = Field(default=0.01, ge=0, le=0.5)
+        """Share of the documents that is held out, chosen by a hash of their text; 0 holds out none."""
+        validation_documents: int = Field(default=16, ge=0, le=10_000)
+        """Held out at least of each source, though never more than a tenth of a source to reach this number."""
+        deduplicate: bool = True
+        """Drop exact duplicates of documents, within and across sources."""
+        shard_text_bytes: int = Field(default=16 * 2**20, ge=1024)
+        """About how much UTF-8 text goes into one shard file; memory grows with it."""
+
+    def __init__(
+        self,
+        config: Config,
+        tokenizer_config: BytePair | Pretrained,
+        folder: Path,
+        *,
+        workers: int = 1,
+        progress: Progress | None = None,
+        stream_byte_limit: int | None = None,
+        cache_folder: Path,
+        base_folder: Path,
+    ) -> None:
+        """Raises: UserMistake when two sources have one name, or a source without an end has no limit."""
+        self.config, self.tokenizer_config, self.folder = config, tokenizer_config, folder.absolute()
+        self.workers, self.progress = workers, progress if progress is not None else Silence()
+        context = SourceContext(
+            base_folder=base_folder,
+            cache_folder=cache_folder,
+            workers=workers,
+            min_text_length=config.min_text_length,
+            on_notice=self.progress.notice,
+        )
+        self.sources = [source.build(context) for source in config.sources]
+        _require_different_names(self.sources)
+        self.limits = [
+            _limit(source, options, stream_byte_limit)
+            for source, options in zip(self.sources, config.sources, strict=True)
+        ]
+
+    def key(self) -> dict[str, str]:
+        """Everything the corpus depends on, by component. Cost: reads every local input once.
+
+        Raises: UserMistake when a pretrained tokenizer cannot be read.
+        """
+        options = self.config.model_dump(mode="json", exclude={"sources"})
+        key = {"code": str(CODE_VERSION), "tokenizer": tokenizer_component(self.tokenizer_config)}
+        key |= options_component(options)
+        key["order of sources"] = ", ".join(source.name for source in self.sources)
+        for source, limit in zip(self.sources, self.limits, strict=True):
+            if limit is not None:
+                key[f"limit of {source.name}"] = str(limit)
+            try:
+                key[f"source {source.name}"] = source.fingerprint()
+            except DataError as error:
+                self.progress.notice(f"source {source.name} cannot be looked at: {reason(error)}")
+                key[f"source {source.name}"] = UNKNOWN
+        return key
+
+    def differences(self) -> list[Difference]:
+        """Why the corpus in the folder cannot be used for this request; empty when it can."""
+        found = reusable(self.folder, self.key())
+        return [] if isinstance(found, Corpus) else found
+
+    def run(self) -> Corpus:
+        """Use the corpus in the folder when its key is the same, else build it and put it there.
+
+        Raises: AllSourcesFailed, OutOfSpace, UserMistake when the folder holds something else than a corpus.
+        """
+        self.progress.stage("look at sources", None)
+        key = self.key()
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with self._only_one():
+            found = reusable(self.folder, key)
+            if isinstance(found, Corpus):
+                return found
+            _require_replaceable(self.folder)
+            return self._build(key)
+
+    def _build(self, key: dict[str, str]) -> Corpus:
+        parent, prefix = self.folder.parent, f".{self.folder.name}.preparing-"
+        for stale in parent.glob(f"{prefix}*"):
+            shutil.rmtree(stale, ignore_errors=True)  # a dying process may still write there; the next run tries again
+        workshop = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        try:
+            builder = CorpusBuilder(workshop, self.config, self.tokenizer_config, self.workers, self.progress)
+            with full_disk_explained(parent, builder.expected_bytes):
+                finished = builder.build(self.sources, self.limits, key)
+                if self.folder.exists():
+                    self.folder.rename(workshop / "replaced")
+                finished.rename(self.folder)
+                sync_folder(parent)
+        finally:
+            shutil.rmtree(workshop)
+        return Corpus.open(self.folder)
+
+    @contextmanager
+    def _only_one(self) -> Iterator[None]:
+        """Wait until no other process prepares this corpus."""
+        lock = FileLock(self.folder.parent / f".{self.folder.name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            self.progress.notice(f"another process prepares {self.folder.name}; waiting for it")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def prepare(
+    config: Preparation.Config,
+    tokenizer_config: BytePair | Pretrained,
+    folder: Path,
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
+    stream_byte_limit: int | None = None,
+    cache_folder: Path,
+    base_folder: Path,
+) -> Corpus:
+    """The corpus of the configuration in `folder`: opened when it is there, else built.
+
+    `workers` processes tokenise; `stream_byte_limit` ends sources that have no end and no limit of their own, in bytes
+    of text; `cache_folder` keeps extracted text between runs; relative paths of sources start at `base_folder`.
+    Raises: AllSourcesFailed, OutOfSpace, UserMistake.
+    """
+    request = Preparation(
+        config,
+        tokenizer_config,
+        folder,
+        workers=workers,
+        progress=progress,
+        stream_byte_limit=stream_byte_limit,
+        cache_folder=cache_folder,
+        base_folder=base_folder,
+    )
+    return request.run()
+
+
+def _require_different_names(sources: Sequence[Source]) -> None:
+    names = [source.name for source in sources]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        hint = "give each source its own `name`"
+        raise UserMistake(f"two sources are called {', '.join(repeated)}", where="data.sources", hint=hint)
+
+
+def _limit(source: Source, options: SourceConfig, stream_byte_limit: int | None) -> int | None:
+    if source.bounded or options.max_bytes is not None or options.max_documents is not None:
+        return None
+    if stream_byte_limit is None:
+        hint = "set its max_bytes or max_documents"
+        raise UserMistake(f"source {source.name} has no end", where="data.sources", hint=hint)
+    return stream_byte_limit
+
+
+def _require_replaceable(folder: Path) -> None:
+    """A folder that is no corpus belongs to somebody else. Raises: UserMistake."""
+    occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if occupied and not (folder / MANIFEST_FILE).is_file():
+        hint = "choose another folder, or move this one away"
+        raise UserMistake("the folder for the corpus holds something else", where=str(folder), hint=hint)
