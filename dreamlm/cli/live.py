@@ -22,11 +22,13 @@ class LiveTraining(Hook):
 
     def on_start(self, start: RunStart) -> None:
         self._planned_steps, self._train_tokens = start.planned_steps, start.train_tokens
-        processes = f" in {start.world_size} processes" if start.world_size > 1 else ""
+        where = f"{start.precision} on {start.device}"
+        if start.world_size > 1:
+            where += f" in {start.world_size} processes"
         begins = f"resumes at step {start.step}" if start.resumed else "starts"
         self._console.notice(
             f"training {begins}: {count(start.parameters)} parameters, {count(start.train_tokens)} tokens in "
-            f"{start.planned_steps:,} steps of {start.tokens_per_step:,}, {start.precision} on {start.device}{processes}"
+            f"{start.planned_steps:,} steps of {start.tokens_per_step:,}, {where}"
         )
 
     def on_step(self, report: StepReport) -> None:

@@ -1,0 +1,166 @@
+"""`dreamlm ckpt`: look at the snapshots of a run, check them, compare them, put them in order."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from dreamlm.cli.console import Console
+from dreamlm.cli.options import JsonOption, RunOption
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, check, compare and prune snapshots.")
+
+Snapshot = Annotated[
+    str | None,
+    typer.Argument(metavar="[NAME|DIR]", help="lm_prev of --run, or a folder; default: the latest of --run."),
+]
+
+
+@app.command("list")
+def list_snapshots(run: RunOption = None, as_json: JsonOption = False) -> None:
+    """The snapshots of a run, newest first."""
+    from dreamlm.checkpoints.inspect import listing
+    from dreamlm.cli.live_line import count
+    from dreamlm.cli.places import run_folder
+
+    console = Console(as_json)
+    found = listing(run_folder(run))
+    if as_json:
+        console.document(found)
+        return
+    rows = []
+    for one in found:
+        loss = "-" if one.validation_loss is None else f"{one.validation_loss:.4f}"
+        figures = ("-",) * 5
+        if not one.problem:
+            figures = (
+                f"{one.step:,}",
+                count(one.tokens or 0),
+                loss,
+                f"{count(one.size_bytes or 0)}B",
+                one.created or "-",
+            )
+        rows.append((one.name, *figures, one.problem or ", ".join(one.roles)))
+    console.table(("name", "step", "tokens", "held-out loss", "size", "created", "notes"), rows)
+
+
+@app.command()
+def show(snapshot: Snapshot = None, run: RunOption = None, as_json: JsonOption = False) -> None:
+    """What a snapshot says about itself: its record, files and tensors."""
+    from dreamlm.checkpoints.inspect import describe
+    from dreamlm.cli.live_line import count
+    from dreamlm.cli.places import snapshot_folder
+
+    console = Console(as_json)
+    description = describe(snapshot_folder(snapshot, run))
+    if as_json:
+        console.document(description)
+        return
+    facts = {**description.record, "parameters": f"{description.parameters:,}"}
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        console.result(f"{name.ljust(width)}  {'-' if value is None else value}")
+    console.result("")
+    console.table(("file", "size"), [(name, f"{count(size)}B") for name, size in description.files.items()])
+    console.result("")
+    tensors = [tensor for tensor in description.tensors if tensor.file == "model.safetensors"]
+    rows = [(tensor.name, tensor.dtype, "x".join(map(str, tensor.shape)), tensor.elements) for tensor in tensors]
+    console.table(("tensor", "type", "shape", "elements"), rows)
+
+
+@app.command()
+def verify(snapshot: Snapshot = None, run: RunOption = None, as_json: JsonOption = False) -> None:
+    """Compare every byte with the manifest; without a name, of every snapshot of the run. Exit code 1 on damage."""
+    from dreamlm.checkpoints.inspect import examine, listing
+    from dreamlm.cli.live_line import count
+    from dreamlm.cli.places import run_folder, snapshot_folder
+
+    console = Console(as_json)
+    if snapshot is None:
+        home = run_folder(run)
+        folders = [home / "checkpoints" / one.name for one in listing(home)]
+    else:
+        folders = [snapshot_folder(snapshot, run)]
+    verdicts = [examine(folder) for folder in folders]
+    if as_json:
+        console.document([{**asdict(verdict), "intact": verdict.intact} for verdict in verdicts])
+    for verdict in verdicts:
+        if verdict.intact and not as_json:
+            console.result(f"{verdict.name}: intact, {verdict.files} files, {count(verdict.size_bytes)}B")
+        for damage in verdict.damages:
+            console.notice(f"{verdict.name}: {damage.message}")
+    if not all(verdict.intact for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
+def diff(first: str, second: str, run: RunOption = None, as_json: JsonOption = False) -> None:
+    """Keys and tensors in which two snapshots differ."""
+    from dreamlm.checkpoints.inspect import diff as compare
+    from dreamlm.cli.places import snapshot_folder
+
+    console = Console(as_json)
+    difference = compare(snapshot_folder(first, run), snapshot_folder(second, run))
+    if as_json:
+        console.document(difference)
+        return
+    if difference.keys:
+        rows = [(f"{one.file}: {one.key}", _value(one.first), _value(one.second)) for one in difference.keys]
+        console.table(("key", first, second), rows)
+    if difference.tensors:
+        largest = [
+            (one.name, one.first or "-", one.second or "-", _figure(one.max_abs_difference))
+            for one in difference.tensors
+        ]
+        console.table(("tensor", first, second, "largest difference"), largest)
+    console.result(f"{len(difference.tensors)} tensors differ, {difference.tensors_equal} are equal bit for bit")
+
+
+@app.command()
+def rotate(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The snapshot to go back to.")] = "lm_prev",
+    run: RunOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Go back: make an older snapshot the latest; the next training goes on from it."""
+    from dreamlm.checkpoints.store import Store
+    from dreamlm.cli.places import run_folder
+
+    console = Console(as_json)
+    home = run_folder(run)
+    Store(home, on_notice=console.notice).rotate(name)
+    list_snapshots(home, as_json)
+
+
+@app.command()
+def prune(
+    run: RunOption = None,
+    keep: Annotated[int, typer.Option("--keep", min=1, max=3, help="How many of the newest stay.")] = 1,
+    drop_best: Annotated[bool, typer.Option("--drop-best", help="Delete the best one too.")] = False,
+    drop_finite: Annotated[bool, typer.Option("--drop-finite", help="Delete the last finite one too.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete snapshots: all but the newest, the best and the last finite one."""
+    from dreamlm.checkpoints.store import Store
+    from dreamlm.cli.live_line import count
+    from dreamlm.cli.places import run_folder
+
+    console = Console(as_json)
+    store = Store(run_folder(run), on_notice=console.notice)
+    deleted = store.prune(keep, keep_best=not drop_best, keep_finite=not drop_finite)
+    if as_json:
+        console.document([{"name": info.name, "step": info.record.step, "bytes": info.size_bytes} for info in deleted])
+        return
+    for info in deleted:
+        console.result(f"deleted {info.name}, step {info.record.step:,}, {count(info.size_bytes)}B")
+    if not deleted:
+        console.result("nothing to delete")
+
+
+def _figure(number: float | None) -> str:
+    return "-" if number is None else f"{number:.3e}"
+
+
+def _value(value: object) -> str:
+    text = "-" if value is None else str(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,32 @@
+"""Which folder a command means: a run, one of its snapshots, or a snapshot folder anywhere."""
+
+from pathlib import Path
+
+from dreamlm.core.errors import UserMistake
+
+RUNS = Path("runs")
+"""Where runs go when nobody says otherwise."""
+LATEST = "lm_current"
+
+
+def run_folder(run: Path | None) -> Path:
+    """The run folder a command was given. Raises: UserMistake naming the runs there are when it was not."""
+    if run is not None:
+        return run
+    raise UserMistake("which run?", valid=_runs(), hint="name its folder with --run DIR")
+
+
+def snapshot_folder(name: str | None, run: Path | None) -> Path:
+    """The snapshot that `NAME|DIR` and `--run` mean together.
+
+    A name such as lm_prev belongs to `--run`; a folder is a snapshot itself, or a run whose latest snapshot is meant.
+    Raises: UserMistake when neither was given.
+    """
+    if name is not None and run is not None:
+        return run / "checkpoints" / name
+    place = Path(name) if name is not None else run_folder(run)
+    return place / "checkpoints" / LATEST if (place / "checkpoints").is_dir() or name is None else place
+
+
+def _runs() -> list[str]:
+    return sorted(str(path.parent) for path in RUNS.glob("*/checkpoints"))

@@ -1,0 +1,118 @@
+"""The error boundary: exit codes, and which stream says what. Exact texts, because people and scripts read them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from dreamlm.cli import app as boundary
+from dreamlm.core.errors import DataError, Interrupted, UserMistake
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, cli: Any) -> Callable[[Callable[[], None]], Any]:
+    """Runs a command line whose only command does what the test says."""
+
+    def call(body: Callable[[], None]) -> Any:
+        app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+        app.command()(body)
+        monkeypatch.setattr(boundary, "app", app)
+        return cli()
+
+    return call
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def body() -> None:
+        raise error
+
+    return body
+
+
+def test_a_mistake_of_the_user_exits_2_and_says_what_where_and_what_helps(command: Any) -> None:
+    error = UserMistake("no such thing", where="here.json:3", valid=["a", "b"], hint="try a")
+    outcome = command(raising(error))
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == "error: no such thing\nat: here.json:3\nvalid: a, b\nhelp: try a\n"
+
+
+def test_a_failure_exits_1(command: Any) -> None:
+    outcome = command(raising(DataError("the corpus is damaged")))
+    assert (outcome.code, outcome.out, outcome.err) == (1, "", "error: the corpus is damaged\n")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_exits_128_plus_the_signal(command: Any, number: signal.Signals, code: int) -> None:
+    outcome = command(raising(Interrupted(number, "saved at step 7")))
+    assert (outcome.code, outcome.out, outcome.err) == (code, "", "saved at step 7\n")
+
+
+def test_control_c_exits_130_without_a_traceback(command: Any) -> None:
+    outcome = command(raising(KeyboardInterrupt()))
+    assert (outcome.code, outcome.out, outcome.err) == (130, "", "")
+
+
+def test_a_bug_of_ours_keeps_its_traceback(command: Any) -> None:
+    with pytest.raises(ZeroDivisionError):
+        command(raising(ZeroDivisionError()))
+
+
+def test_a_broken_pipe_that_is_not_ours_is_not_swallowed(command: Any) -> None:
+    with pytest.raises(BrokenPipeError):
+        command(raising(BrokenPipeError(32, "to a worker")))
+
+
+def test_an_unknown_command_suggests_the_near_one(cli: Any) -> None:
+    outcome = cli("prests")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.endswith("Error: No such command 'prests'. Did you mean 'presets'?\n")
+
+
+def test_the_version_is_a_result(cli: Any) -> None:
+    from dreamlm import __version__
+
+    outcome = cli("--version")
+    assert (outcome.code, outcome.out, outcome.err) == (0, f"dreamlm {__version__}\n", "")
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
+    program = "from dreamlm.cli.app import main; main()"
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-c", program, "presets", "list"], stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_sigterm_unwinds_so_that_temporary_files_go(tmp_path: Path) -> None:
+    program = (
+        "import sys, time, tempfile, typer\n"
+        "from dreamlm.cli import app as boundary\n"
+        "boundary.app = typer.Typer(pretty_exceptions_enable=False)\n"
+        "@boundary.app.command()\n"
+        "def work():\n"
+        f"    with tempfile.TemporaryDirectory(dir={str(tmp_path)!r}):\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        "boundary.main()"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"ready\n"
+        assert list(tmp_path.iterdir())
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert process.wait(timeout=30) == 143
+        assert time.monotonic() - began < 30
+        assert process.stderr.read() == b""
+    assert list(tmp_path.iterdir()) == []
