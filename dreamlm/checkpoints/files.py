@@ -90,7 +90,13 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def remove_tree(files: FileSystem, folder: Path, first: str) -> None:
-    """Delete a folder and all in it, the file called `first` before any other; each deletion is one operation."""
+    """Delete a folder and all in it, the file called `first` before any other; each deletion is one operation.
+
+    A path that is no folder is deleted as the file it is.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        files.remove_file(folder)
+        return
     if (folder / first).is_file():
         files.remove_file(folder / first)
     for parent, folders, names in os.walk(folder, topdown=False):

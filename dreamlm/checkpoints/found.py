@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dreamlm.checkpoints.manifest import Manifest, Record, read_manifest
 from dreamlm.checkpoints.retention import NAMES
-from dreamlm.checkpoints.rotation import DROPPED, INCOMING, MOVING
+from dreamlm.checkpoints.rotation import DROPPED, INCOMING, MOVING, UNDECIDED
 from dreamlm.checkpoints.verification import Damage, damaged, examine, outward_damages
 from dreamlm.core.errors import CheckpointError
 
@@ -60,11 +60,12 @@ def named_folders(folder: Path) -> list[Path]:
     return [folder / name for name in NAMES if (folder / name).exists()]
 
 
-def leftover_folders(folder: Path) -> list[Path]:
+def leftovers(folder: Path) -> list[Path]:
     """What only an interrupted rotation or save leaves behind."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.name in (INCOMING, MOVING) or path.name.startswith(DROPPED))
+    transient = (INCOMING, MOVING, UNDECIDED)
+    return sorted(path for path in folder.iterdir() if path.name in transient or path.name.startswith(DROPPED))
 
 
 def harm(folder: Path, thorough: bool) -> tuple[SnapshotInfo | None, tuple[Damage, ...]]:

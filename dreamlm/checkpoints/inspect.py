@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamlm.checkpoints.difference import Difference, diff
-from dreamlm.checkpoints.found import SnapshotInfo, harm, leftover_folders, newest_first
+from dreamlm.checkpoints.found import SnapshotInfo, harm, leftovers, newest_first
 from dreamlm.checkpoints.manifest import Record, read_manifest
 from dreamlm.checkpoints.retention import best_of, last_finite_of
 from dreamlm.checkpoints.tensors import read_header
@@ -88,7 +88,7 @@ def listing(run: Path) -> tuple[Listed, ...]:
         else:
             problem = "; ".join(damage.message for damage in damages) or "set aside by a repair"
             unusable.append(Listed(path.name, (), problem))
-    for path in leftover_folders(folder):
+    for path in leftovers(folder):
         problem = "a save or rotation in progress, or an interrupted one: the next start puts it in order"
         unusable.append(Listed(path.name, (), problem))
     ordered = newest_first(usable)

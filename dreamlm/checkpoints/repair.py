@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreamlm.checkpoints.files import FileSystem
-from dreamlm.checkpoints.found import SnapshotInfo, harm, leftover_folders, named_folders, newest_first
+from dreamlm.checkpoints.found import SnapshotInfo, harm, leftovers, named_folders, newest_first
 from dreamlm.checkpoints.retention import assign_names
-from dreamlm.checkpoints.rotation import INCOMING, rearrange, rename_to_free
+from dreamlm.checkpoints.rotation import INCOMING, UNDECIDED, rearrange, rename_to_free
 from dreamlm.core.errors import CheckpointError
 
 
@@ -42,7 +42,7 @@ def repair(files: FileSystem, folder: Path) -> Repaired:
         files.sync_folder(folder)
         broken.append(f"{path.name} is damaged ({reasons}) and was moved to {aside.name}; it takes part in nothing")
     incomplete: list[Path] = []
-    for path in leftover_folders(folder):
+    for path in leftovers(folder):
         info, _ = harm(path, thorough=True)
         if info is not None:
             usable.append(info)
@@ -75,4 +75,6 @@ def _renamed(info: SnapshotInfo, name: str) -> str:
 def _deleted(path: Path) -> str:
     if path.name == INCOMING:
         return "an interrupted save was incomplete and was deleted; the snapshots before it are untouched"
+    if path.name == UNDECIDED:
+        return "an interrupted rotation had changed nothing yet and was undone"
     return "the deletion of an old snapshot was finished"

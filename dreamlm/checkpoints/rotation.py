@@ -10,6 +10,8 @@ INCOMING = ".incoming"
 """A snapshot being written; complete once it has an intact manifest."""
 MOVING = ".moving"
 """A snapshot on its way from one name to another when the names form a ring."""
+UNDECIDED = ".manifest.new"
+"""A manifest that would change the order of the snapshots, not yet in its place."""
 DROPPED = ".dropped-"
 """Prefix of a snapshot that fell off and is being deleted."""
 

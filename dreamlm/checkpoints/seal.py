@@ -36,9 +36,8 @@ def seal(files: FileSystem, folder: Path, record: Record, sequence: int, known: 
     return manifest
 
 
-def write_durably(files: FileSystem, path: Path, content: bytes) -> None:
-    """Replace a file so that a stop at any moment leaves the old content or the new."""
-    temporary = path.with_name(f".{path.name}.new")
+def replace_durably(files: FileSystem, path: Path, content: bytes, temporary: Path) -> None:
+    """Replace a file so that a stop at any moment leaves the old content or the new, and perhaps the temporary file."""
     files.write_file(temporary, content)
     files.sync_file(temporary)
     files.rename(temporary, path)

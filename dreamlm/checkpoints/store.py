@@ -21,8 +21,8 @@ from dreamlm.checkpoints.lock import RunLock
 from dreamlm.checkpoints.manifest import MANIFEST, Digest, Record
 from dreamlm.checkpoints.repair import repair
 from dreamlm.checkpoints.retention import ROLLING, assign_names, best_of, last_finite_of
-from dreamlm.checkpoints.rotation import INCOMING, rearrange
-from dreamlm.checkpoints.seal import seal, write_durably
+from dreamlm.checkpoints.rotation import INCOMING, UNDECIDED, rearrange
+from dreamlm.checkpoints.seal import replace_durably, seal
 from dreamlm.core.errors import OutOfSpace, UserMistake
 
 SPARE_BYTES = 1 << 20
@@ -135,7 +135,7 @@ class Store:
             if chosen is not ordered[0]:
                 # Replacing this one small file decides the order; from there on, repair can finish the rotation.
                 manifest = replace(chosen.manifest, sequence=ordered[0].sequence + 1)
-                write_durably(self._files, chosen.path / MANIFEST, manifest.render())
+                replace_durably(self._files, chosen.path / MANIFEST, manifest.render(), self.folder / UNDECIDED)
                 self._name(
                     newest_first(
                         [info for info in ordered if info is not chosen] + [replace(chosen, manifest=manifest)]

@@ -1,0 +1,80 @@
+"""One-file checkpoints of older tools, `simple_lm_trained.pth`: written for them, read with `weights_only=True` only.
+
+export_pth(snapshot_folder, file) -> Path      a torch.save of tensors, strings and numbers, nothing else
+import_pth(file) -> Snapshot                   without optimizer state; `commit` it to make it a snapshot of a run
+
+Content: `model_state_dict` (tensors by dreamlm's names), `config`, `preset`, `state` (JSON values), `tokenizer_files`.
+"""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreamlm.checkpoints.snapshot import Snapshot, read_snapshot
+from dreamlm.core.errors import CheckpointError, UserMistake
+
+LEGACY_NAME = "simple_lm_trained.pth"
+_PARTS = ("model_state_dict", "config", "preset", "state", "tokenizer_files")
+
+
+def export_pth(snapshot: Path, target: Path) -> Path:
+    """Write a snapshot's model as one file; a folder as target gets `simple_lm_trained.pth`. Returns the file.
+
+    Raises: CheckpointError when the snapshot is damaged; UserMistake when the file is there already.
+    """
+    file = target / LEGACY_NAME if target.is_dir() else target
+    if file.exists():
+        raise UserMistake("the file to write is there already", where=str(file), hint="name another, or move it away")
+    content = read_snapshot(snapshot)
+    parts = (
+        dict(content.model),
+        dict(content.config),
+        dict(content.preset),
+        dict(content.state),
+        {name: text.decode() for name, text in content.tokenizer_files.items()},
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(dict(zip(_PARTS, parts, strict=True)), file)
+    return file
+
+
+def import_pth(file: Path) -> Snapshot:
+    """The snapshot in a file that `export_pth` wrote; runs no code from it.
+
+    Raises: CheckpointError when it is missing, damaged, holds anything but plain data, or is another tool's layout.
+    """
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file.name} does not exist", where=str(file)) from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file.name} holds more than tensors and plain values; loading it could run code, so it was not loaded",
+            where=str(file),
+            hint="in the tool that wrote it, save the state_dict alone: torch.save(model.state_dict(), path)",
+        ) from error
+    except (RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{file.name} is damaged or no torch file: {error}", where=str(file)) from error
+    missing = _missing_parts(content)
+    if missing:
+        raise CheckpointError(
+            f"{file.name} lacks {', '.join(missing)}: it is not a file that dreamlm exported",
+            where=str(file),
+            valid=_PARTS,
+            hint="dreamlm ckpt export writes such a file",
+        )
+    return Snapshot(
+        model=content["model_state_dict"],
+        optimizer={},
+        state=content["state"],
+        config=content["config"],
+        preset=content["preset"],
+        tokenizer_files={name: text.encode() for name, text in content["tokenizer_files"].items()},
+    )
+
+
+def _missing_parts(content: Any) -> list[str]:
+    return [part for part in _PARTS if not isinstance(content, dict) or not isinstance(content.get(part), dict)]

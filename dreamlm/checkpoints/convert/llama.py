@@ -1,0 +1,155 @@
+"""A plain decoder as a stock transformers folder that needs no dreamlm: Llama, or Qwen3 when QK-norm is on.
+
+`export(snapshot, target) -> Exported`. Weights are renamed and copied byte for byte, without torch.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamlm.checkpoints.model_config import read_model_config
+from dreamlm.checkpoints.tensors import RawTensor, TensorFile, read_header, write_tensors
+from dreamlm.checkpoints.verification import verify
+from dreamlm.core.errors import CheckpointError, UserMistake
+
+_NAMES = {
+    r"embedding\.weight": "model.embed_tokens.weight",
+    r"norm\.weight": "model.norm.weight",
+    r"head\.weight": "lm_head.weight",
+    r"layers\.(\d+)\.attention_norm\.weight": r"model.layers.\1.input_layernorm.weight",
+    r"layers\.(\d+)\.attention\.query\.weight": r"model.layers.\1.self_attn.q_proj.weight",
+    r"layers\.(\d+)\.attention\.key\.weight": r"model.layers.\1.self_attn.k_proj.weight",
+    r"layers\.(\d+)\.attention\.value\.weight": r"model.layers.\1.self_attn.v_proj.weight",
+    r"layers\.(\d+)\.attention\.output\.weight": r"model.layers.\1.self_attn.o_proj.weight",
+    r"layers\.(\d+)\.attention\.query_norm\.weight": r"model.layers.\1.self_attn.q_norm.weight",
+    r"layers\.(\d+)\.attention\.key_norm\.weight": r"model.layers.\1.self_attn.k_norm.weight",
+    r"layers\.(\d+)\.feed_forward_norm\.weight": r"model.layers.\1.post_attention_layernorm.weight",
+    r"layers\.(\d+)\.feed_forward\.(gate|up|down)\.weight": r"model.layers.\1.mlp.\2_proj.weight",
+}
+_EXPRESSED = {
+    *("hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size", "seq_length", "positions"),
+    *("qk_norm", "tie_embeddings", "norm_epsilon"),
+}
+_IRRELEVANT = {"segment_length", "dropout"}
+"""A plain decoder computes the same for every segment length, and drops nothing outside training."""
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A folder that `transformers.AutoModelForCausalLM.from_pretrained` reads."""
+
+    folder: str
+    architecture: str
+    """LlamaForCausalLM or Qwen3ForCausalLM."""
+    parameters: int
+    size_bytes: int
+
+
+def export(snapshot: Path, target: Path) -> Exported:
+    """Write the model and tokenizer of a snapshot folder into a new or empty folder.
+
+    Raises: UserMistake when the target holds files, or naming what a stock architecture cannot express; CheckpointError
+    when the snapshot is damaged.  Cost: reads the snapshot once, writes the model once.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserMistake("the target of an export must be a new or an empty folder", where=str(target))
+    verify(snapshot)
+    config = read_model_config(snapshot)
+    weights = read_header(snapshot / "model.safetensors")
+    model = config["model"]
+    _require_expressible(model, snapshot)
+    renamed = _renamed(weights, bool(model["tie_embeddings"]))
+    stock = _stock_config(config, weights)
+    target.mkdir(parents=True, exist_ok=True)
+    digest = write_tensors(target / "model.safetensors", renamed, {"format": "pt"})
+    _write_json(target / "config.json", stock)
+    _write_json(target / "generation_config.json", _special_tokens(config))
+    for path in sorted(snapshot.glob("tokenizer*.json")):
+        shutil.copyfile(path, target / path.name)
+    parameters = sum(prod(one.shape) for one in renamed.values())
+    return Exported(str(target), stock["architectures"][0], parameters, digest.size_bytes)
+
+
+def _require_expressible(model: Mapping[str, Any], snapshot: Path) -> None:
+    features = [
+        name for name in model if name not in _EXPRESSED | _IRRELEVANT and model[name] not in (None, False, [], {})
+    ]
+    if model["positions"]["type"] != "rope":
+        features.append(f"positions {model['positions']['type']}")
+    if features:
+        raise UserMistake(
+            f"neither Llama nor Qwen3 can express this model's {', '.join(features)}",
+            where=str(snapshot),
+            hint="a snapshot folder itself is complete: load it with dreamlm",
+        )
+
+
+def _renamed(weights: TensorFile, tied: bool) -> dict[str, RawTensor]:
+    data = np.memmap(weights.path, np.uint8, mode="r").data
+    renamed, unknown = {}, []
+    for name, entry in weights.entries.items():
+        target = _stock_name(name)
+        if target is None:
+            unknown.append(name)
+        elif not (tied and target == "lm_head.weight"):
+            renamed[target] = RawTensor(entry.dtype, entry.shape, data[entry.start : entry.end])
+    if unknown:
+        raise UserMistake(
+            f"neither Llama nor Qwen3 has a place for the tensors {', '.join(unknown)}", where=str(weights.path)
+        )
+    return renamed
+
+
+def _stock_name(name: str) -> str | None:
+    for pattern, replacement in _NAMES.items():
+        match = re.fullmatch(pattern, name)
+        if match:
+            return match.expand(replacement)
+    return None
+
+
+def _stock_config(config: Mapping[str, Any], weights: TensorFile) -> dict[str, Any]:
+    model = config["model"]
+    architecture, model_type = ("Qwen3ForCausalLM", "qwen3") if model["qk_norm"] else ("LlamaForCausalLM", "llama")
+    gate, embedding = weights.entries["layers.0.feed_forward.gate.weight"], weights.entries["embedding.weight"]
+    if embedding.dtype not in _DTYPES:
+        raise CheckpointError(f"weights of type {embedding.dtype} cannot be exported", where=str(weights.path))
+    theta = model["positions"]["theta"]
+    return {
+        "architectures": [architecture],
+        "model_type": model_type,
+        "vocab_size": embedding.shape[0],
+        "hidden_size": model["hidden_size"],
+        "intermediate_size": gate.shape[0],
+        "num_hidden_layers": model["num_layers"],
+        "num_attention_heads": model["num_heads"],
+        "num_key_value_heads": model["num_kv_heads"] or model["num_heads"],
+        "head_dim": model["hidden_size"] // model["num_heads"],
+        "hidden_act": "silu",
+        "max_position_embeddings": model["seq_length"],
+        "rms_norm_eps": model["norm_epsilon"],
+        # Both spellings: transformers 5 reads rope_parameters, version 4 reads rope_theta.
+        "rope_theta": theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": model["tie_embeddings"],
+        "dtype": _DTYPES[embedding.dtype],
+        **_special_tokens(config),
+    }
+
+
+def _special_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
