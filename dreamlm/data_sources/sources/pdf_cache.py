@@ -12,7 +12,7 @@ from typing import final
 from dreamlm.data_sources.sources.pdf_process import Extraction, ReadLimits
 from dreamlm.data_sources.sources.source import fingerprint_of
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Raise it when `pdf_worker.py` answers differently for the same file."""
 
 
