@@ -1,0 +1,90 @@
+"""What a preset may say: the configuration classes of the other folders, composed into one."""
+
+from collections import Counter
+from typing import Any
+
+from pydantic import model_validator
+
+from dreamlm.core.config import ConfigModel
+from dreamlm.core.evaluation.perplexity import Evaluation
+from dreamlm.core.generation.sampler import Sampler
+from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.tokenizer import BytePair, Tokenizer
+from dreamlm.core.training.config import TrainingConfig
+from dreamlm.data_sources.prepare import Preparation
+from dreamlm.data_sources.stream import CorpusStream
+from dreamlm.presets.document import KeyPath
+from dreamlm.presets.mistakes import Disagreement
+
+
+class DataConfig(Preparation.Config, CorpusStream.Config):
+    """Which documents make up the corpus, and how training draws from it."""
+
+
+class Preset(ConfigModel):
+    """Everything a run needs to know."""
+
+    name: str
+    """What runs and corpora are called after; the file's name when absent."""
+    description: str = ""
+    """One sentence for `dreamlm presets list`."""
+    extends: str | None = None
+    """A preset of the library, or a JSON file beside this one, whose values hold where this one says nothing."""
+    model: DreamLM.Config = DreamLM.Config()
+    tokenizer: Tokenizer.Config = BytePair()
+    data: DataConfig
+    train: TrainingConfig = TrainingConfig()
+    eval: Evaluation.Config = Evaluation.Config()
+    generate: Sampler.Config = Sampler.Config()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> "Preset":
+        if objections := [*_about_sources(self.data)]:
+            raise Disagreement(*objections)
+        return self
+
+
+def _about_sources(data: DataConfig) -> list[tuple[KeyPath, str]]:
+    names = [source.source_name for source in data.sources]
+    objections: list[tuple[KeyPath, str]] = [
+        (("data", "sources"), f"{times} sources are called {name!r}; give them a name of their own")
+        for name, times in Counter(names).items()
+        if times > 1
+    ]
+    weights = data.source_weights
+    if isinstance(weights, list) and len(weights) != len(names):
+        what = f"has {len(weights)} weights for {len(names)} sources"
+        objections.append((("data", "source_weights"), what))
+    if isinstance(weights, dict):
+        listed = ", ".join(names)
+        for name in weights.keys() - set(names):
+            objections.append((("data", "source_weights", name), f"is no source; sources: {listed}"))
+        if missing := [name for name in names if name not in weights]:
+            objections.append((("data", "source_weights"), f"has no weight for {', '.join(missing)}"))
+    return objections
+
+
+def published_schema() -> dict[str, Any]:
+    """The JSON Schema of a preset file, for editors and for `dreamlm presets schema`."""
+    schema = Preset.model_json_schema()
+    schema["required"] = [key for key in schema["required"] if key != "name"]
+    schema["properties"]["$schema"] = {"type": "string", "description": "Where an editor finds this schema."}
+    # A parent named by `extends` may bring what is required here.
+    schema["anyOf"] = [{"required": schema.pop("required")}, {"required": ["extends"]}]
+    published: dict[str, Any] = _with_bare_types(schema, schema["$defs"])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **published}
+
+
+def _with_bare_types(node: Any, definitions: dict[str, Any]) -> Any:
+    """Say that a choice whose keys all have defaults may be written as the bare name of its type."""
+    if isinstance(node, list):
+        return [_with_bare_types(inner, definitions) for inner in node]
+    if not isinstance(node, dict):
+        return node
+    node = {key: _with_bare_types(inner, definitions) for key, inner in node.items()}
+    if "discriminator" not in node or "oneOf" not in node:
+        return node
+    members = node["discriminator"]["mapping"]
+    bare = [name for name, place in members.items() if not definitions[place.removeprefix("#/$defs/")].get("required")]
+    choice = {key: node.pop(key) for key in ("oneOf", "discriminator")}
+    return {**node, "anyOf": [choice, {"type": "string", "enum": bare}]} if bare else {**node, **choice}
