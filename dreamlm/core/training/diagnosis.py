@@ -31,7 +31,8 @@ def _first_bad_layer(backend: Backend, micro: MicroBatch) -> tuple[str, list[int
 
     def watch(name: str) -> Callable[[nn.Module, object, object], None]:
         def look(module: nn.Module, inputs: object, output: object) -> None:
-            values = output.hidden if isinstance(output, Signal) else output
+            first = output[0] if isinstance(output, tuple) else output
+            values = first.hidden if isinstance(first, Signal) else first
             if isinstance(values, Tensor) and values.is_floating_point() and not found:
                 bad = ~torch.isfinite(values).flatten(1).all(dim=1) if values.ndim > 1 else ~torch.isfinite(values)
                 if bad.any():

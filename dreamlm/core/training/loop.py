@@ -69,6 +69,7 @@ class Trainer:
         self._saver, self._hooks, self._around = around.saver, around.hooks, around
         self._throughput = Throughput()
         self._saved_step = -1
+        self._first_weights: dict[str, tuple[float, float]] = {}
         self._saved_at = time.monotonic()
         self._flops_per_token = training_flops_per_token(backend.model, stream.seq_length)
         dtype = next(iter(backend.model.parameters())).dtype
@@ -83,6 +84,7 @@ class Trainer:
         begun = time.monotonic()
         self._start(state)
         if fresh:
+            self._first_weights = sanity.weight_sums(self._backend.model)
             state = self._save(state)
         with StopRequest(self._hooks.on_notice) as stop:
             while state.tokens < self._config.train_tokens:
@@ -128,7 +130,7 @@ class Trainer:
         self._report(state, measured, update)
         if not update.applied:
             self._skipped(state, measured, micro_batches)
-        return self._watch_early_losses(state, measured)
+        return self._check_early(state, measured) if self._config.sanity_checks else state
 
     def _share(self, state: TrainingState, windows: Sequence[Window]) -> list[MicroBatch]:
         """This rank's micro-batches. Numbered over all ranks, so that a micro-batch is the same at any world size."""
@@ -147,13 +149,7 @@ class Trainer:
         if not math.isfinite(measured.nll):
             self._backend.discard()
             return Update(math.nan, 0.0, applied=False)
-        if state.step or not self._config.sanity_checks:
-            return self._backend.update(factor)
-        before = sanity.fingerprint_weights(self._backend.model)
-        update = self._backend.update(factor)
-        if update.applied:
-            sanity.check_weights_moved(before, self._backend.model)
-        return update
+        return self._backend.update(factor)
 
     def _skipped(self, state: TrainingState, measured: Measured, micro_batches: Sequence[MicroBatch]) -> None:
         kind = "gradient" if math.isfinite(measured.nll) else "loss"
@@ -168,8 +164,10 @@ class Trainer:
                 hint="continue with a lower rate: --set train.optimizer.learning_rate=... --allow-changes",
             )
 
-    def _watch_early_losses(self, state: TrainingState, measured: Measured) -> TrainingState:
-        if not self._config.sanity_checks or len(state.early_losses) >= sanity.EARLY_STEPS:
+    def _check_early(self, state: TrainingState, measured: Measured) -> TrainingState:
+        if self._first_weights and state.step == sanity.MOVING_STEPS and not state.skipped_steps:
+            sanity.check_weights_moved(self._first_weights, self._backend.model)
+        if len(state.early_losses) >= sanity.EARLY_STEPS:
             return state
         losses = (*state.early_losses, measured.nll)
         if len(losses) == sanity.EARLY_STEPS:

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dreamlm.core.errors import TrainingFailed
 from dreamlm.core.training.backend.backend import real_targets
 from dreamlm.core.types import Batch
 
 EARLY_STEPS = 100
+MOVING_STEPS = 10
 INITIAL_LOSS_TOLERANCE = 0.02
 
 
@@ -36,18 +36,25 @@ def check_initial_loss(nll: float, vocab_size: int) -> None:
         )
 
 
-def fingerprint_weights(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of each trainable parameter, to see later whether it moved."""
-    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+def weight_sums(model: nn.Module) -> dict[str, tuple[float, float]]:
+    """Sum and sum of squares, in fp64, of each trainable parameter that this process holds."""
+    return {
+        name: (p.detach().double().sum().item(), p.detach().double().square().sum().item())
+        for name, p in model.named_parameters()
+        if p.requires_grad and p.numel()
+    }
 
 
-def check_weights_moved(before: dict[str, Tensor], model: nn.Module) -> None:
-    """Raises: TrainingFailed naming the parameters that the first applied step left as they were."""
-    still = [name for name, p in model.named_parameters() if name in before and torch.equal(p.detach(), before[name])]
+def check_weights_moved(before: dict[str, tuple[float, float]], model: nn.Module) -> None:
+    """Raises: TrainingFailed naming the parameters that the first steps left as they were."""
+    now = weight_sums(model)
+    still = [name for name, sums in before.items() if now[name] == sums]
     if still:
         raise TrainingFailed(
-            f"the first optimizer step did not change {len(still)} parameters: {', '.join(still[:5])}",
-            hint="a parameter without gradient does nothing; remove what owns it from the preset",
+            f"{MOVING_STEPS} optimizer steps did not change {len(still)} of {len(before)} parameters: "
+            + ", ".join(still[:5]),
+            hint="a parameter without gradient does nothing: remove what owns it from the preset; "
+            "when it is all of them, the learning rate is too small to be seen in fp32",
         )
 
 

@@ -1,0 +1,33 @@
+"""The corpus of a preset: prepared when it is missing or no longer fits its inputs, opened otherwise."""
+
+import os
+from pathlib import Path
+
+from dreamlm.data_sources.corpus import Corpus
+from dreamlm.data_sources.preparation import prepare
+from dreamlm.data_sources.progress import Progress
+from dreamlm.presets.schema import Preset
+from dreamlm.wiring.places import corpus_folder, home
+
+BYTES_PER_TOKEN = 5
+"""A generous guess of the text behind one token, for how much of an endless stream to keep."""
+
+
+def prepare_corpus(
+    preset: Preset, progress: Progress, folder: Path | None = None, workers: int | None = None
+) -> Corpus:
+    """The corpus of the preset, in `folder` or in the cache; instant when it is there and fits.
+
+    An endless source is read until one pass over it would last for all of `train_tokens`.
+    Raises: AllSourcesFailed, DataError, UserMistake, OutOfSpace.
+    """
+    return prepare(
+        preset.data,
+        preset.tokenizer,
+        folder or corpus_folder(preset),
+        workers=workers or os.cpu_count() or 1,
+        progress=progress,
+        stream_byte_limit=preset.train.train_tokens * BYTES_PER_TOKEN,
+        cache_folder=home() / "cache",
+        base_folder=Path.cwd(),
+    )

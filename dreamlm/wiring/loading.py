@@ -1,0 +1,73 @@
+"""From a folder on disk to a model that can be used."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dreamlm.checkpoints.snapshot import read_snapshot
+from dreamlm.checkpoints.store import Store
+from dreamlm.core.errors import UserMistake
+from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.tokenizer import Tokenizer
+from dreamlm.core.training.state import TrainingState
+from dreamlm.presets.resolve import resolve_values
+from dreamlm.presets.schema import Preset
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A trained model with everything that belongs to it, in evaluation mode."""
+
+    model: DreamLM
+    tokenizer: Tokenizer
+    preset: Preset
+    state: TrainingState
+    folder: Path
+    """The snapshot it came from."""
+
+
+def load(path: str | Path, device: str = "auto") -> Loaded:
+    """The model of a snapshot folder, or of a run folder's newest snapshot; every byte is verified.
+
+    Raises: UserMistake when there is none; CheckpointError when it is damaged.
+    """
+    folder = snapshot_folder(Path(path))
+    snapshot = read_snapshot(folder)
+    preset = resolve_values(snapshot.preset, str(folder / "preset.json"))
+    tokenizer = Tokenizer.load(folder)
+    model = preset.model.build(snapshot.config["vocab_size"])
+    missing = model.load_state_dict(dict(snapshot.model), strict=False).missing_keys
+    if missing and missing != ["head.weight"]:
+        raise UserMistake(f"the snapshot lacks {', '.join(missing)}", where=str(folder))
+    model.to(choose_device(device)).eval()
+    return Loaded(model, tokenizer, preset, TrainingState.from_json(dict(snapshot.state)), folder)
+
+
+def snapshot_folder(path: Path) -> Path:
+    """The snapshot that a path means: itself, or the newest of the run.  Raises: UserMistake when there is none."""
+    if (path / "manifest.json").exists():
+        return path
+    newest = Store(path).latest() if (path / "checkpoints").is_dir() else None
+    if newest is None:
+        raise UserMistake(
+            "there is no snapshot here" if path.exists() else "this folder does not exist",
+            where=str(path),
+            hint="name a run folder with --run DIR, or a snapshot with --checkpoint DIR; dreamlm train makes one",
+        )
+    return newest.path
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; `auto` takes a GPU where there is one.  Raises: UserMistake for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserMistake(
+            f"device {name!r} cannot be used: {reason}", valid=["auto", "cpu", "cuda", "cuda:N"]
+        ) from error
+    return device

@@ -1,0 +1,97 @@
+"""What may differ between a run on disk and the request to continue it.
+
+Free: what changes neither weights nor order. With `--allow-changes`: what changes how training goes on, but not what
+is trained. Never: what would make another run of it.
+"""
+
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from dreamlm.core.errors import ResumeMismatch
+from dreamlm.presets.schema import Preset
+
+FREE = (
+    "name",
+    "description",
+    "extends",
+    "eval.*",
+    "generate.*",
+    "train.train_tokens",
+    "train.eval_tokens",
+    "train.validation_tokens",
+    "train.save_interval_*",
+    "train.retry_seconds",
+    "train.max_skipped_steps",
+    "train.sanity_checks",
+    "train.sample_prompts",
+    "train.activation_checkpointing",
+    "train.backend",
+    "train.zero_stage",
+    "train.per_gpu_batch_size",  # the windows of one step are checked as a product
+    "train.accumulation_steps",
+)
+ALLOWED = (
+    "model.dropout",
+    "train.optimizer.learning_rate",
+    "train.optimizer.weight_decay",
+    "train.optimizer.betas*",
+    "train.optimizer.epsilon",
+    "train.optimizer.momentum",
+    "train.optimizer.others.*",
+    "train.max_grad_norm",
+    "train.label_smoothing",
+    "train.compile",
+    "train.precision",
+)
+
+
+def check_resume(before: Mapping[str, Any], now: Preset, allow_changes: bool) -> list[str]:
+    """Sentences about accepted differences, to be shown.  Raises: ResumeMismatch listing every other one by key."""
+    refused, accepted = [], []
+    rows_before, rows_now = (_rows(values["train"]) for values in (before, now.model_dump(mode="json")))
+    if rows_before != rows_now:
+        what = f"per_gpu_batch_size * accumulation_steps: the run has {rows_before}, the request {rows_now}"
+        refused.append(("train.per_gpu_batch_size", what))
+    for key, old, new in differences(before, now.model_dump(mode="json")):
+        sentence = f"{key}: the run has {old!r}, the request {new!r}"
+        if _any(key, FREE):
+            continue
+        if _any(key, ALLOWED) and allow_changes:
+            accepted.append(f"continuing with a change: {sentence}")
+        else:
+            refused.append((key, sentence))
+    if refused:
+        safe = all(_any(key, ALLOWED) for key, _ in refused)
+        raise ResumeMismatch(
+            "the run on disk was started with other settings:\n"
+            + "\n".join(f"  {sentence}" for _, sentence in refused),
+            hint="--allow-changes continues with the new values"
+            if safe
+            else "start another run with --run OTHER, or leave --preset out to continue this one as it is",
+        )
+    return accepted
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, old value, new value) of every leaf that differs; an absent value is None."""
+    old, new = dict(_leaves(before)), dict(_leaves(now))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            yield key, old.get(key), new.get(key)
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, value
+
+
+def _rows(train: Mapping[str, Any]) -> int:
+    return int(train["per_gpu_batch_size"] * train["accumulation_steps"])
+
+
+def _any(key: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in patterns)

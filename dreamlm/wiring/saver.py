@@ -1,0 +1,76 @@
+"""Turns what the trainer hands over into snapshots of the run's store."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, final
+
+from dreamlm.checkpoints.manifest import Record
+from dreamlm.checkpoints.snapshot import Snapshot, write_snapshot
+from dreamlm.checkpoints.store import Store
+from dreamlm.core.errors import CheckpointError
+from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.tokenizer import CONFIG_FILE, TOKENIZER_FILE, Tokenizer
+from dreamlm.core.training.backend.backend import Tensors
+from dreamlm.core.training.state import TrainingState
+from dreamlm.presets.schema import Preset
+
+
+@final
+class SnapshotSaver:
+    """Implements `core.training.loop.Saver` on the process that writes."""
+
+    def __init__(self, store: Store, preset: Preset, model: DreamLM, tokenizer: Tokenizer, corpus: Path) -> None:
+        self._store = store
+        self._preset = preset.model_dump(mode="json")
+        self._config = transformers_config(model, tokenizer)
+        self._tokenizer_files = {name: (corpus / name).read_bytes() for name in (TOKENIZER_FILE, CONFIG_FILE)}
+
+    def save(self, state: TrainingState, tensors: Tensors) -> Path:
+        snapshot = Snapshot(
+            model=tensors.model,
+            optimizer=tensors.optimizer,
+            state=state.to_json(),
+            config=self._config,
+            preset=self._preset,
+            tokenizer_files=self._tokenizer_files,
+        )
+        record = Record(
+            step=state.step,
+            tokens=state.tokens,
+            finite=state.skipped_in_a_row == 0,
+            validation_loss=state.last_validation_loss,
+        )
+        return self._store.commit(
+            record, lambda folder: write_snapshot(folder, snapshot), expected_bytes=snapshot.size_bytes
+        )
+
+    def roll_back(self) -> int:
+        finite = self._store.last_finite()
+        if finite is None:
+            raise CheckpointError("there is no finite snapshot to go back to", where=str(self._store.folder))
+        self._store.rotate(finite.name)
+        return finite.record.step
+
+
+@final
+class NoSaver:
+    """The saver of a process that does not write: the first rank does."""
+
+    def save(self, state: TrainingState, tensors: Tensors) -> Path:
+        return Path()
+
+    def roll_back(self) -> int:
+        return -1
+
+
+def transformers_config(model: DreamLM, tokenizer: Tokenizer) -> Mapping[str, Any]:
+    """`config.json`: the model's own configuration, under the keys by which transformers recognises a folder."""
+    return {
+        "model_type": "dreamlm",
+        "architectures": ["DreamLMForCausalLM"],
+        "vocab_size": model.vocab_size,
+        "bos_token_id": tokenizer.end_of_document_id,
+        "eos_token_id": tokenizer.end_of_document_id,
+        "pad_token_id": tokenizer.padding_id,
+        **model.config.model_dump(mode="json"),
+    }

@@ -1,0 +1,236 @@
+"""`dreamlm train`: a preset and a run folder become a trainer, and the trainer runs.
+
+1. lock and repair the run, read its newest snapshot if there is one, refuse differences by name
+2. prepare or open the corpus
+3. build model, backend, stream, schedule; take over the snapshot
+4. run
+"""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from dreamlm.checkpoints.snapshot import Snapshot, read_snapshot
+from dreamlm.checkpoints.store import Store
+from dreamlm.core.errors import ResumeMismatch, UserMistake
+from dreamlm.core.generation.generate import generate
+from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.objectives.causal import CausalObjective
+from dreamlm.core.rng import derive_seed
+from dreamlm.core.training.backend.backend import Backend, Tensors
+from dreamlm.core.training.backend.single import SingleProcess
+from dreamlm.core.training.hooks import Hook, Hooks, RunEnd, Sample
+from dreamlm.core.training.loop import Surroundings, Trainer, Validation
+from dreamlm.core.training.precision import choose_precision
+from dreamlm.core.training.recorders import MetricsFile, ReportFile, TensorBoard
+from dreamlm.core.training.state import TrainingState
+from dreamlm.data_sources.corpus import Corpus
+from dreamlm.data_sources.progress import Progress
+from dreamlm.data_sources.stream import CorpusStream
+from dreamlm.presets.resolve import resolve_values
+from dreamlm.presets.schema import Preset
+from dreamlm.wiring.corpora import prepare_corpus
+from dreamlm.wiring.loading import choose_device
+from dreamlm.wiring.places import RunFolder
+from dreamlm.wiring.resume import check_resume
+from dreamlm.wiring.saver import NoSaver, SnapshotSaver
+
+LOSS_WEIGHTS = {"token": 1.0}
+"""Weight of every objective by name; reported losses are unweighted."""
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What the user asked for."""
+
+    preset: Preset | None
+    """None continues the run with the preset of its newest snapshot."""
+    run: Path
+    sets: Sequence[str] = ()
+    """Applied to the snapshot's preset when `preset` is None."""
+    corpus: Path | None = None
+    device: str = "auto"
+    workers: int | None = None
+    allow_changes: bool = False
+
+
+def train(request: TrainRequest, hook: Hook, progress: Progress) -> TrainingState:
+    """Train until `train_tokens`, or go on from the newest snapshot of the run.
+
+    Raises: UserMistake and its kind before anything is allocated; Interrupted after a signal, with a snapshot saved;
+    TrainingFailed, OutOfSpace, DataError, CheckpointError.
+    """
+    first = int(os.environ.get("RANK", "0")) == 0
+    store = Store(request.run, on_notice=hook.on_notice)
+    lock: AbstractContextManager[None] = nullcontext()
+    if first:
+        request.run.mkdir(parents=True, exist_ok=True)
+        lock = store.lock()
+    with lock:
+        if first:
+            for sentence in store.repair():
+                hook.on_notice(sentence)
+        snapshot = _newest(store)
+        preset = _preset(request, snapshot, hook)
+        corpus = prepare_corpus(preset, progress, request.corpus, request.workers)
+        state = _state(preset, corpus, snapshot)
+        if state is not None and state.tokens >= preset.train.train_tokens:
+            hook.on_notice(f"the run has its {state.tokens:,} tokens already; ask for more with train.train_tokens")
+            hook.on_end(
+                RunEnd("already_finished", state.step, state.tokens, 0.0, None, state.last_validation_loss, None)
+            )
+            return state
+        return _Training(request, preset, corpus, snapshot, state, store if first else None, hook).run()
+
+
+def _newest(store: Store) -> Snapshot | None:
+    info = store.latest()
+    return read_snapshot(info.path) if info else None
+
+
+def _preset(request: TrainRequest, snapshot: Snapshot | None, hook: Hook) -> Preset:
+    if snapshot is None:
+        if request.preset is None:
+            raise UserMistake(
+                "there is no run to continue here", where=str(request.run), hint="start one with --preset NAME"
+            )
+        return request.preset
+    where = str(request.run / "checkpoints")
+    preset = request.preset or resolve_values(snapshot.preset, where, request.sets)
+    for sentence in check_resume(snapshot.preset, preset, request.allow_changes):
+        hook.on_notice(sentence)
+    return preset
+
+
+def _state(preset: Preset, corpus: Corpus, snapshot: Snapshot | None) -> TrainingState | None:
+    """The state to go on from.  Raises: ResumeMismatch when corpus or batch are not the run's."""
+    if snapshot is None:
+        return None
+    state = TrainingState.from_json(dict(snapshot.state))
+    if state.corpus != corpus.fingerprint:
+        raise ResumeMismatch(
+            f"the run was trained on a corpus with fingerprint {state.corpus[:12]}, this one has "
+            f"{corpus.fingerprint[:12]}: its inputs, options or tokenizer changed",
+            where=str(corpus.folder),
+            hint="restore the inputs, name the old corpus with --corpus DIR, or start another run with --run OTHER",
+        )
+    return state
+
+
+class _Training:
+    """Everything of one call to `train`, put together."""
+
+    def __init__(
+        self,
+        request: TrainRequest,
+        preset: Preset,
+        corpus: Corpus,
+        snapshot: Snapshot | None,
+        state: TrainingState | None,
+        store: Store | None,
+        hook: Hook,
+    ) -> None:
+        self._preset, self._corpus, self._hook = preset, corpus, hook
+        self._folder = RunFolder(request.run)
+        self._tokenizer = corpus.tokenizer()
+        device = choose_device(request.device)
+        torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it
+        precision = state.precision if state else self._choose_precision(device)
+        self._backend = self._build_backend(device, precision)
+        if snapshot is not None:
+            self._backend.restore(Tensors(snapshot.model, snapshot.optimizer))
+        self._stream = CorpusStream(corpus, preset.data, preset.model.seq_length, preset.train.seed)
+        self._held_out = corpus.held_out(preset.model.seq_length, preset.train.validation_tokens, preset.data.packing)
+        self._state = self._with_batch_of(state) if state else self._first_state(precision)
+        self._store = store
+
+    def run(self) -> TrainingState:
+        train = self._preset.train
+        schedule = train.schedule.build(self._state.planned_steps)
+        try:
+            trainer = Trainer(train, self._backend, self._stream, schedule, self._surroundings())
+            return trainer.run(self._state, fresh=self._state.step == 0)
+        finally:
+            self._backend.close()
+
+    def _surroundings(self) -> Surroundings:
+        if self._store is None:
+            return Surroundings(NoSaver(), Hook(), self._validate, self._sample, self._tokenizer.padding_id)
+        _write_json(self._folder.preset, self._preset)
+        recorders = [
+            MetricsFile(self._folder.metrics),
+            TensorBoard(self._folder.tensorboard),
+            ReportFile(self._folder.report),
+        ]
+        saver = SnapshotSaver(self._store, self._preset, self._model, self._tokenizer, self._corpus.folder)
+        hooks = Hooks([*recorders, self._hook])
+        return Surroundings(saver, hooks, self._validate, self._sample, self._tokenizer.padding_id)
+
+    @property
+    def _model(self) -> DreamLM:
+        return self._backend.model
+
+    def _choose_precision(self, device: torch.device) -> str:
+        precision, reason = choose_precision(self._preset.train.precision, device)
+        self._hook.on_notice(f"precision {precision}: {reason}")
+        return precision
+
+    def _build_backend(self, device: torch.device, precision: str) -> Backend:
+        train = self._preset.train
+        torch.manual_seed(derive_seed(train.seed, "weights"))
+        model = self._preset.model.build(self._tokenizer.vocab_size).to(device)
+        model.checkpoint_activations(train.activation_checkpointing)
+        objective = CausalObjective(model, train.label_smoothing)
+        return SingleProcess(objective, train.optimizer, LOSS_WEIGHTS, train.max_grad_norm, precision, train.compile)
+
+    def _first_state(self, precision: str) -> TrainingState:
+        train = self._preset.train
+        rows = train.per_gpu_batch_size * train.accumulation_steps * self._backend.world_size
+        return TrainingState(
+            seed=train.seed,
+            planned_steps=math.ceil(train.train_tokens / (rows * self._preset.model.seq_length)),
+            global_rows=rows,
+            micro_rows=train.per_gpu_batch_size,
+            precision=precision,
+            corpus=self._corpus.fingerprint,
+            cursor=self._stream.start(),
+        )
+
+    def _with_batch_of(self, state: TrainingState) -> TrainingState:
+        """The state with the micro-batch that is asked for now; the windows of one step stay the run's.
+
+        Raises: ResumeMismatch when the asked micro-batches do not make up the run's step.
+        """
+        train, world_size = self._preset.train, self._backend.world_size
+        if state.global_rows % (train.per_gpu_batch_size * world_size):
+            raise ResumeMismatch(
+                f"a step of this run has {state.global_rows} windows, which {world_size} processes with micro-batches "
+                f"of {train.per_gpu_batch_size} cannot make up",
+                where="train.per_gpu_batch_size",
+                hint=f"choose a divisor of {state.global_rows // world_size}",
+            )
+        return replace(state, micro_rows=min(train.per_gpu_batch_size, state.micro_rows))
+
+    def _validate(self) -> Validation:
+        with self._backend.autocast():
+            report = self._preset.eval.build().run(self._model, self._held_out, self._corpus.source_names)
+        sources = {source.source: source.cross_entropy for source in report.sources}
+        return Validation(report.cross_entropy, report.bits_per_byte, sources)
+
+    def _sample(self, step: int) -> list[Sample]:
+        prompts = self._preset.train.sample_prompts
+        with self._backend.autocast():
+            texts = generate(self._model, self._tokenizer, prompts, self._preset.generate)
+        return [Sample(step, generation.prompt, generation.text) for generation in texts]
+
+
+def _write_json(path: Path, preset: Preset) -> None:
+    temporary = path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(preset.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,268 @@
+"""The loop: what a resume repeats, what a bad step changes, and which numbers are reported."""
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import Run
+from stream_of_text import TextStream
+
+from dreamlm.core.errors import Interrupted, OutOfSpace, TrainingFailed
+from dreamlm.core.training.hooks import StepReport
+from dreamlm.core.training.state import TrainingState
+
+Make = Callable[..., Run]
+
+
+def weights(backend: object) -> dict[str, torch.Tensor]:
+    return dict(backend.gather().model)  # type: ignore[attr-defined]
+
+
+def losses(run: Run) -> list[float]:
+    return [report.nll for report in run.hook.steps]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_resume_from_any_step_gives_the_same_losses_and_weights(run: Make, optimizer: str) -> None:
+    options = {"save_interval_steps": 1, "optimizer": optimizer, "accumulation_steps": 2}
+    whole = run(**options)
+    final = weights(whole.go())
+    assert len(whole.hook.steps) == 10
+    for state, tensors in whole.shelf.saved[1:-1:2]:
+        again = run(**options)
+        resumed = weights(again.go((state, tensors)))
+        assert losses(again) == losses(whole)[state.step :]
+        assert all(torch.equal(resumed[name], tensor) for name, tensor in final.items())
+
+
+def test_a_resume_of_a_resume_across_an_epoch_edge_is_exact(run: Make) -> None:
+    stream = TextStream(windows=10)  # an epoch ends in the middle of a step
+    whole = run(stream, save_interval_steps=3)
+    final = weights(whole.go())
+    middle = run(stream, save_interval_steps=3)
+    middle.go(whole.shelf.saved[1])
+    last = run(stream)
+    resumed = weights(last.go(middle.shelf.saved[0]))
+    assert middle.shelf.saved[0][0].step == 6
+    assert losses(last) == losses(whole)[6:]
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in final.items())
+
+
+def test_halving_the_micro_batch_keeps_the_step(run: Make) -> None:
+    model = {"dropout": 0.0}
+    whole, halves = run(model=model), run(model=model)
+    whole.go()
+    halves.go((replace(halves.first_state(), micro_rows=2), halves.backend().gather()))
+    assert losses(halves) == pytest.approx(losses(whole), rel=1e-4)
+
+
+def test_running_out_of_memory_halves_the_micro_batch_and_repeats_the_step(run: Make) -> None:
+    small = run(model={"dropout": 0.0})
+    backend = small.backend()
+    compute = backend.forward_backward
+
+    def forward_backward(micro_batches):  # type: ignore[no-untyped-def]
+        if len(micro_batches[0].batch.tokens) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return compute(micro_batches)
+
+    backend.forward_backward = forward_backward  # type: ignore[method-assign]
+    small.go(backend=backend)
+    roomy = run(model={"dropout": 0.0})
+    roomy.go()
+    assert losses(small) == pytest.approx(losses(roomy), rel=1e-4)
+    assert [notice for notice in small.hook.notices if "out of memory" in notice] == [
+        "out of memory: micro-batch 4 -> 2 rows, accumulation doubled; the step is the same",
+        "out of memory: micro-batch 2 -> 1 rows, accumulation doubled; the step is the same",
+    ]
+    assert small.shelf.saved[-1][0].micro_rows == 1
+
+
+def test_one_row_that_does_not_fit_is_an_error_that_names_the_way_out(run: Make) -> None:
+    small = run(per_gpu_batch_size=1)
+    backend = small.backend()
+
+    def forward_backward(micro_batches):  # type: ignore[no-untyped-def]
+        raise MemoryError
+
+    backend.forward_backward = forward_backward  # type: ignore[method-assign]
+    with pytest.raises(TrainingFailed, match="1 row in a micro-batch") as caught:
+        small.go(backend=backend)
+    assert "activation_checkpointing" in caught.value.hint
+
+
+def poison(backend: object, from_step: int) -> None:
+    """Make one weight infinite before a step, as a broken update would."""
+    compute, calls = backend.forward_backward, [0]  # type: ignore[attr-defined]
+
+    def forward_backward(micro_batches):  # type: ignore[no-untyped-def]
+        calls[0] += 1
+        if calls[0] > from_step:
+            with torch.no_grad():
+                backend.model.layers[1].feed_forward.up.weight[0, 0] = float("inf")  # type: ignore[attr-defined]
+        return compute(micro_batches)
+
+    backend.forward_backward = forward_backward  # type: ignore[attr-defined]
+
+
+def test_too_many_steps_that_are_not_finite_end_at_the_last_finite_snapshot(run: Make) -> None:
+    bad = run(max_skipped_steps=3, save_interval_steps=2)
+    backend = bad.backend()
+    poison(backend, from_step=5)
+    with pytest.raises(TrainingFailed, match=r"3 steps in a row .* layers\.1\.feed_forward\.up.* step 4"):
+        bad.go(backend=backend)
+    assert bad.shelf.rolled_back
+    assert [report.applied for report in bad.hook.steps] == [True] * 5 + [False] * 3
+    assert bad.hook.ends[-1].reason == "failed"
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(run: Make) -> None:
+    backend = run().backend()
+    batch_of = run()
+    windows, _ = batch_of.stream.draw(batch_of.stream.start(), 4)
+    from dreamlm.core.training.backend.backend import MicroBatch
+
+    micro = [MicroBatch(batch_of.stream.read(windows), 1)]
+    backend.forward_backward(micro)
+    backend.update(1.0)
+    before = backend.gather()
+    before = ({k: v.clone() for k, v in before.model.items()}, {k: v.clone() for k, v in before.optimizer.items()})
+    backend.forward_backward(micro)
+    backend.model.norm.weight.grad[3] = float("nan")
+    assert not backend.update(1.0).applied
+    after = backend.gather()
+    assert all(torch.equal(after.model[name], tensor) for name, tensor in before[0].items())
+    assert all(torch.equal(after.optimizer[name], tensor) for name, tensor in before[1].items())
+
+
+def test_the_bad_documents_are_named(run: Make) -> None:
+    from dreamlm.core.training.backend.backend import MicroBatch
+    from dreamlm.core.training.diagnosis import name_cause
+
+    healthy = run()
+    backend = healthy.backend()
+    windows, _ = healthy.stream.draw(healthy.stream.start(), 2)
+    micro = MicroBatch(healthy.stream.read(windows), 0)
+
+    def overflow(module, inputs, output):  # type: ignore[no-untyped-def]
+        output[1, 0, 0] = float("inf")
+
+    backend.model.layers[1].attention.register_forward_hook(lambda m, i, o: overflow(m, i, o[0]))
+    cause = name_cause(backend, healthy.stream, [micro])
+    assert (
+        cause
+        == f"the first output that is not finite is that of layers.1.attention, reading text: window {windows[1].index}"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_saves_and_stops(run: Make, number: int) -> None:
+    stopped = run(save_interval_steps=1000)
+
+    class Sender(type(stopped.hook)):  # type: ignore[misc]
+        def on_step(self, report: StepReport) -> None:
+            super().on_step(report)
+            if report.step == 7:
+                os.kill(os.getpid(), number)
+
+    stopped.hook = Sender()
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as caught:
+        stopped.go()
+    assert caught.value.signal_number == number
+    assert stopped.shelf.saved[-1][0].step == 7
+    assert stopped.hook.ends[-1].reason == "interrupted"
+    assert signal.getsignal(number) is before
+    whole, resumed = run(), run()
+    whole.go()
+    resumed.go(stopped.shelf.saved[-1])
+    assert losses(resumed) == losses(whole)[7:]
+
+
+def test_a_full_disk_pauses_training_until_there_is_space(run: Make) -> None:
+    paused = run(save_interval_steps=5, retry_seconds=0.01)
+    commit, failures = paused.shelf.save, iter([False, True, True, False])
+
+    def save(state, tensors):  # type: ignore[no-untyped-def]
+        if next(failures, False):
+            raise OutOfSpace("runs/x", 10_000_000, 5_000_000)
+        return commit(state, tensors)
+
+    paused.shelf.save = save  # type: ignore[method-assign]
+    paused.go()
+    assert [state.step for state, _ in paused.shelf.saved] == [0, 5, 10, 15, 20]
+    assert (
+        paused.hook.notices.count(
+            "paused: not enough disk space: 10.0 MB needed, 5.0 MB free in runs/x; free some space and training goes on"
+        )
+        == 2
+    )
+
+
+def test_evaluation_comes_after_every_eval_tokens_and_at_the_end(run: Make) -> None:
+    whole = run(eval_tokens=300)
+    whole.go()
+    assert [report.step for report in whole.hook.evaluations] == [5, 10, 15, 19, 20]
+    assert [report.best for report in whole.hook.evaluations] == [True, False, False, False, False]
+
+
+def test_tokens_are_real_targets(run: Make) -> None:
+    class Padded(TextStream):
+        def read(self, windows):  # type: ignore[no-untyped-def]
+            batch = super().read(windows)
+            batch.documents[:, 9:] = -1
+            return batch
+
+    padded = run(Padded(boundaries=False), train_tokens=4 * 8 * 5)
+    padded.go()
+    assert [report.tokens for report in padded.hook.steps] == [32, 64, 96, 128, 160]
+
+
+def test_the_reported_learning_rate_is_the_one_used(run: Make) -> None:
+    cosine = run(
+        schedule={"type": "cosine", "warmup_steps": 2, "floor": 0.1}, optimizer={"learning_rate": 1e-2, "type": "adamw"}
+    )
+    cosine.go()
+    rates = [report.learning_rate for report in cosine.hook.steps]
+    assert rates[:3] == pytest.approx([5e-3, 1e-2, 1e-2])
+    assert rates == sorted(rates[:2]) + sorted(rates[2:], reverse=True)
+
+
+def test_the_reported_loss_is_unsmoothed(run: Make) -> None:
+    plain, smoothed = run(), run(label_smoothing=0.3)
+    plain.go()
+    smoothed.go()
+    assert smoothed.hook.steps[0].nll == plain.hook.steps[0].nll
+    last = smoothed.hook.steps[-1]
+    assert last.objectives["token"] > last.nll + 0.01
+
+
+def test_a_fresh_model_with_a_wrong_first_loss_is_not_trained(run: Make) -> None:
+    broken = run()
+    backend = broken.backend()
+    with torch.no_grad():
+        backend.model.embedding.weight.mul_(30)
+    with pytest.raises(TrainingFailed, match=r"not within 2 % of ln 64 = 4\.1589"):
+        broken.go(backend=backend)
+
+
+def test_a_parameter_that_never_moves_is_named(run: Make) -> None:
+    broken = run()
+    backend = broken.backend()
+    backend.model.norm.unused = torch.nn.Parameter(torch.ones(3))
+    with pytest.raises(TrainingFailed, match=r"did not change 1 of 25 parameters: norm\.unused"):
+        broken.go(backend=backend)
+
+
+def test_a_loss_that_does_not_fall_ends_the_run_at_step_100(run: Make) -> None:
+    stuck = run(train_tokens=64 * 200, optimizer={"type": "adamw", "learning_rate": 0.5})
+    with pytest.raises(TrainingFailed, match="after 100 steps the loss has not fallen"):
+        stuck.go()
+
+
+def test_the_state_survives_json() -> None:
+    state = Run().first_state()
+    assert TrainingState.from_json(state.to_json()) == state
