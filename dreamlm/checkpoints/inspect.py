@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamlm.checkpoints.difference import Difference, diff
+from dreamlm.checkpoints.difference import Difference, KeyDifference, TensorDifference, diff
 from dreamlm.checkpoints.found import SnapshotInfo, harm, leftovers, newest_first
 from dreamlm.checkpoints.manifest import Record, read_manifest
 from dreamlm.checkpoints.retention import best_of, last_finite_of
@@ -142,7 +142,9 @@ __all__ = [
     "Damage",
     "Description",
     "Difference",
+    "KeyDifference",
     "Listed",
+    "TensorDifference",
     "TensorSummary",
     "Verification",
     "describe",

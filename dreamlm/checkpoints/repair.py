@@ -23,47 +23,50 @@ class Repaired:
     sentences: tuple[str, ...]
 
 
-def repair(files: FileSystem, folder: Path) -> Repaired:
+def repair(files: FileSystem, folder: Path, may_start_anew: bool = False) -> Repaired:
     """Bring a checkpoints folder in order.
 
-    Raises: CheckpointError when snapshots are there and not one is usable: nothing may start from zero unnoticed.
+    Raises: CheckpointError when snapshots are there and not one is usable, before anything is changed: nothing starts
+    from zero unnoticed. With `may_start_anew` they are set aside instead.
     Cost: a manifest and the file sizes of each snapshot; every byte of what an interruption left.
     """
     usable: list[SnapshotInfo] = []
-    sentences: list[str] = []
-    broken: list[str] = []
+    broken: dict[Path, str] = {}
+    incomplete: list[Path] = []
     for path in named_folders(folder):
         info, damages = harm(path, thorough=False)
         if info is not None:
             usable.append(info)
-            continue
-        reasons = "; ".join(damage.message for damage in damages)
-        aside = rename_to_free(files, path, path.with_name(f"{path.name}.damaged"))
-        files.sync_folder(folder)
-        broken.append(f"{path.name} is damaged ({reasons}) and was moved to {aside.name}; it takes part in nothing")
-    incomplete: list[Path] = []
+        else:
+            broken[path] = "; ".join(damage.message for damage in damages)
     for path in leftovers(folder):
         info, _ = harm(path, thorough=True)
         if info is not None:
             usable.append(info)
         else:
             incomplete.append(path)
-    if broken and not usable:
+    if broken and not usable and not may_start_anew:
         raise CheckpointError(
-            "no usable snapshot is left:\n" + "\n".join(f"  {sentence}" for sentence in broken),
+            "no usable snapshot is left:\n" + "\n".join(f"  {path.name}: {why}" for path, why in broken.items()),
             where=str(folder),
             hint="put a good copy back as lm_current, or start a new run in another folder",
         )
+    sentences = [_set_aside(files, path, why) for path, why in broken.items()]
     ordered = newest_first(usable)
     named = assign_names(ordered)
     kept = {id(info) for info in named.values()}
-    sentences += broken
     sentences += [_renamed(info, name) for name, info in named.items() if info.name != name]
     sentences += [_deleted(path) for path in incomplete]
     dropped = [info.path for info in ordered if id(info) not in kept]
     rearrange(files, folder, {name: info.path for name, info in named.items()}, [*dropped, *incomplete])
     after = [SnapshotInfo(folder / name, info.manifest) for name, info in named.items()]
     return Repaired(tuple(newest_first(after)), tuple(sentences))
+
+
+def _set_aside(files: FileSystem, path: Path, why: str) -> str:
+    aside = rename_to_free(files, path, path.with_name(f"{path.name}.damaged"))
+    files.sync_folder(path.parent)
+    return f"{path.name} is damaged ({why}) and was moved to {aside.name}; it takes part in nothing"
 
 
 def _renamed(info: SnapshotInfo, name: str) -> str:

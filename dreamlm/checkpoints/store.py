@@ -71,7 +71,7 @@ class Store:
         """
         with self.lock():
             self._make_folder()
-            repaired = repair(self._files, self.folder)
+            repaired = repair(self._files, self.folder, may_start_anew=True)
             for sentence in repaired.sentences:
                 self._on_notice(sentence)
             self.require_space(expected_bytes)

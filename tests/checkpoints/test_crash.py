@@ -35,7 +35,7 @@ def history(request: pytest.FixtureRequest) -> list[tuple[float | None, bool]]:
 
 def build(run: Path, history: list[tuple[float | None, bool]]) -> Path:
     for step, (loss, finite) in enumerate(history[:-1]):
-        commit(Store(run), step, loss, finite)
+        commit(Store(run, FaultyFiles()), step, loss, finite)
     run.mkdir(exist_ok=True)
     return run
 
@@ -63,7 +63,7 @@ def states(
 
 
 def require_sound(run: Path, allowed: list[dict[str, int]]) -> None:
-    store = Store(run)
+    store = Store(run, FaultyFiles())
     store.repair()
     assert steps(store) in allowed
     for info in store.snapshots():

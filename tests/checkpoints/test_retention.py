@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from faulty_files import FaultyFiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_snapshots import commit, steps
@@ -34,7 +35,7 @@ def naive(history: list[tuple[float | None, bool]]) -> dict[str, int]:
 @given(st.lists(st.tuples(LOSSES, st.booleans()), min_size=1, max_size=9))
 def test_rolling_best_and_last_finite_snapshots_stay(history: list[tuple[float | None, bool]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(Path(folder))
+        store = Store(Path(folder), FaultyFiles())
         for step, (loss, finite) in enumerate(history):
             commit(store, step, loss, finite)
             assert steps(store) == naive(history[: step + 1])
