@@ -52,7 +52,7 @@ def import_pth(file: Path) -> Snapshot:
         raise CheckpointError(f"{file.name} does not exist", where=str(file)) from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{file.name} holds more than tensors and plain values; loading it could run code, so it was not loaded",
+            f"{file.name} holds objects whose loading could run code, or it is damaged; it was not loaded",
             where=str(file),
             hint="in the tool that wrote it, save the state_dict alone: torch.save(model.state_dict(), path)",
         ) from error
