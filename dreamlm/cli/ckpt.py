@@ -1,14 +1,24 @@
-"""`dreamlm ckpt`: look at the snapshots of a run, check them, compare them, put them in order."""
+"""`dreamlm ckpt`: look at the snapshots of a run, check them, compare them, put them in order, export them."""
 
 from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dreamlm.cli.console import Console
-from dreamlm.cli.options import JsonOption, RunOption
+from dreamlm.cli.options import CheckpointOption, JsonOption, RunOption
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, check, compare and prune snapshots.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, check, compare, prune and export snapshots.")
+
+
+class Format(StrEnum):
+    """What a snapshot can be exported to."""
+
+    LLAMA = "llama"
+    PTH = "pth"
+
 
 Snapshot = Annotated[
     str | None,
@@ -46,7 +56,7 @@ def list_snapshots(run: RunOption = None, as_json: JsonOption = False) -> None:
 
 @app.command()
 def show(snapshot: Snapshot = None, run: RunOption = None, as_json: JsonOption = False) -> None:
-    """What a snapshot says about itself: its record, files and tensors."""
+    """Record, files and tensors of a snapshot."""
     from dreamlm.checkpoints.inspect import describe
     from dreamlm.cli.live_line import count
     from dreamlm.cli.places import snapshot_folder
@@ -70,7 +80,10 @@ def show(snapshot: Snapshot = None, run: RunOption = None, as_json: JsonOption =
 
 @app.command()
 def verify(snapshot: Snapshot = None, run: RunOption = None, as_json: JsonOption = False) -> None:
-    """Compare every byte with the manifest; without a name, of every snapshot of the run. Exit code 1 on damage."""
+    """Compare every byte with the manifest.
+
+    Without a name, of every snapshot of the run. Exit code 1 on damage.
+    """
     from dreamlm.checkpoints.inspect import examine, listing
     from dreamlm.cli.live_line import count
     from dreamlm.cli.places import run_folder, snapshot_folder
@@ -122,7 +135,10 @@ def rotate(
     run: RunOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Go back: make an older snapshot the latest; the next training goes on from it."""
+    """Go back: make an older snapshot the latest.
+
+    The next training goes on from it.
+    """
     from dreamlm.checkpoints.store import Store
     from dreamlm.cli.places import run_folder
 
@@ -140,7 +156,7 @@ def prune(
     drop_finite: Annotated[bool, typer.Option("--drop-finite", help="Delete the last finite one too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete snapshots: all but the newest, the best and the last finite one."""
+    """Delete all but the newest, best and last finite."""
     from dreamlm.checkpoints.store import Store
     from dreamlm.cli.live_line import count
     from dreamlm.cli.places import run_folder
@@ -155,6 +171,41 @@ def prune(
         console.result(f"deleted {info.name}, step {info.record.step:,}, {count(info.size_bytes)}B")
     if not deleted:
         console.result("nothing to delete")
+
+
+@app.command()
+def export(
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="A new folder, or a file for pth.")],
+    to: Annotated[
+        Format, typer.Option("--to", help="llama: a stock transformers folder; pth: one torch file of plain tensors.")
+    ] = Format.LLAMA,
+    run: RunOption = None,
+    checkpoint: CheckpointOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a model in a form that other tools read."""
+    from dreamlm.cli.live_line import count
+    from dreamlm.cli.places import model_place, snapshot_folder
+
+    console = Console(as_json)
+    snapshot = snapshot_folder(str(model_place(checkpoint, run)), None)
+    if to is Format.PTH:
+        from dreamlm.checkpoints.convert.legacy import export_pth
+
+        file = export_pth(snapshot, target)
+        outcome = {"file": str(file), "size_bytes": file.stat().st_size}
+        sentence = f"{file}, {count(file.stat().st_size)}B: torch.load(..., weights_only=True) reads it"
+    else:
+        from dreamlm.checkpoints.convert.llama import export as export_folder
+
+        exported = export_folder(snapshot, target)
+        outcome = asdict(exported)
+        size = f"{count(exported.parameters)} parameters, {count(exported.size_bytes)}B"
+        sentence = f"{exported.folder}, a {exported.architecture} of {size}: transformers reads it without dreamlm"
+    if as_json:
+        console.document(outcome)
+    else:
+        console.result(sentence)
 
 
 def _figure(number: float | None) -> str:

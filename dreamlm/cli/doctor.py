@@ -9,7 +9,7 @@ _PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "safetensors", "
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Report versions, hardware and disk space, and what `auto` would choose here."""
+    """Show versions, hardware, and what `auto` chooses here."""
     console = Console(as_json)
     findings = {"versions": _versions(), "machine": _machine(), "auto": _choices()}
     if as_json:

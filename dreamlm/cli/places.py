@@ -28,5 +28,21 @@ def snapshot_folder(name: str | None, run: Path | None) -> Path:
     return place / "checkpoints" / LATEST if (place / "checkpoints").is_dir() or name is None else place
 
 
+def model_place(checkpoint: Path | None, run: Path | None) -> Path:
+    """The folder to load a model from. Raises: UserMistake when none was given, or two."""
+    if checkpoint is not None and run is not None:
+        raise UserMistake("--run and --checkpoint both name a model", hint="leave one of them out")
+    if checkpoint is None and run is None:
+        raise UserMistake(
+            "which model?", valid=_runs(), hint="name a run with --run DIR, or one snapshot with --checkpoint DIR"
+        )
+    return checkpoint or run_folder(run)
+
+
+def has_snapshots(run: Path) -> bool:
+    """Whether a run was started in this folder and saved at least once."""
+    return (run / "checkpoints").is_dir()
+
+
 def _runs() -> list[str]:
     return sorted(str(path.parent) for path in RUNS.glob("*/checkpoints"))

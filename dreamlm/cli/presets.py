@@ -32,7 +32,10 @@ def list_presets(as_json: JsonOption = False) -> None:
 
 @app.command()
 def show(preset: Preset, sets: SetOption = None) -> None:
-    """Print a preset as it will be used: parents and --set applied, every default filled in."""
+    """Print a preset as it will be used.
+
+    Parents and --set are applied, and every default is filled in.
+    """
     from dreamlm.presets.resolve import resolve
 
     Console(as_json=True).document(resolve(preset, sets or ()).model_dump(mode="json", exclude_none=True))
@@ -42,7 +45,10 @@ def show(preset: Preset, sets: SetOption = None) -> None:
 def validate(
     presets: Annotated[list[str], typer.Argument(metavar="NAME|FILE...")], as_json: JsonOption = False
 ) -> None:
-    """Check presets and report every mistake in each. Exit code 2 when there is one."""
+    """Check presets and report every mistake.
+
+    Exit code 2 when there is one.
+    """
     from dreamlm.core.errors import PresetError, UserMistake
     from dreamlm.presets.resolve import resolve
 
@@ -68,7 +74,10 @@ def validate(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of a preset file: every key with its type, range and meaning."""
+    """Print the JSON Schema of preset files.
+
+    Every key with its type, range and meaning; editors check presets against it.
+    """
     from dreamlm.presets.schema import published_schema
 
     Console(as_json=True).document(published_schema())
@@ -76,7 +85,10 @@ def schema() -> None:
 
 @app.command()
 def diff(left: Preset, right: Preset, as_json: JsonOption = False) -> None:
-    """Print the keys in which two presets differ, after parents and defaults."""
+    """Print the keys in which two presets differ.
+
+    Compared after parents and defaults.
+    """
     from dreamlm.presets.resolve import resolve
 
     console = Console(as_json)

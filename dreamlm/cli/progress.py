@@ -14,7 +14,8 @@ class PreparationProgress:
 
     def __init__(self, console: Console, line: LiveLine, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._line, self._clock = console, line, clock
-        self._stage, self._total, self._began = "", None, clock()
+        self._stage, self._began = "", clock()
+        self._total: int | None = None
         self._bytes = self._tokens = 0
 
     def stage(self, name: str, total_bytes: int | None) -> None:

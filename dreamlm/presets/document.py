@@ -4,7 +4,7 @@ import json
 import re
 from bisect import bisect_left
 from dataclasses import dataclass
-from json.decoder import scanstring
+from json import JSONDecoder
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def _parse(text: str, path: Path) -> Any:
 
 
 _SPACE = re.compile(r"\s*")
-_SCALAR = re.compile(r"[^\s,\]}]+")
+_DECODER = JSONDecoder()
 
 
 def _keys_with_lines(text: str) -> list[tuple[KeyPath, int]]:
@@ -81,30 +81,28 @@ def _keys_with_lines(text: str) -> list[tuple[KeyPath, int]]:
     found: list[tuple[KeyPath, int]] = []
     line_ends = [match.start() for match in re.finditer("\n", text)]
 
-    def after(pattern: re.Pattern[str], position: int) -> int:
-        match = pattern.match(text, position)
+    def skip_space(position: int) -> int:
+        match = _SPACE.match(text, position)
         return match.end() if match else position
 
     def walk(position: int, path: KeyPath) -> int:
         """Record the keys inside the value at `position`; returns the position after the value."""
         opening = text[position]
-        if opening == '"':
-            return scanstring(text, position + 1)[1]
         if opening not in "{[":
-            return after(_SCALAR, position)
-        position, index = after(_SPACE, position + 1), 0
+            return _DECODER.raw_decode(text, position)[1]
+        position, index = skip_space(position + 1), 0
         while text[position] not in "}]":
             line = bisect_left(line_ends, position) + 1
             part: str | int = index
             if opening == "{":
-                part, position = scanstring(text, position + 1)
-                position = after(_SPACE, after(_SPACE, position) + 1)
+                part, position = _DECODER.raw_decode(text, position)
+                position = skip_space(skip_space(position) + 1)
             found.append(((*path, part), line))
-            position = after(_SPACE, walk(position, (*path, part)))
+            position = skip_space(walk(position, (*path, part)))
             if text[position] == ",":
-                position = after(_SPACE, position + 1)
+                position = skip_space(position + 1)
             index += 1
         return position + 1
 
-    walk(after(_SPACE, 0), ())
+    walk(skip_space(0), ())
     return found

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from dreamlm.data_sources.corpus import Corpus
-from dreamlm.data_sources.preparation import prepare
+from dreamlm.data_sources.preparation.cache_key import Difference
+from dreamlm.data_sources.prepare import Preparation
 from dreamlm.data_sources.progress import Progress
 from dreamlm.presets.schema import Preset
 from dreamlm.wiring.places import corpus_folder, home
@@ -21,7 +22,16 @@ def prepare_corpus(
     An endless source is read until one pass over it would last for all of `train_tokens`.
     Raises: AllSourcesFailed, DataError, UserMistake, OutOfSpace.
     """
-    return prepare(
+    return _request(preset, progress, folder, workers).run()
+
+
+def explain_corpus(preset: Preset, progress: Progress, folder: Path | None = None) -> list[Difference]:
+    """Why the corpus that is there cannot be used for the preset; empty when it can.  Raises: as `prepare_corpus`."""
+    return _request(preset, progress, folder, workers=None).differences()
+
+
+def _request(preset: Preset, progress: Progress, folder: Path | None, workers: int | None) -> Preparation:
+    return Preparation(
         preset.data,
         preset.tokenizer,
         folder or corpus_folder(preset),

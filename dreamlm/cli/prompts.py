@@ -1,0 +1,55 @@
+"""Prompts from arguments, or from stdin: one a line, or JSON lines with a `prompt`."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TextIO
+
+from dreamlm.core.errors import UserMistake
+
+
+def read_prompts(lines: Iterable[str]) -> Iterator[str]:
+    """Every line is a prompt; when the first that is not empty begins with `{`, every line is a JSON object.
+
+    Raises: UserMistake naming the line that is no object with a text as `prompt`.
+    """
+    as_json = None
+    for number, line in enumerate(lines, start=1):
+        text = line.rstrip("\r\n")
+        if not text.strip():
+            continue
+        if as_json is None:
+            as_json = text.lstrip().startswith("{")
+        yield _prompt_of(text, number) if as_json else text
+
+
+def chosen_prompts(arguments: Sequence[str], stdin: TextIO) -> Iterator[str]:
+    """The arguments, or what comes on stdin when there are none. Raises: UserMistake when there is neither."""
+    if arguments:
+        return iter(arguments)
+    if stdin.isatty():
+        hint = 'dreamlm generate --run DIR "Once upon a time", or pipe one prompt a line; "" begins a new document'
+        raise UserMistake("there is no prompt", hint=hint)
+    return read_prompts(stdin)
+
+
+def batches(prompts: Iterable[str], size: int) -> Iterator[list[str]]:
+    """The prompts in lists of at most `size`, each as soon as it is full."""
+    source = iter(prompts)
+    while batch := list(islice(source, size)):
+        yield batch
+
+
+def _prompt_of(text: str, number: int) -> str:
+    where, hint = f"stdin, line {number}", 'a line is an object such as {"prompt": "Once upon a time"}'
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserMistake(f"not valid JSON: {error.msg}", where=where, hint=hint) from error
+    if not isinstance(value, dict) or "prompt" not in value:
+        keys = list(value) if isinstance(value, dict) else []
+        found = f"its keys are {', '.join(keys)}" if keys else "it is no object with keys"
+        raise UserMistake(f"this line has no `prompt`: {found}", where=where, hint=hint)
+    if not isinstance(value["prompt"], str):
+        raise UserMistake("`prompt` must be text", where=where, hint=hint)
+    return value["prompt"]
