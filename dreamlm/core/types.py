@@ -62,8 +62,15 @@ class Batch:
 class Stream(Protocol):
     """A sequence of windows that is a pure function of its cursor."""
 
-    source_names: Sequence[str]
-    seq_length: int
+    @property
+    def source_names(self) -> Sequence[str]:
+        """Names by `Window.source`."""
+        ...
+
+    @property
+    def seq_length(self) -> int:
+        """Targets of a window."""
+        ...
 
     def start(self) -> Cursor:
         """The cursor before the first window."""

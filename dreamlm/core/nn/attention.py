@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreamlm.core.nn.cache import KeyValueCache
+from dreamlm.core.nn.norm import RMSNorm
 from dreamlm.core.nn.signal import Segment
 
 
@@ -21,8 +22,8 @@ class Attention(nn.Module):
         self.key = nn.Linear(hidden_size, num_kv_heads * self.head_size, bias=False)
         self.value = nn.Linear(hidden_size, num_kv_heads * self.head_size, bias=False)
         self.output = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.query_norm = nn.RMSNorm(self.head_size, eps=norm_epsilon) if qk_norm else nn.Identity()
-        self.key_norm = nn.RMSNorm(self.head_size, eps=norm_epsilon) if qk_norm else nn.Identity()
+        self.query_norm = RMSNorm(self.head_size, norm_epsilon) if qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(self.head_size, norm_epsilon) if qk_norm else nn.Identity()
 
     def forward(self, hidden_BTD: Tensor, segment: Segment, past: KeyValueCache) -> tuple[Tensor, KeyValueCache]:
         """Mixed hidden vectors (B, T, D), and the cache with this segment's keys and values behind the past's."""

@@ -4,6 +4,7 @@ from torch import nn
 
 from dreamlm.core.nn.attention import Attention
 from dreamlm.core.nn.feedforward import SwiGLU
+from dreamlm.core.nn.norm import RMSNorm
 from dreamlm.core.nn.signal import Signal
 
 
@@ -24,9 +25,9 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.name = name
-        self.attention_norm = nn.RMSNorm(hidden_size, eps=norm_epsilon)
+        self.attention_norm = RMSNorm(hidden_size, norm_epsilon)
         self.attention = attention
-        self.feed_forward_norm = nn.RMSNorm(hidden_size, eps=norm_epsilon)
+        self.feed_forward_norm = RMSNorm(hidden_size, norm_epsilon)
         self.feed_forward = feed_forward
         self.dropout = nn.Dropout(dropout)
 

@@ -22,6 +22,7 @@ from dreamlm.core.nn.attention import Attention
 from dreamlm.core.nn.block import Block
 from dreamlm.core.nn.cache import KeyValueCache
 from dreamlm.core.nn.feedforward import SwiGLU
+from dreamlm.core.nn.norm import RMSNorm
 from dreamlm.core.nn.positions import Positions, PositionsConfig, Rotary
 from dreamlm.core.nn.signal import Carry, Signal, advance
 
@@ -89,7 +90,7 @@ class DreamLM(nn.Module):
         self.positions: Positions = config.positions.build(config.hidden_size, head_size, config.seq_length)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(_block(config, index) for index in range(config.num_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_epsilon)
+        self.norm = RMSNorm(config.hidden_size, config.norm_epsilon)
         own_weight = nn.Parameter(torch.empty(vocab_size, config.hidden_size))
         self.head = LanguageModelHead(self.embedding.weight if config.tie_embeddings else own_weight)
         self._run: Callable[[nn.Module, Signal], Signal] = _call

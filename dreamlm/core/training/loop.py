@@ -69,6 +69,9 @@ class Trainer:
         self._saver, self._hooks, self._around = around.saver, around.hooks, around
         self._throughput = Throughput()
         self._saved_step = -1
+        self._begun = 0.0
+        self._last_nll: float | None = None
+        self._last_bits_per_byte: float | None = None
         self._first_weights: dict[str, tuple[float, float]] = {}
         self._saved_at = time.monotonic()
         self._flops_per_token = training_flops_per_token(backend.model, stream.seq_length)
@@ -81,7 +84,7 @@ class Trainer:
 
         Raises: Interrupted after a signal, once a snapshot is committed; TrainingFailed; OutOfSpace.
         """
-        begun = time.monotonic()
+        self._begun = time.monotonic()
         self._start(state)
         if fresh:
             self._first_weights = sanity.weight_sums(self._backend.model)
@@ -95,11 +98,11 @@ class Trainer:
                 if stopping or self._save_is_due(state):
                     state = self._save(state, stop)
                 if stopping:
-                    self._end("interrupted", state, begun)
+                    self._end("interrupted", state)
                     raise Interrupted(stop.number or 15, f"stopped at step {state.step}; a snapshot was saved")
             if state.step != self._saved_step:
                 state = self._save(self._evaluate(state), stop)
-        self._end("finished", state, begun)
+        self._end("finished", state)
         return state
 
     def _step(self, state: TrainingState, fresh: bool) -> TrainingState:
@@ -157,7 +160,7 @@ class Trainer:
         self._hooks.on_notice(f"step {state.step} skipped, its {kind} is not finite: {cause}")
         if state.skipped_in_a_row >= self._config.max_skipped_steps:
             step = self._saver.roll_back()
-            self._end("failed", state, time.monotonic())
+            self._end("failed", state)
             raise TrainingFailed(
                 f"{state.skipped_in_a_row} steps in a row were not finite; last: {cause}; "
                 f"the run is back at its last finite snapshot, step {step}",
@@ -184,6 +187,7 @@ class Trainer:
 
     def _evaluate(self, state: TrainingState) -> TrainingState:
         found = self._around.validate()
+        self._last_bits_per_byte = found.bits_per_byte
         best = state.best_validation_loss is None or found.nll < state.best_validation_loss
         self._hooks.on_evaluation(
             EvaluationReport(
@@ -248,6 +252,7 @@ class Trainer:
         self._throughput.restart()
 
     def _report(self, state: TrainingState, measured: Measured, update: Update) -> None:
+        self._last_nll = measured.nll
         tokens_per_second, seconds = self._throughput.count(measured.tokens)
         self._hooks.on_step(
             StepReport(
@@ -264,7 +269,15 @@ class Trainer:
             )
         )
 
-    def _end(self, reason: str, state: TrainingState, begun: float) -> None:
+    def _end(self, reason: str, state: TrainingState) -> None:
         self._hooks.on_end(
-            RunEnd(reason, state.step, state.tokens, time.monotonic() - begun, None, state.last_validation_loss, None)
+            RunEnd(
+                reason=reason,
+                step=state.step,
+                tokens=state.tokens,
+                seconds=time.monotonic() - self._begun,
+                nll=self._last_nll,
+                validation_nll=state.last_validation_loss,
+                bits_per_byte=self._last_bits_per_byte,
+            )
         )

@@ -5,10 +5,11 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import Run
-from stream_of_text import TextStream
+from stream_of_text import VOCAB, TextStream
 
 from dreamlm.core.errors import Interrupted, OutOfSpace, TrainingFailed
 from dreamlm.core.training.hooks import StepReport
@@ -258,7 +259,13 @@ def test_a_parameter_that_never_moves_is_named(run: Make) -> None:
 
 
 def test_a_loss_that_does_not_fall_ends_the_run_at_step_100(run: Make) -> None:
-    stuck = run(train_tokens=64 * 200, optimizer={"type": "adamw", "learning_rate": 0.5})
+    class EasyFirst(TextStream):
+        def read(self, windows):  # type: ignore[no-untyped-def]
+            batch, epoch = super().read(windows), windows[0].epoch
+            noise = np.random.default_rng(epoch).integers(VOCAB, size=batch.tokens.shape)
+            return replace(batch, tokens=noise * (epoch not in range(1, 5)))
+
+    stuck = run(EasyFirst(windows=8), train_tokens=64 * 200)
     with pytest.raises(TrainingFailed, match="after 100 steps the loss has not fallen"):
         stuck.go()
 
