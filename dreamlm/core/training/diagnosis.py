@@ -13,7 +13,7 @@ from dreamlm.core.types import Stream
 def name_cause(backend: Backend, stream: Stream, micro_batches: Sequence[MicroBatch]) -> str:
     """The first layer whose output is not finite and the documents it was reading, in a sentence.
 
-    Runs the micro-batches forward again with a watch on every layer; collective under sharding.
+    Runs the micro-batches forward again with a watch on every layer; call it inside `backend.whole()`.
     """
     bad_weights = [name for name, p in backend.model.named_parameters() if not torch.isfinite(p).all()]
     if bad_weights:

@@ -74,7 +74,9 @@ class Trainer:
         self._last_bits_per_byte: float | None = None
         self._first_weights: dict[str, tuple[float, float]] = {}
         self._saved_at = time.monotonic()
-        self._flops_per_token = training_flops_per_token(backend.model, stream.seq_length)
+        with backend.whole():
+            self._parameters = sum(parameter.numel() for parameter in backend.model.parameters())
+            self._flops_per_token = training_flops_per_token(backend.model, stream.seq_length)
         dtype = next(iter(backend.model.parameters())).dtype
         with backend.autocast():
             self._peak_flops = matmul_peak(backend.device, dtype) * backend.world_size
@@ -87,7 +89,8 @@ class Trainer:
         self._begun = time.monotonic()
         self._start(state)
         if fresh:
-            self._first_weights = sanity.weight_sums(self._backend.model)
+            with self._backend.whole():
+                self._first_weights = sanity.weight_sums(self._backend.model)
             state = self._save(state)
         with StopRequest(self._hooks.on_notice) as stop:
             while state.tokens < self._config.train_tokens:
@@ -156,7 +159,8 @@ class Trainer:
 
     def _skipped(self, state: TrainingState, measured: Measured, micro_batches: Sequence[MicroBatch]) -> None:
         kind = "gradient" if math.isfinite(measured.nll) else "loss"
-        cause = name_cause(self._backend, self._stream, micro_batches)
+        with self._backend.whole():
+            cause = name_cause(self._backend, self._stream, micro_batches)
         self._hooks.on_notice(f"step {state.step} skipped, its {kind} is not finite: {cause}")
         if state.skipped_in_a_row >= self._config.max_skipped_steps:
             step = self._saver.roll_back()
@@ -169,7 +173,8 @@ class Trainer:
 
     def _check_early(self, state: TrainingState, measured: Measured) -> TrainingState:
         if self._first_weights and state.step == sanity.MOVING_STEPS and not state.skipped_steps:
-            sanity.check_weights_moved(self._first_weights, self._backend.model)
+            with self._backend.whole():
+                sanity.check_weights_moved(self._first_weights, self._backend.model)
         if len(state.early_losses) >= sanity.EARLY_STEPS:
             return state
         losses = (*state.early_losses, measured.nll)
@@ -186,7 +191,9 @@ class Trainer:
         return replace(state, micro_rows=rows)
 
     def _evaluate(self, state: TrainingState) -> TrainingState:
-        found = self._around.validate()
+        with self._backend.whole():
+            found = self._around.validate()
+            samples = self._around.sample(state.step)
         self._last_bits_per_byte = found.bits_per_byte
         best = state.best_validation_loss is None or found.nll < state.best_validation_loss
         self._hooks.on_evaluation(
@@ -200,7 +207,7 @@ class Trainer:
                 best=best,
             )
         )
-        for sample in self._around.sample(state.step):
+        for sample in samples:
             self._hooks.on_sample(sample)
         self._throughput.restart()
         lowest = found.nll if best else state.best_validation_loss
@@ -233,7 +240,6 @@ class Trainer:
         return state
 
     def _start(self, state: TrainingState) -> None:
-        model = self._backend.model
         self._hooks.on_start(
             RunStart(
                 step=state.step,
@@ -241,8 +247,8 @@ class Trainer:
                 tokens=state.tokens,
                 train_tokens=self._config.train_tokens,
                 tokens_per_step=state.global_rows * self._stream.seq_length,
-                parameters=sum(parameter.numel() for parameter in model.parameters()),
-                vocab_size=model.vocab_size,
+                parameters=self._parameters,
+                vocab_size=self._backend.model.vocab_size,
                 precision=self._backend.precision,
                 device=str(self._backend.device),
                 world_size=self._backend.world_size,

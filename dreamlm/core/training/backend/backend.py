@@ -5,6 +5,7 @@ Tensors go in and out by parameter name, in full: a snapshot depends neither on 
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -63,7 +64,14 @@ class Backend(ABC):
     @property
     @abstractmethod
     def model(self) -> DreamLM:
-        """The live model, for evaluation and samples; forward passes through it are collective."""
+        """The live model. Its weights may be divided among ranks: look at them, or run it, inside `whole()`."""
+
+    @abstractmethod
+    def whole(self) -> AbstractContextManager[None]:
+        """The context in which every rank holds every weight, for evaluation, samples and a look at the weights.
+
+        Collective to enter and to leave; inside, forward passes concern this rank alone, and weights stay as they are.
+        """
 
     @abstractmethod
     def forward_backward(self, micro_batches: Sequence[MicroBatch]) -> Measured:

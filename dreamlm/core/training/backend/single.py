@@ -1,6 +1,7 @@
 """One process, plain PyTorch: fp32 weights, autocast to bf16 where asked."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -44,6 +45,9 @@ class SingleProcess(Backend):
     @property
     def model(self) -> DreamLM:
         return self._objective.model
+
+    def whole(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
