@@ -22,9 +22,9 @@ JUDGED_FROM_LETTERS = 200
 """Letters a text needs before statistics of its words mean anything."""
 MEAN_WORD_LENGTHS = (2.2, 9.5)
 """Mean letters per word of a text with spaces; English has 4.7, Finnish 7.8; outside lies a failed extraction."""
-GLUED_SHARE = 0.06
-"""Share of the letters in words of over 20 letters above which a text with spaces is dropped; prose stays below 0.01,
-and pages whose spaces were lost here and there are mostly above 0.1."""
+GLUED_SHARE = 0.1
+"""Share of the letters in words of over 20 letters above which a text with spaces is dropped; English prose stays below
+0.01, German law below 0.06; of 168 real pages that had lost some of their spaces 145 were above."""
 LETTER_SHARE = 0.45
 """Share of letters among visible characters below which a text is a table or noise; English prose has 0.95."""
 VOWEL_SHARES = (0.24, 0.66)

@@ -14,8 +14,9 @@ RUNNING_HEAD_PAGES = 3
 REPEATED_FROM_LETTERS = 100
 """Pages with fewer letters are too alike by nature to be called repeated."""
 
-_HYPHEN_AT_LINE_END = re.compile(r"(?<=[^\W\d_])[-\u2010]\n(?=[a-zß-öø-ÿ])")
-_LINE_BROKEN_IN_SENTENCE = re.compile(r"(?<=[^\W\d_]|[,;])[^\S\n]*\n(?=[a-zß-öø-ÿ])")
+_SMALL_LETTER = "a-z\u00df-\u00f6\u00f8-\u00ff\u03b1-\u03c9\u0430-\u045f"
+_HYPHEN_AT_LINE_END = re.compile(rf"(?<=[^\W\d_])[-\u2010]\n(?=[{_SMALL_LETTER}])")
+_LINE_BROKEN_IN_SENTENCE = re.compile(rf"(?<=[^\W\d_]|[,;])[^\S\n]*\n(?=[{_SMALL_LETTER}])")
 _NO_LETTERS = re.compile(r"[\W\d_]+")
 
 

@@ -1,0 +1,81 @@
+"""Claims about turning records into text."""
+
+import pytest
+
+from dreamlm.core.errors import UserMistake
+from dreamlm.data_sources.sources.records import RecordFormat, UnusableRecord, check_format, format_fields
+
+RECORD = {"question": "Why?", "answer": "Because.", "score": 3, "good": True, "empty": " ", "null": None, "tags": ["x"]}
+
+
+def test_a_format_is_filled_in() -> None:
+    form = RecordFormat(("question", "answer"), "Q: {question}\nA: {answer}")
+    assert form.text_of(RECORD) == "Q: Why?\nA: Because."
+
+
+def test_fields_without_format_stand_on_their_own_lines() -> None:
+    assert RecordFormat(("question", "answer")).text_of(RECORD) == "Why?\nBecause."
+
+
+def test_numbers_and_truth_values_become_text() -> None:
+    assert RecordFormat(format="{score} {good}").text_of(RECORD) == "3 True"
+
+
+def test_a_format_reaches_into_lists_and_objects() -> None:
+    record = {"answers": [{"text": "Paris"}]}
+    assert RecordFormat(format="{answers[0][text]}").text_of(record) == "Paris"
+
+
+def test_without_any_wish_the_field_text_is_read_or_the_only_string() -> None:
+    assert RecordFormat().text_of({"text": "this", "title": "not this"}) == "this"
+    assert RecordFormat().text_of({"content": "this", "id": 7}) == "this"
+
+
+@pytest.mark.parametrize(
+    ("field", "reason"),
+    [
+        ("empty", "field empty is empty"),
+        ("null", "field null is null"),
+        ("tags", "field tags is no text but a list"),
+        ("gone", "lacks the field gone"),
+    ],
+)
+def test_a_value_without_text_makes_the_record_unusable(field: str, reason: str) -> None:
+    with pytest.raises(UnusableRecord, match=f"^{reason}$"):
+        RecordFormat((field,)).text_of(RECORD)
+
+
+def test_a_record_that_does_not_fit_the_format_is_unusable() -> None:
+    with pytest.raises(UnusableRecord, match="does not fit the format"):
+        RecordFormat(format="{tags[5]}").text_of(RECORD)
+
+
+def test_a_format_naming_an_unknown_field_lists_the_fields() -> None:
+    with pytest.raises(UserMistake) as caught:
+        RecordFormat(format="{query}").check({"question": "", "answer": ""}, "train.jsonl")
+    assert str(caught.value) == (
+        "the records have no field 'query'\nat: train.jsonl\nvalid: question, answer\n"
+        'help: for example "fields": ["question", "answer"], "format": "Q: {question}\\nA: {answer}"'
+    )
+
+
+def test_nested_json_is_recognised_in_the_hint() -> None:
+    with pytest.raises(UserMistake, match="records_path"):
+        RecordFormat().check({"version": "1.1", "data": [{"paragraphs": []}]}, "squad.json")
+
+
+def test_an_error_about_a_huge_record_stays_short() -> None:
+    with pytest.raises(UserMistake) as caught:
+        RecordFormat().check({f"id{n}": {} for n in range(5000)}, "keyed.json")
+    assert caught.value.valid[-1] == "... and 4970 more"
+
+
+@pytest.mark.parametrize("template", ["{}", "{0}", "{question", "{question:{width}}"])
+def test_a_malformed_format_is_found_without_any_record(template: str) -> None:
+    with pytest.raises(ValueError, match=r"name of a field|expected '}'|hold a field"):
+        format_fields(template)
+
+
+def test_a_format_must_keep_to_the_listed_fields() -> None:
+    with pytest.raises(ValueError, match="'answer', which `fields` does not list: question"):
+        check_format(["question"], "{question} {answer}")

@@ -1,0 +1,243 @@
+"""Claims about local text, JSON Lines and Parquet files."""
+
+import gzip
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from pydantic import ValidationError
+
+from dreamlm.core.errors import DataError, UserMistake
+from dreamlm.data_sources.sources import record_files
+from dreamlm.data_sources.sources.source import SourceContext, SourceReport
+from dreamlm.data_sources.sources.text import TextFiles
+
+
+def texts(context: SourceContext, **options: Any) -> tuple[list[str], SourceReport]:
+    """All documents of a source, and its report."""
+    config = TextFiles.Config(**{"paths": ".", **options})
+    report = SourceReport(config.source_name)
+    return [document.text for document in config.build(context).documents(report)], report
+
+
+def lines(*records: object) -> str:
+    """The records as JSON Lines."""
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def test_a_short_file_is_one_document_and_a_long_one_several(
+    context: SourceContext, data: Path, prose: Callable[..., str]
+) -> None:
+    (data / "short.txt").write_text(prose(5))
+    (data / "long.md").write_text("\n\n".join(prose(6, seed) for seed in range(60)))
+    found, report = texts(context, type="text", document_characters=5000)
+    assert prose(5) in found
+    assert all(len(text) <= 5000 for text in found)
+    words = (data / "long.md").read_text().split() + prose(5).split()
+    assert sum(len(text.split()) for text in found) == len(words)
+    assert (report.inputs, report.documents, report.drops) == (2, len(found), {})
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_compression_changes_no_document(
+    context: SourceContext, data: Path, prose: Callable[..., str], suffix: str
+) -> None:
+    (data / "plain.txt").write_text("\ufeff" + prose(2000))
+    plain, _ = texts(context, type="text")
+    content = (data / "plain.txt").read_bytes()
+    packed = gzip.compress(content) if suffix == ".gz" else zstandard.compress(content)
+    (data / "plain.txt").unlink()
+    (data / f"plain.txt{suffix}").write_bytes(packed)
+    assert texts(context, type="text")[0] == plain
+    assert len(plain) > 3
+
+
+def test_names_and_folders_change_neither_order_nor_fingerprint(
+    context: SourceContext, data: Path, prose: Callable[..., str]
+) -> None:
+    for seed in range(6):
+        (data / f"{seed}.txt").write_text(prose(5, seed))
+    before, _ = texts(context, type="text")
+    fingerprint = TextFiles.Config(type="text", paths=(".",)).build(context).fingerprint()
+    (data / "below").mkdir()
+    for seed in range(6):
+        (data / f"{seed}.txt").rename(data / "below" / f"{9 - seed}.md")
+    assert texts(context, type="text")[0] == before
+    assert TextFiles.Config(type="text", paths=("below",)).build(context).fingerprint() == fingerprint
+
+
+def test_every_change_of_content_or_options_changes_the_fingerprint(context: SourceContext, data: Path) -> None:
+    (data / "a.jsonl").write_text(lines({"text": "one"}))
+    config = TextFiles.Config(type="jsonl", paths=("a.jsonl",))
+    seen = {config.build(context).fingerprint()}
+    seen.add(config.model_copy(update={"fields": ("text",)}).build(context).fingerprint())
+    seen.add(config.model_copy(update={"max_documents": 1}).build(context).fingerprint())
+    seen.add(config.build(replace(context, min_text_length=9)).fingerprint())
+    (data / "a.jsonl").write_text(lines({"text": "two"}))
+    seen.add(config.build(context).fingerprint())
+    assert len(seen) == 5
+    assert config.model_copy(update={"name": "other"}).build(context).fingerprint() in seen
+
+
+def test_the_same_content_under_two_names_is_read_once(context: SourceContext, data: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (data / name).write_text("The same words stand in both files.")
+    found, report = texts(context, type="text")
+    assert len(found) == 1
+    assert report.examples == {"file: the same content as another file": ["b.txt"]}
+
+
+def test_bad_lines_are_counted_and_good_ones_read(context: SourceContext, data: Path) -> None:
+    good = {"text": "A line with enough words in it."}
+    (data / "a.jsonl").write_text(lines(good) + "{broken\n\n7\n" + lines({"text": ""}, {"other": 1}, {"text": "short"}))
+    found, report = texts(context, type="jsonl")
+    assert found == [good["text"]]
+    assert report.drops == {
+        "record: no JSON": 1,
+        "record: no JSON object": 1,
+        "record: field text is empty": 1,
+        "record: lacks the field text": 1,
+        "record: shorter than 20 characters": 1,
+    }
+    assert report.examples["record: shorter than 20 characters"] == ["a.jsonl record 4"]
+
+
+def test_a_json_array_is_read_like_lines(context: SourceContext, data: Path) -> None:
+    records = [{"text": f"The record with the number {n}."} for n in range(3)]
+    (data / "a.json").write_text(json.dumps(records, indent=1))
+    assert texts(context, type="jsonl")[0] == [record["text"] for record in records]
+
+
+SQUAD = {
+    "version": "1.1",
+    "data": [
+        {
+            "title": "T",
+            "paragraphs": [{"context": "Paris is big.", "qas": [{"question": "Big?", "answers": ["Paris"]}]}],
+        }
+    ],
+}
+
+
+def test_records_inside_a_document_are_reached_and_know_what_is_around_them(context: SourceContext, data: Path) -> None:
+    (data / "squad.json").write_text(json.dumps(SQUAD))
+    form = "{title}: {context} Q: {question} A: {answers[0]}"
+    found, _ = texts(context, type="jsonl", records_path="data.paragraphs.qas", format=form)
+    assert found == ["T: Paris is big. Q: Big? A: Paris"]
+
+
+def test_a_keyed_object_is_walked_with_a_star(context: SourceContext, data: Path) -> None:
+    (data / "keyed.json").write_text(json.dumps({"id1": {"text": "The first of the records."}}))
+    assert texts(context, type="jsonl", records_path="*")[0] == ["The first of the records."]
+
+
+def test_a_nested_document_without_a_path_is_a_mistake_that_names_the_way_out(
+    context: SourceContext, data: Path
+) -> None:
+    (data / "squad.json").write_text(json.dumps(SQUAD))
+    with pytest.raises(UserMistake) as caught:
+        texts(context, type="jsonl")
+    assert caught.value.valid == ("version", "data")
+    assert "records_path" in caught.value.hint
+
+
+def test_a_path_that_leads_nowhere_lists_the_keys(context: SourceContext, data: Path) -> None:
+    (data / "squad.json").write_text(json.dumps(SQUAD))
+    with pytest.raises(UserMistake) as caught:
+        texts(context, type="jsonl", records_path="data.passages")
+    assert caught.value.valid == ("paragraphs", "title")
+
+
+def test_an_endless_line_costs_no_memory_and_is_counted(
+    context: SourceContext, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_files, "LONGEST_LINE_BYTES", 1000)
+    good = lines({"text": "A line with enough words in it."})
+    (data / "a.jsonl").write_text(good + lines({"text": "x" * 5000}) + good.replace("A line", "And one"))
+    found, report = texts(context, type="jsonl")
+    assert [text[:7] for text in found] == ["A line ", "And one"]
+    assert report.drops == {"record: line of over 0 MiB": 1}
+
+
+def test_parquet_gives_the_documents_of_the_same_json_lines(context: SourceContext, data: Path) -> None:
+    records = [{"id": n, "text": f"The record with the number {n}." if n % 7 else None} for n in range(1000)]
+    pq.write_table(pa.Table.from_pylist(records), data / "a.parquet", row_group_size=100)
+    (data / "a.jsonl").write_text(lines(*records))
+    from_parquet, report = texts(context, type="parquet")
+    from_lines, other = texts(context, type="jsonl")
+    assert from_parquet == from_lines
+    assert report.drops == other.drops == {"record: field text is null": 143}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("bad.txt.gz", gzip.compress(b"Words " * 50_000)[:-100], "file: damaged"),
+        ("bad.txt.zst", b"(\xb5/\xfd nonsense", "file: damaged"),
+        ("bad.txt", b"caf\xe9 and many other words", "file: not in UTF-8"),
+        ("bad.parquet", b"PAR1 nonsense", "file: damaged or no parquet"),
+        ("bad.jsonl.gz", b"no gzip at all", "file: damaged or no jsonl"),
+    ],
+)
+def test_a_damaged_file_is_counted_and_the_others_are_read(
+    context: SourceContext, data: Path, name: str, content: bytes, reason: str
+) -> None:
+    kind = {"txt": "text", "jsonl": "jsonl", "parquet": "parquet"}[name.split(".")[1]]
+    good = "A line with enough words in it."
+    (data / "good.txt").write_text(good)
+    (data / "good.jsonl").write_text(lines({"text": good}))
+    pq.write_table(pa.table({"text": [good]}), data / "good.parquet")
+    (data / name).write_bytes(content)
+    found, report = texts(context, type=kind)
+    assert good in found
+    assert list(report.drops) == [reason]
+    assert report.examples[reason][0].startswith(name)
+
+
+def test_the_limits_stop_the_source(context: SourceContext, data: Path) -> None:
+    (data / "a.jsonl").write_text(lines(*({"text": f"The record with number {n:02}."} for n in range(50))))
+    assert len(texts(context, type="jsonl", max_documents=7)[0]) == 7
+    assert len(texts(context, type="jsonl", max_bytes=100)[0]) == 4
+
+
+def test_a_source_without_any_document_says_what_was_dropped(context: SourceContext, data: Path) -> None:
+    (data / "a.jsonl").write_text(lines({"text": "short"}, {"text": ""}))
+    with pytest.raises(DataError) as caught:
+        texts(context, type="jsonl", name="mine")
+    assert str(caught.value) == (
+        "no usable text in 1 input (1 x record: field text is empty; 1 x record: shorter than 20 characters)\nat: mine"
+    )
+
+
+@pytest.mark.parametrize("path", ["gone", "gone*.txt", "."])
+def test_a_path_without_files_is_named(context: SourceContext, data: Path, path: str) -> None:
+    with pytest.raises(DataError, match=r"no such file or folder|no file found"):
+        texts(context, type="text", paths=path)
+
+
+def test_patterns_and_hidden_files(context: SourceContext, data: Path) -> None:
+    for name in ("part-1.txt", "part-2.txt", "other.txt", ".hidden.txt"):
+        (data / name).write_text(f"The words of the file {name}.")
+    assert sorted(texts(context, type="text", paths="part-*.txt")[0]) == [
+        "The words of the file part-1.txt.",
+        "The words of the file part-2.txt.",
+    ]
+    assert len(texts(context, type="text", paths=".")[0]) == 3
+
+
+def test_fields_make_no_sense_for_plain_text() -> None:
+    with pytest.raises(ValidationError, match="text has no records"):
+        TextFiles.Config(type="text", paths=("a",), fields=("text",))
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("corpora/my books", "my-books"), ("a/b.jsonl.gz", "b"), ("*.txt", "text"), ("x/*.txt", "x")]
+)
+def test_the_default_name_comes_from_the_path(path: str, name: str) -> None:
+    assert TextFiles.Config(type="text", paths=(path,)).source_name == name
