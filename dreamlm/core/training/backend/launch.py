@@ -1,0 +1,175 @@
+"""Start the same command once per rank on this machine, and stay with the ranks until all of them have ended.
+
+1. A port on the loopback interface is kept for them to meet at; each rank gets its share of the processor's cores.
+2. Rank 0 speaks: its stdout and stderr are ours. Of the others, only the stderr of the one that failed first is shown.
+3. SIGINT and SIGTERM are passed on, so that every rank finishes its step and saves. Ranks run in sessions of their own,
+   or the terminal's Ctrl-C would reach them twice, which means: stop without saving.
+4. A rank that fails takes the others with it. When this process dies, however it dies, the kernel kills the ranks.
+"""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from dreamlm.core.errors import RangeError
+
+LOOPBACK = "127.0.0.1"
+FORWARDED = (signal.SIGINT, signal.SIGTERM)
+GRACE_SECONDS = 10.0
+"""How long the others may take to end by themselves after a rank failed, and again after they were asked to."""
+POLL_SECONDS = 0.05
+SHOWN_LINES = 40
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a group of ranks ended."""
+
+    exit_code: int
+    """0, or that of the first rank that failed; 128 + n when signal n killed it."""
+    failed_rank: int | None
+    output: str
+    """The last lines a failed rank other than the first wrote to stderr; the first one's were seen already."""
+
+
+def launch(command: Sequence[str], processes: int, grace_seconds: float = GRACE_SECONDS) -> Ended:
+    """Run `command` as `processes` ranks; returns when none is left. Only from the main thread, because of signals.
+
+    Raises: RangeError when there is less than one process to start.
+    """
+    if processes < 1:
+        raise RangeError(f"{processes} processes cannot train", where="--nproc", valid=["1 or more"])
+    cores = len(os.sched_getaffinity(0))
+    with ExitStack() as resources:
+        port = resources.enter_context(_kept_port())
+        folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="dreamlm-ranks-")))
+        logs = [folder / f"rank{rank}.stderr" for rank in range(processes)]
+        ranks: list[subprocess.Popen[bytes]] = []
+        resources.callback(_kill, ranks)
+        with _forwarded(ranks):
+            for rank in range(processes):
+                environment = _environment(rank, processes, port, cores)
+                ranks.append(_start(command, environment, None if rank == 0 else logs[rank]))
+            failed = _wait(ranks, grace_seconds)
+        if failed is None:
+            return Ended(0, None, "")
+        code = ranks[failed].returncode
+        output = _tail(logs[failed]) if failed else ""
+        return Ended(code if code >= 0 else 128 - code, failed, output)
+
+
+def _environment(rank: int, processes: int, port: int, cores: int) -> dict[str, str]:
+    """What torchrun sets, plus what makes several ranks share a processor peacefully unless the user knows better."""
+    place = {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": LOOPBACK,
+        "MASTER_PORT": str(port),
+    }
+    defaults = {
+        "OMP_NUM_THREADS": str(max(1, cores // processes)),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    return {**defaults, **os.environ, **place}
+
+
+def _start(command: Sequence[str], environment: Mapping[str, str], log: Path | None) -> subprocess.Popen[bytes]:
+    """One rank, in a session of its own; `log` gets its stderr, None leaves it ours."""
+    with ExitStack() as files:
+        stderr: IO[bytes] | None = files.enter_context(log.open("wb")) if log else None
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if log else None,
+            stderr=stderr,
+            start_new_session=True,
+            preexec_fn=_dies_with(os.getpid()),
+        )
+
+
+def _dies_with(parent: int) -> Callable[[], None]:
+    """Runs in the new process: the kernel shall kill it when its parent ends, even by SIGKILL."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def arrange() -> None:
+        if prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0 or os.getppid() != parent:
+            os._exit(128 + signal.SIGKILL)
+
+    return arrange
+
+
+def _wait(ranks: Sequence[subprocess.Popen[bytes]], grace_seconds: float) -> int | None:
+    """Until every rank has ended; the first that failed, or None. The others of a failed rank are asked, then made, to
+    end."""
+    failed: int | None = None
+    deadlines = {signal.SIGTERM: float("inf"), signal.SIGKILL: float("inf")}
+    while any(rank.poll() is None for rank in ranks):
+        if failed is None:
+            failed = _first_failed(ranks)
+            if failed is not None:
+                begun = time.monotonic()
+                deadlines = {signal.SIGTERM: begun + grace_seconds, signal.SIGKILL: begun + 2 * grace_seconds}
+        for number, deadline in deadlines.items():
+            if time.monotonic() >= deadline:
+                deadlines[number] = float("inf")
+                _send(ranks, number)
+        time.sleep(POLL_SECONDS)
+    return failed if failed is not None else _first_failed(ranks)
+
+
+def _first_failed(ranks: Sequence[subprocess.Popen[bytes]]) -> int | None:
+    return next((number for number, rank in enumerate(ranks) if rank.poll() not in (None, 0)), None)
+
+
+def _send(ranks: Sequence[subprocess.Popen[bytes]], number: int) -> None:
+    for rank in ranks:
+        rank.send_signal(number)  # does nothing to a rank whose end was noticed
+
+
+def _kill(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Leave nothing behind, however we leave."""
+    _send(ranks, signal.SIGKILL)
+    for rank in ranks:
+        rank.wait()
+
+
+@contextmanager
+def _forwarded(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    def forward(number: int, frame: FrameType | None) -> None:
+        _send(ranks, number)
+
+    before = {number: signal.signal(number, forward) for number in FORWARDED}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _kept_port() -> Iterator[int]:
+    """A free port that nobody else gets, and that rank 0 can still listen on: bound, reusable, not listening."""
+    with socket.socket() as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind((LOOPBACK, 0))
+        yield kept.getsockname()[1]
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(lines[-SHOWN_LINES:])

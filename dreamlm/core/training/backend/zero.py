@@ -1,0 +1,224 @@
+"""DeepSpeed ZeRO over one or more processes: fp32 weights, autocast to bf16 where asked.
+
+ZeRO divides among the ranks what each would otherwise hold in full: the optimizer state (stage 1), the gradients too
+(stage 2), the weights too (stage 3); at stage 0 nothing.  Source: Rajbhandari et al. 2020.
+
+The weights stay fp32 and the forward pass runs under torch's autocast, exactly as in `SingleProcess`: DeepSpeed's own
+bf16 mode would keep bf16 weights and norms, so that a run could not move between backends without a jump in its loss.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, final
+
+import deepspeed
+import torch
+from torch import Tensor, distributed, nn
+
+from dreamlm.core.errors import TrainingFailed, UserMistake
+from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.objectives.causal import CausalObjective
+from dreamlm.core.training.backend import process_group, zero_tensors
+from dreamlm.core.training.backend.backend import (
+    Backend,
+    Measured,
+    MicroBatch,
+    Tensors,
+    Update,
+    on_device,
+    real_targets,
+)
+from dreamlm.core.training.backend.process_group import Place
+from dreamlm.core.training.memory import is_out_of_memory
+from dreamlm.core.training.optim import AdamW
+
+BUCKET = 1 << 25
+"""Most gradients, or weights, that one exchange between ranks carries: 128 MiB in fp32."""
+
+
+@final
+class ZeroBackend(Backend):
+    """One rank of a DeepSpeed run; agrees with `SingleProcess` on the same global batch."""
+
+    def __init__(
+        self,
+        objective: CausalObjective,
+        optimizer: AdamW.Config,
+        loss_weights: Mapping[str, float],
+        max_grad_norm: float,
+        precision: str,
+        compile: bool,
+        stage: int,
+        place: Place,
+    ) -> None:
+        """Gives every rank its part of the model. Collective: the processes have joined their group before."""
+        self.rank, self.world_size = place.rank, place.world_size
+        self.precision = precision
+        self.device = objective.model.device
+        self._objective = objective
+        self._parameters = list(objective.model.named_parameters())
+        self._stage, self._max_grad_norm = stage, max_grad_norm
+        if compile:
+            objective.compile()
+        step = _StepLoss(objective, loss_weights, self.autocast)
+        self._engine, _, _, _ = deepspeed.initialize(
+            model=step,
+            optimizer=optimizer.build_torch(self._parameters),
+            config=_configuration(stage, max_grad_norm, sum(p.numel() for _, p in self._parameters)),
+            dist_init_required=False,
+        )
+        for group in self._groups():
+            group["initial_lr"] = group["lr"]
+
+    @property
+    def model(self) -> DreamLM:
+        return self._objective.model
+
+    def whole(self) -> AbstractContextManager[None]:
+        return zero_tensors.whole_weights(self._engine)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def forward_backward(self, micro_batches: Sequence[MicroBatch]) -> Measured:
+        total = self._count_targets(micro_batches)
+        nll = torch.zeros((), dtype=torch.float64, device=self.device)
+        objectives: dict[str, Tensor] = {}
+        try:
+            for number, micro in enumerate(micro_batches, start=1):
+                torch.manual_seed(micro.seed)
+                self._engine.set_gradient_accumulation_boundary(number == len(micro_batches))
+                # DeepSpeed averages over the ranks; what is wanted is the sum over all of them per real target.
+                scale = self.world_size / total
+                loss, micro_nll, micro_objectives = self._engine(*on_device(micro.batch, self.device), scale)
+                self._engine.backward(loss)
+                nll += micro_nll
+                for name, value in micro_objectives.items():
+                    objectives[name] = objectives.get(name, 0.0) + value.double()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise _out_of_memory(len(micro_batches[0].batch.tokens)) from error
+        sums = self.sum([nll.item(), *(value.item() for value in objectives.values())])
+        means = [value / total for value in sums]
+        return Measured(means[0], dict(zip(objectives, means[1:], strict=True)), total)
+
+    def _count_targets(self, micro_batches: Sequence[MicroBatch]) -> int:
+        """Real targets of the global batch.  Raises: UserMistake when a rank has more micro-batches than another."""
+        mine = len(micro_batches)
+        targets, number, squares = self.sum([sum(real_targets(m.batch) for m in micro_batches), mine, mine**2])
+        if squares * self.world_size != number**2:
+            raise UserMistake(
+                f"the {number:.0f} micro-batches of a step cannot be shared equally among {self.world_size} processes",
+                where="--nproc",
+                hint="continue with as many processes as the run began with, or a divisor of that number",
+            )
+        return int(targets)
+
+    def update(self, factor: float) -> Update:
+        for group in self._groups():
+            group["lr"] = group["initial_lr"] * factor
+        norm = self._step_undivided() if self._stage == 0 else self._step_divided()
+        return Update(norm, self._groups()[0]["lr"], math.isfinite(norm))
+
+    def _step_divided(self) -> float:
+        """DeepSpeed clips and steps, or skips a gradient that is not finite; the norm before clipping."""
+        self._engine.step()
+        norm = float(self._engine.get_global_grad_norm())
+        if self._engine.was_step_applied() != math.isfinite(norm):
+            raise TrainingFailed(
+                f"DeepSpeed {'skipped' if math.isfinite(norm) else 'applied'} a step whose gradient norm is {norm}",
+                hint="train.backend=torch, or another train.zero_stage; please report this",
+            )
+        return norm
+
+    def _step_undivided(self) -> float:
+        """At stage 0 DeepSpeed sums the gradients and steps, whatever they are; the norm before clipping."""
+        parameters = [parameter for _, parameter in self._parameters]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if torch.isfinite(norm):
+            nn.utils.clip_grads_with_norm_(parameters, self._max_grad_norm, norm)
+            self._engine.step()
+        else:
+            self.discard()
+        return norm.item()
+
+    def discard(self) -> None:
+        zero_tensors.forget_gradients(self._engine)
+
+    def gather(self) -> Tensors:
+        keep = self.rank == 0
+        return Tensors(
+            zero_tensors.gather_weights(self._engine, self._parameters, keep),
+            zero_tensors.gather_optimizer(self._engine, self._parameters, keep),
+        )
+
+    def restore(self, tensors: Tensors) -> None:
+        zero_tensors.restore_weights(self._engine, self._parameters, tensors.model)
+        zero_tensors.restore_optimizer(self._engine, self._parameters, tensors.optimizer)
+
+    def any(self, flag: bool) -> bool:
+        return self.sum([float(flag)])[0] > 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        total = torch.tensor(list(values), dtype=torch.float64, device=self.device)
+        distributed.all_reduce(total)
+        return [float(value) for value in total.tolist()]
+
+    def close(self) -> None:
+        self._engine.destroy()
+        process_group.leave()
+
+    def _groups(self) -> list[dict[str, Any]]:
+        groups: list[dict[str, Any]] = self._engine.optimizer.param_groups
+        return groups
+
+
+class _StepLoss(nn.Module):
+    """What DeepSpeed wraps: its hooks look for tensors in tuples and dictionaries, not in a `Losses`."""
+
+    def __init__(
+        self, objective: CausalObjective, loss_weights: Mapping[str, float], autocast: Callable[[], torch.autocast]
+    ) -> None:
+        super().__init__()
+        self.objective = objective
+        self._loss_weights, self._autocast = loss_weights, autocast
+
+    def forward(
+        self, tokens_BX: Tensor, documents_BX: Tensor, boundaries: bool, scale: float
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The scaled weighted loss to differentiate; then, detached, the nll and each objective, summed over targets.
+
+        DeepSpeed turns autocast off around its own forward pass, so it is turned on inside.
+        """
+        with self._autocast():
+            losses = self.objective(tokens_BX, documents_BX, boundaries)
+        weighted = [self._loss_weights[name] * loss for name, loss in losses.objectives.items()]
+        loss = torch.stack(weighted).sum() * scale
+        return loss, losses.nll, {name: value.detach() for name, value in losses.objectives.items()}
+
+
+def _configuration(stage: int, max_grad_norm: float, parameters: int) -> dict[str, Any]:
+    """DeepSpeed's own configuration, which it does not check for typing errors: every key is written here.
+
+    One accumulation step, because the boundary is set by hand; gradients are summed and sent in fp32.
+    """
+    bucket = min(BUCKET, parameters + parameters % 2)
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": max_grad_norm if stage else 0.0,
+        "communication_data_type": "fp32",
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_optimization": {"stage": stage, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket},
+        "steps_per_print": None,
+    }
+
+
+def _out_of_memory(rows: int) -> TrainingFailed:
+    return TrainingFailed(
+        f"out of memory with {rows} row{'s' if rows > 1 else ''} in a micro-batch",
+        where="train.per_gpu_batch_size",
+        hint="halve train.per_gpu_batch_size and double train.accumulation_steps: the step stays the same",
+    )
