@@ -34,14 +34,18 @@ REPEATED_LINE_SHARE = 0.5
 
 _LINE_ENDS = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
 _SURROGATE_PAIRS = re.compile("[\ud800-\udbff][\udc00-\udfff]")
-_HARMFUL = re.compile(
-    "[\x00-\x08\x0e-\x1f\x7f-\x9f"  # control characters except tab and newline
+_HARMFUL_CHARACTERS = (
+    "\x00-\x08\x0e-\x1f\x7f-\x9f"  # control characters except tab and line ends
     "\ud800-\udfff"  # lone surrogates: UTF-8 cannot hold them
     "\u00ad\u200b\u2060\ufeff"  # soft hyphen, zero-width space, word joiner, byte order mark
-    "\ufdd0-\ufdef\ufffe\uffff]"  # code points that are no characters
+    "\ufdd0-\ufdef\ufffe\uffff"  # code points that are no characters
 )
-_SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u205f\u3000]")
-_TRAILING_SPACE = re.compile(r"[^\S\n]+(?=\n|\Z)")
+_HARMFUL = re.compile(f"[{_HARMFUL_CHARACTERS}]")
+_SPACE_CHARACTERS = "\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"
+_SPACES = re.compile(f"[{_SPACE_CHARACTERS}]")
+_UNUSUAL = re.compile(f"[\r\v\f\u2028\u2029\ufb00-\ufb06{_HARMFUL_CHARACTERS}{_SPACE_CHARACTERS}]")
+"""Everything that any of the replacements touches: most texts hold none of it and are spared five passes."""
+_TRAILING_SPACE = re.compile(r"(?<![ \t])[ \t]+\n")
 _BLANK_LINES = re.compile(r"\n{3,}")
 _LIGATURES = str.maketrans(
     {"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "ﬅ": "st", "ﬆ": "st"},
@@ -63,15 +67,17 @@ def clean_text(text: str) -> str:
 
     Idempotent. Indentation and inner spacing stay, so code remains code. A surrogate pair becomes its character.
     """
-    text = _LINE_ENDS.sub("\n", text)
-    if not text.isascii():
+    if _UNUSUAL.search(text):
+        text = _LINE_ENDS.sub("\n", text)
         text = _SURROGATE_PAIRS.sub(_joined_pair, text)
         text = _SPACES.sub(" ", text).translate(_LIGATURES)
-    text = _HARMFUL.sub("", text)
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", text)
-    text = _TRAILING_SPACE.sub("", text)
-    return _BLANK_LINES.sub("\n\n", text).strip()
+        text = _HARMFUL.sub("", text)
+    text = unicodedata.normalize("NFC", text)
+    if " \n" in text or "\t\n" in text:
+        text = _TRAILING_SPACE.sub("\n", text)
+    if "\n\n\n" in text:
+        text = _BLANK_LINES.sub("\n\n", text)
+    return text.strip()
 
 
 def encoding_defect(text: str) -> str | None:

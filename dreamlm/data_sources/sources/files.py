@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ class Listing:
     repeated: tuple[str, ...]
     """Names of files whose content stands in `files` under another name."""
     unreadable: tuple[tuple[str, str], ...]
-    """Names of files that could not be read, and why."""
+    """Names of files and folders that could not be read, and why."""
 
     def report_problems(self, report: SourceReport) -> None:
         """Count the files that are not in `files`."""
@@ -53,12 +54,12 @@ def list_files(paths: Sequence[str], base_folder: Path, suffixes: Sequence[str] 
     Raises: DataError when a path leads to no file.  Cost: reads every file once.
     """
     found: dict[Path, str] = {}
+    unreadable: list[tuple[str, str]] = []
     for text in paths:
-        for path, name in _below(base_folder / Path(text).expanduser(), suffixes, where):
+        for path, name in _below(base_folder / Path(text).expanduser(), suffixes, where, unreadable):
             found.setdefault(path, name)
     by_content: dict[str, InputFile] = {}
     repeated: list[str] = []
-    unreadable: list[tuple[str, str]] = []
     for path, name in sorted(found.items(), key=lambda item: (item[1], item[0])):
         try:
             with path.open("rb") as stream:
@@ -115,25 +116,36 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
             yield stream
 
 
-def _below(path: Path, suffixes: Sequence[str] | None, where: str) -> Iterator[tuple[Path, str]]:
-    """Every wanted file at or below the path, and its name relative to it."""
+def _below(
+    path: Path, suffixes: Sequence[str] | None, where: str, unreadable: list[tuple[str, str]]
+) -> Iterator[tuple[Path, str]]:
+    """Every wanted file at or below the path, and its name relative to it; folders that cannot be read are noted."""
     if path.is_file():
         yield path.resolve(), path.name
         return
     if path.is_dir():
-        root, candidates = path, path.rglob("*")
+        root, candidates = path, _files_of(path, unreadable)
     elif any(mark in str(path) for mark in "*?["):
         root = next(parent for parent in path.parents if not any(mark in str(parent) for mark in "*?["))
-        candidates = root.glob(str(path.relative_to(root)))
+        candidates = (found for found in root.glob(str(path.relative_to(root))) if found.is_file())
     else:
         raise DataError(f"no such file or folder: {path}", where=where)
     count = 0
     for candidate in candidates:
         name = candidate.relative_to(root)
         hidden = any(part.startswith(".") for part in name.parts)
-        wanted = suffixes is None or plain_suffix(candidate.name) in suffixes
-        if wanted and not hidden and candidate.is_file():
+        if not hidden and (suffixes is None or plain_suffix(candidate.name) in suffixes):
             count += 1
             yield candidate.resolve(), name.as_posix()
     if count == 0:
         raise DataError(f"no file found: {path}", where=where, valid=[f"*{suffix}" for suffix in suffixes or ()])
+
+
+def _files_of(folder: Path, unreadable: list[tuple[str, str]]) -> Iterator[Path]:
+    """The files of a folder and its subfolders; links to folders are not followed."""
+
+    def note(error: OSError) -> None:
+        unreadable.append((Path(error.filename).relative_to(folder).as_posix(), reason_of(error)))
+
+    for parent, _, names in os.walk(folder, onerror=note):
+        yield from (Path(parent, name) for name in names if Path(parent, name).is_file())

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self, final
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from dreamlm.core.types import Document
 from dreamlm.data_sources.cleaning import CLEANING_VERSION
@@ -106,7 +106,10 @@ class HuggingFace(Source):
         self.bounded = self._from_files or self._from_folder
 
     def fingerprint(self) -> str:
-        """See `Source`. Of local data the content counts; of the hub's the id, revision and split, read or not."""
+        """See `Source`. Of local files the content counts; of the hub the id, revision and split.
+
+        In a data set folder the names of the files count too: they decide which rows belong to which split.
+        """
         local = {"dataset", "data_files"} if self.bounded else set[str]()
         return fingerprint_of(
             {
@@ -115,6 +118,7 @@ class HuggingFace(Source):
                 "min_text_length": self._context.min_text_length,
                 "cleaning": CLEANING_VERSION,
                 "contents": [file.sha256 for file in self._listing.files] if self.bounded else [],
+                "names": self._names_in_folder() if self._from_folder else [],
             }
         )
 
@@ -146,6 +150,10 @@ class HuggingFace(Source):
     def _admitted(self, records: Iterator[Record], name: str, report: SourceReport) -> Iterator[Document]:
         form = RecordFormat(self._config.fields, self._config.format)
         return admitted_records(records, form, name, self._context.min_text_length, report)
+
+    def _names_in_folder(self) -> list[JsonValue]:
+        named: list[JsonValue] = [f"{file.name} {file.sha256}" for file in self._listing.files]
+        return [*named, *self._listing.repeated]
 
     @cached_property
     def _listing(self) -> Listing:

@@ -159,6 +159,15 @@ def test_replaced_files_give_their_new_rows_and_another_fingerprint(context: Sou
     assert config.build(context).fingerprint() != before
 
 
+def test_a_folder_fingerprint_follows_the_names_inside_but_not_its_own(context: SourceContext, data: Path) -> None:
+    parquet_folder(data / "corpus", "some")
+    before = HuggingFace.Config(type="hf", dataset="corpus").build(context).fingerprint()
+    (data / "corpus").rename(data / "renamed")
+    assert HuggingFace.Config(type="hf", dataset="renamed").build(context).fingerprint() == before
+    (data / "renamed" / "train-00000-of-00001.parquet").rename(data / "renamed" / "validation-1.parquet")
+    assert HuggingFace.Config(type="hf", dataset="renamed").build(context).fingerprint() != before
+
+
 def test_the_real_stream_resumes_at_the_exact_record(data: Path) -> None:
     folder = parquet_folder(data / "corpus", "some")
     left = [650, 300, 10]
