@@ -8,6 +8,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreamlm.checkpoints.deletion import delete_snapshots
 from dreamlm.checkpoints.files import FileSystem
 from dreamlm.checkpoints.found import SnapshotInfo, harm, leftovers, named_folders, newest_first
 from dreamlm.checkpoints.retention import assign_names
@@ -58,7 +59,8 @@ def repair(files: FileSystem, folder: Path, may_start_anew: bool = False) -> Rep
     sentences += [_renamed(info, name) for name, info in named.items() if info.name != name]
     sentences += [_deleted(path) for path in incomplete]
     dropped = [info.path for info in ordered if id(info) not in kept]
-    rearrange(files, folder, {name: info.path for name, info in named.items()}, [*dropped, *incomplete])
+    wanted = {name: info.path for name, info in named.items()}
+    delete_snapshots(files, rearrange(files, folder, wanted, [*dropped, *incomplete]))
     after = [SnapshotInfo(folder / name, info.manifest) for name, info in named.items()]
     return Repaired(tuple(newest_first(after)), tuple(sentences))
 

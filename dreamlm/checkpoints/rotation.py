@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from dreamlm.checkpoints.files import FileSystem, remove_tree
-from dreamlm.checkpoints.manifest import MANIFEST
+from dreamlm.checkpoints.files import FileSystem
 
 INCOMING = ".incoming"
 """A snapshot being written; complete once it has an intact manifest."""
@@ -16,10 +15,10 @@ DROPPED = ".dropped-"
 """Prefix of a snapshot that fell off and is being deleted."""
 
 
-def rearrange(files: FileSystem, folder: Path, wanted: Mapping[str, Path], dropped: Iterable[Path]) -> None:
-    """Rename each snapshot of `wanted` to its name and delete the dropped ones, in the order that is safe to stop.
+def rearrange(files: FileSystem, folder: Path, wanted: Mapping[str, Path], dropped: Iterable[Path]) -> list[Path]:
+    """Rename each snapshot of `wanted` to its name, and the dropped ones out of the way: their new paths are returned.
 
-    Nothing is deleted before the new names are on the device.
+    They may be deleted now: on return, the new names are on the device.
     """
     doomed = [_set_aside(files, folder, path) for path in dropped]
     pending = {name: path for name, path in wanted.items() if path.name != name}
@@ -34,9 +33,7 @@ def rearrange(files: FileSystem, folder: Path, wanted: Mapping[str, Path], dropp
         pending = {name: folder / MOVING if path == held else path for name, path in pending.items()}
     if changed or doomed:
         files.sync_folder(folder)
-    for path in doomed:
-        # Without its manifest, a half-deleted snapshot can never be taken for a complete one.
-        remove_tree(files, path, first=MANIFEST)
+    return doomed
 
 
 def _set_aside(files: FileSystem, folder: Path, path: Path) -> Path:

@@ -7,6 +7,7 @@ Floats in JSON round-trip exactly (shortest repr); NaN and Infinity are written 
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,13 @@ def write_snapshot(folder: Path, snapshot: Snapshot) -> dict[str, Digest]:
 
     Raises: CheckpointError for a tensor that cannot be stored or a value that is not JSON; OSError.
     """
-    digests = {
-        MODEL: write_tensors(folder / MODEL, _raw(snapshot.model), {"format": "pt"}),
-        OPTIMIZER: write_tensors(folder / OPTIMIZER, _raw(snapshot.optimizer), {"format": "pt"}),
-    }
+    with ThreadPoolExecutor(max_workers=2) as hashing:
+        parts = {MODEL: snapshot.model, OPTIMIZER: snapshot.optimizer}
+        pending = {
+            name: write_tensors(folder / name, _raw(tensors), {"format": "pt"}, hashing)
+            for name, tensors in parts.items()
+        }
+    digests = {name: digest.result() for name, digest in pending.items()}
     for name, value in ((STATE, snapshot.state), (CONFIG, snapshot.config), (PRESET, snapshot.preset)):
         (folder / name).write_text(_json(name, value), encoding="utf-8")
     for name, content in snapshot.tokenizer_files.items():

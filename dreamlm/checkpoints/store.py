@@ -5,21 +5,23 @@ A commit:
 2. makes a temporary sibling and lets the caller write into it;
 3. seals it: permission bits, fsync and sha256 of every file, `manifest.json` last, fsync of the folder;
 4. renames: lm_prev2 aside, lm_prev to lm_prev2, lm_current to lm_prev, the new one to lm_current; fsync of the parent;
-5. deletes what fell off, unless it is the best or the last finite snapshot: that one is kept, by rename.
+5. deletes what fell off, in the background while the lock is held on, unless it is the best or the last finite
+   snapshot: that one is kept, by rename.
 A stop between any two operations leaves the old or the new state, after `repair()`.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import final
 
+from dreamlm.checkpoints.deletion import Deletion
 from dreamlm.checkpoints.files import DiskFiles, FileSystem, is_out_of_space, remove_tree
 from dreamlm.checkpoints.found import SnapshotInfo, named_folders, newest_first, read_info
 from dreamlm.checkpoints.lock import RunLock
 from dreamlm.checkpoints.manifest import MANIFEST, Digest, Record
-from dreamlm.checkpoints.repair import repair
+from dreamlm.checkpoints.repair import Repaired, repair
 from dreamlm.checkpoints.retention import ROLLING, assign_names, best_of, last_finite_of
 from dreamlm.checkpoints.rotation import INCOMING, UNDECIDED, rearrange
 from dreamlm.checkpoints.seal import replace_durably, seal
@@ -44,14 +46,24 @@ class Store:
         self._run = run
         self._files = files or DiskFiles()
         self._lock = RunLock(run)
+        self._holds = 0
+        self._deletion = Deletion(self._files)
         self._on_notice = on_notice
 
-    def lock(self) -> AbstractContextManager[None]:
-        """Keep every other process from writing to the run. Entering it again is free.
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep every other process from writing to the run. Entering it again is free; leaving it ends all deletions.
 
         Raises: StoreLocked naming the holder's process id.
         """
-        return self._lock.hold()
+        with self._lock.hold():
+            self._holds += 1
+            try:
+                yield
+            finally:
+                self._holds -= 1
+                if self._holds == 0:
+                    self._deletion.finish()
 
     def repair(self) -> tuple[str, ...]:
         """Complete or undo an interrupted commit; a sentence for each thing that was done, none when all was well.
@@ -61,17 +73,17 @@ class Store:
         if not self.folder.is_dir():
             return ()
         with self.lock():
-            return repair(self._files, self.folder).sentences
+            return self._repair().sentences
 
     def commit(self, record: Record, write: Writer, *, expected_bytes: int) -> Path:
         """Make what `write(folder)` writes the newest snapshot and return its folder, lm_current.
 
         Raises: OutOfSpace before or while writing (the snapshots on disk stay as they were); StoreLocked; whatever
-        `write` raises.  Cost: the writing, and the slower of sha256 and fsync over the same bytes.
+        `write` raises.  Cost: the writing, and sha256 of what `write` gave no digest for beside the fsync.
         """
         with self.lock():
             self._make_folder()
-            repaired = repair(self._files, self.folder, may_start_anew=True)
+            repaired = self._repair(may_start_anew=True)
             for sentence in repaired.sentences:
                 self._on_notice(sentence)
             self.require_space(expected_bytes)
@@ -127,7 +139,7 @@ class Store:
         """
         self._require_folder()
         with self.lock():
-            ordered = repair(self._files, self.folder).newest_first
+            ordered = self._repair().newest_first
             chosen = next((info for info in ordered if info.name == name), None)
             if chosen is None:
                 present = [info.name for info in ordered]
@@ -154,7 +166,7 @@ class Store:
             raise UserMistake(f"cannot keep {keep_rolling} rolling snapshots", valid=["1", "2", "3"])
         self._require_folder()
         with self.lock():
-            ordered = repair(self._files, self.folder).newest_first
+            ordered = self._repair().newest_first
             return self._name(list(ordered), keep_rolling, keep_best, keep_finite)
 
     def _name(
@@ -164,8 +176,12 @@ class Store:
         kept = {id(info) for info in named.values()}
         dropped = tuple(info for info in ordered if id(info) not in kept)
         wanted = {name: info.path for name, info in named.items()}
-        rearrange(self._files, self.folder, wanted, [info.path for info in dropped])
+        self._deletion.start(rearrange(self._files, self.folder, wanted, [info.path for info in dropped]))
         return dropped
+
+    def _repair(self, may_start_anew: bool = False) -> Repaired:
+        self._deletion.finish()
+        return repair(self._files, self.folder, may_start_anew)
 
     def _make_folder(self) -> None:
         if not self.folder.is_dir():

@@ -7,8 +7,9 @@ of all tensors without gaps, those with the widest elements first, so that every
 import hashlib
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -20,7 +21,7 @@ ITEM_BYTES = {
     **{"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2},
     **{"U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8, "C64": 8},
 }
-_PIECE_BYTES = 1 << 24
+_PIECE_BYTES = 1 << 23
 _LENGTH_BYTES = 8
 
 
@@ -60,17 +61,20 @@ class TensorFile:
     """By tensor name, in the order of the data."""
 
 
-def write_tensors(path: Path, tensors: Mapping[str, RawTensor], metadata: Mapping[str, str] | None = None) -> Digest:
-    """Write a safetensors file and return its digest. Cost: the slower of writing and sha256, side by side."""
+def write_tensors(
+    path: Path, tensors: Mapping[str, RawTensor], metadata: Mapping[str, str], hashing: Executor
+) -> Future[Digest]:
+    """Write a safetensors file; its digest is taken from memory meanwhile, in a thread of `hashing`.
+
+    Nothing may change the tensors before the digest is there.
+    """
     order = sorted(tensors, key=lambda name: (-ITEM_BYTES[tensors[name].dtype], name))
-    pieces = [_header(order, tensors, metadata or {}), *(tensors[name].data for name in order)]
-    sha256 = hashlib.sha256()
-    with ThreadPoolExecutor(max_workers=1) as hasher, path.open("wb", buffering=0) as file:
-        hashed = hasher.submit(_hash_all, sha256, pieces)
+    pieces = [_header(order, tensors, metadata), *(tensors[name].data for name in order)]
+    digest = hashing.submit(_digest, pieces)
+    with path.open("wb", buffering=0) as file:
         for data in pieces:
             _write_all(file, data)
-        hashed.result()
-    return Digest(sum(len(data) for data in pieces), sha256.hexdigest())
+    return digest
 
 
 def read_header(path: Path) -> TensorFile:
@@ -123,13 +127,17 @@ def _header(order: Sequence[str], tensors: Mapping[str, RawTensor], metadata: Ma
     return memoryview(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
 
 
-def _hash_all(sha256: "hashlib._Hash", pieces: Sequence[memoryview]) -> None:
+def _digest(pieces: Sequence[memoryview]) -> Digest:
+    sha256 = hashlib.sha256()
     for data in pieces:
-        for start in range(0, len(data), _PIECE_BYTES):
-            sha256.update(data[start : start + _PIECE_BYTES])
+        sha256.update(data)
+    return Digest(sum(len(data) for data in pieces), sha256.hexdigest())
 
 
 def _write_all(file: io.FileIO, data: memoryview) -> None:
     written = 0
     while written < len(data):
-        written += file.write(data[written : written + _PIECE_BYTES]) or 0
+        count = file.write(data[written : written + _PIECE_BYTES])
+        if hasattr(os, "posix_fadvise"):  # the device starts on this piece now, so that the fsync at the end is short
+            os.posix_fadvise(file.fileno(), file.tell() - count, count, os.POSIX_FADV_DONTNEED)
+        written += count

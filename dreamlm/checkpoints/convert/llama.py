@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -69,7 +70,8 @@ def export(snapshot: Path, target: Path) -> Exported:
     renamed = _renamed(weights, bool(model["tie_embeddings"]))
     stock = _stock_config(config, weights)
     target.mkdir(parents=True, exist_ok=True)
-    digest = write_tensors(target / "model.safetensors", renamed, {"format": "pt"})
+    with ThreadPoolExecutor(max_workers=1) as hashing:
+        digest = write_tensors(target / "model.safetensors", renamed, {"format": "pt"}, hashing).result()
     _write_json(target / "config.json", stock)
     _write_json(target / "generation_config.json", _special_tokens(config))
     for path in sorted(snapshot.glob("tokenizer*.json")):
