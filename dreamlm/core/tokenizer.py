@@ -7,13 +7,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import tokenizers
 from pydantic import BeforeValidator, Field
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
-from dreamlm.core.config import ConfigModel
+from dreamlm.core.config import ConfigModel, from_name
 from dreamlm.core.errors import DataError, RangeError, UserMistake
 
 END_OF_DOCUMENT = "<|endoftext|>"
@@ -52,17 +52,13 @@ class Pretrained(ConfigModel):
         return Tokenizer.pretrained(self)
 
 
-def _name_alone(value: Any) -> Any:
-    return {"type": value} if isinstance(value, str) else value
-
-
 class Tokenizer:
     """Text to token ids and back. Immutable; equal digests give equal ids."""
 
     Config: TypeAlias = Annotated[
         BytePair | Pretrained,
         Field(discriminator="type"),
-        BeforeValidator(_name_alone, json_schema_input_type=BytePair | Pretrained | Literal["bpe"]),
+        BeforeValidator(from_name, json_schema_input_type=BytePair | Pretrained | Literal["bpe"]),
     ]
 
     def __init__(self, backend: tokenizers.Tokenizer, end_of_document: str, padding: str) -> None:

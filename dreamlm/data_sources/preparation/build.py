@@ -1,7 +1,6 @@
 """Building a corpus in a folder that nobody sees yet: draw, split, tokenizer, shards, manifest."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +19,7 @@ from dreamlm.data_sources.sources.source import Source
 SPLITS: tuple[Split, ...] = ("train", "validation")
 SHARD_BYTES_PER_TEXT_BYTE = 0.8  # two bytes for a token of three, and the index of short documents
 SPARE_BYTES = 64 * 2**20  # for the set of digests, the manifest and everybody else on the disk
-PARITY_TEXTS = 200
+PARITY_BYTES = 1 << 19  # of the corpus, on which a faster encoder must prove itself
 
 
 class Options(Protocol):
@@ -112,7 +111,7 @@ class CorpusBuilder:
             yield text
 
     def _save_shards(self, tokenizer: Tokenizer, sources: Sequence[SplitSpool]) -> list[ShardRecord]:
-        sample = [text.encode() for text in islice(training_sample(sources, 1 << 20), PARITY_TEXTS)]
+        sample = (text.encode() for text in training_sample(sources, PARITY_BYTES))
         encoder, why = choose_encoder(tokenizer, sample)
         self._progress.notice(f"tokenising with {encoder}: {why}")
         self._progress.stage("tokenise", sum(source.spool.text_bytes for source in sources))

@@ -6,7 +6,7 @@ import numpy as np
 
 from dreamlm.data_sources.preparation.split import HASH_RANGE, SplitSpool
 
-BATCH_BYTES = 1 << 20
+BATCH_BYTES = 1 << 18
 MIXER = np.uint64(0x9E3779B97F4A7C15)  # makes the choice independent of the split, which uses the hash itself
 LARGEST_EXCESS = 1.25
 

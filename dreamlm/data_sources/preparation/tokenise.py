@@ -20,8 +20,6 @@ from dreamlm.data_sources.preparation.split import ShardPlan
 from dreamlm.data_sources.progress import Progress
 from dreamlm.data_sources.shards import Shard, token_dtype, write_shard
 
-BATCH_BYTES = 1 << 20
-
 
 class ShardWriter:
     """Makes shards of a corpus folder that already holds its tokenizer. Memory: about three shards of tokens."""
@@ -39,7 +37,7 @@ class ShardWriter:
             chosen = block[plan.source.chosen(block, plan.split)]
             names += plan.source.spool.names(chosen)
             sizes.append(chosen["bytes"])
-            for _, texts in plan.source.spool.texts(chosen, BATCH_BYTES):
+            for _, texts in plan.source.spool.texts(chosen, self._encoder.batch_bytes):
                 ids, counts = self._encoder.encode(texts)
                 pieces.append(self._with_ends(ids, counts))
                 lengths.append(counts + 1)
