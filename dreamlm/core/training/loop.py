@@ -82,7 +82,7 @@ class Trainer:
             self._peak_flops = matmul_peak(backend.device, dtype) * backend.world_size
 
     def run(self, state: TrainingState, fresh: bool) -> TrainingState:
-        """Train from `state`. `fresh`: the weights are random, so the first loss must be ln V.
+        """Train from `state`. `fresh`: the weights are random, so the loss on random tokens must be ln V.
 
         Raises: Interrupted after a signal, once a snapshot is committed; TrainingFailed; OutOfSpace.
         """
@@ -90,11 +90,11 @@ class Trainer:
         self._start(state)
         if fresh:
             with self._backend.whole():
-                self._first_weights = sanity.weight_sums(self._backend.model)
+                self._check_fresh(state)
             state = self._save(state)
         with StopRequest(self._hooks.on_notice) as stop:
             while state.tokens < self._config.train_tokens:
-                before, state = state, self._step(state, fresh)
+                before, state = state, self._step(state)
                 if self._passed(before, state, self._config.eval_tokens):
                     state = self._evaluate(state)
                 stopping = self._backend.any(stop.number != 0)
@@ -108,7 +108,7 @@ class Trainer:
         self._end("finished", state)
         return state
 
-    def _step(self, state: TrainingState, fresh: bool) -> TrainingState:
+    def _step(self, state: TrainingState) -> TrainingState:
         """One optimizer step, tried again with half the micro-batch while memory does not suffice."""
         windows, cursor = self._stream.draw(state.cursor, state.global_rows)
         while True:
@@ -122,8 +122,6 @@ class Trainer:
                 if not is_out_of_memory(error) or self._backend.world_size > 1:
                     raise
                 state = self._with_less_memory(state)
-        if fresh and state.step == 0 and self._config.sanity_checks:
-            sanity.check_initial_loss(measured.nll, self._backend.model.vocab_size)
         update = self._update(state, measured)
         state = replace(
             state,
@@ -170,6 +168,11 @@ class Trainer:
                 f"the run is back at its last finite snapshot, step {step}",
                 hint="continue with a lower rate: --set train.optimizer.learning_rate=... --allow-changes",
             )
+
+    def _check_fresh(self, state: TrainingState) -> None:
+        if self._config.sanity_checks:
+            sanity.check_initial_loss(self._backend, state.micro_rows, self._stream.seq_length)
+            self._first_weights = sanity.weight_sums(self._backend.model)
 
     def _check_early(self, state: TrainingState, measured: Measured) -> TrainingState:
         if self._first_weights and state.step == sanity.MOVING_STEPS and not state.skipped_steps:

@@ -3,15 +3,18 @@
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from dreamlm.core.errors import TrainingFailed
-from dreamlm.core.training.backend.backend import real_targets
+from dreamlm.core.inference import inference
+from dreamlm.core.training.backend.backend import Backend, real_targets
 from dreamlm.core.types import Batch
 
 EARLY_STEPS = 100
 MOVING_STEPS = 10
 INITIAL_LOSS_TOLERANCE = 0.02
+MEASURED_TOKENS = 2048
 
 
 def check_batch(batch: Batch, vocab_size: int, padding_id: int) -> None:
@@ -26,13 +29,25 @@ def check_batch(batch: Batch, vocab_size: int, padding_id: int) -> None:
         )
 
 
-def check_initial_loss(nll: float, vocab_size: int) -> None:
-    """A fresh model knows nothing: its loss must be ln V.  Raises: TrainingFailed when it is off by over 2 %."""
+def check_initial_loss(backend: Backend, rows: int, seq_length: int) -> None:
+    """A fresh model knows nothing: its loss on uniformly random tokens must be ln V.
+
+    Random tokens, because a text of few different words would measure those words.  Collective under sharding.
+    Raises: TrainingFailed when it is off by over 2 %.
+    """
+    vocab_size = backend.model.vocab_size
+    random = torch.Generator().manual_seed(0)
+    rows = max(rows, -(-MEASURED_TOKENS // seq_length))
+    tokens = torch.randint(0, vocab_size, (rows, seq_length + 1), generator=random).to(backend.device)
+    with inference(backend.model), backend.autocast():
+        documents = torch.zeros_like(tokens)
+        signal = backend.model(tokens[:, :-1], documents[:, :-1], backend.model.start(rows, False), boundaries=False)
+        nll = backend.model.head.token_nll(signal.hidden.flatten(0, 1), tokens[:, 1:].flatten()).mean().item()
     expected = math.log(vocab_size)
     if not abs(nll - expected) <= INITIAL_LOSS_TOLERANCE * expected:
         raise TrainingFailed(
             f"the loss of the fresh model is {nll:.4f}, not within 2 % of ln {vocab_size} = {expected:.4f}",
-            hint="below: the targets leak into the input; above or nan: the initialisation is broken",
+            hint="the initialisation is broken: look at the scales of the embedding and of the layers' outputs",
         )
 
 
