@@ -6,6 +6,7 @@ one document per topic, and the docstrings of the standard library, one document
 
 import ast
 import hashlib
+import os
 import re
 import sysconfig
 import warnings
@@ -26,6 +27,8 @@ TOPICS = "pydoc_data/topics.py"
 NOT_PROSE = frozenset(
     {
         "__phello__",
+        "__hello__.py",
+        "__pycache__",
         "ensurepip",
         "encodings",
         "idlelib",
@@ -39,7 +42,7 @@ NOT_PROSE = frozenset(
         "turtledemo",
     }
 )
-"""Folders of the library that hold tests, tables, copies or programs instead of documented modules."""
+"""Folders and files of the library that hold tests, tables, copies or programs instead of documented modules."""
 SHORTEST_DOCSTRING = 40
 """Characters; what is shorter names a function again instead of explaining it."""
 _SENTENCE = re.compile(r"[a-z)\"'`][.:](\s|\Z)")
@@ -131,11 +134,10 @@ class PythonDocs(Source):
         if not self._library.is_dir():
             raise DataError(f"Python's library is no folder here: {self._library}", where=self.name)
         found = []
-        for path in self._library.rglob("*.py"):
-            parts = path.relative_to(self._library).parts
-            if NOT_PROSE.isdisjoint(parts) and not path.name.startswith("_sysconfigdata"):
-                found.append((parts, path))
-        return tuple(path for _, path in sorted(found))
+        for folder, subfolders, names in os.walk(self._library):
+            subfolders[:] = [name for name in subfolders if name not in NOT_PROSE]  # never walks installed packages
+            found += [Path(folder, name) for name in names if name.endswith(".py") and name not in NOT_PROSE]
+        return tuple(sorted(found, key=lambda path: path.relative_to(self._library).parts))
 
 
 def module_prose(source: bytes, module: str, seen: set[str]) -> str:
