@@ -1,0 +1,88 @@
+"""What a run writes down, and what a resume does to it."""
+
+import json
+import math
+from pathlib import Path
+
+from dreamlm.core.training.hooks import EvaluationReport, RunEnd, RunStart, StepReport
+from dreamlm.core.training.meters import Throughput
+from dreamlm.core.training.recorders import MetricsFile, ReportFile, TensorBoard
+
+
+def start(step: int) -> RunStart:
+    return RunStart(step, 10, step * 64, 640, 64, 1000, 64, "fp32", "cpu", 1, step > 0)
+
+
+def report(step: int, nll: float = 2.0) -> StepReport:
+    return StepReport(step, step * 64, nll, {"token": nll}, 1.0, 1e-3, True, 1000.0, 0.5, 0.1)
+
+
+END = RunEnd("finished", 3, 192, 1.5, 2.0, 2.1, 1.2)
+EVALUATION = EvaluationReport(3, 192, 2.1, math.exp(2.1), 1.2, {"text": 2.1}, True)
+
+
+def test_a_resumed_run_tells_one_story(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    first = MetricsFile(path)
+    first.on_start(start(0))
+    for step in (1, 2, 3):
+        first.on_step(report(step))
+    with path.open("a") as file:
+        file.write('{"event": "step", "st')  # killed while writing
+    second = MetricsFile(path)
+    second.on_start(start(2))
+    second.on_step(report(3, nll=1.5))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["event"], line["step"]) for line in lines] == [
+        ("start", 0), ("step", 1), ("step", 2), ("start", 2), ("step", 3),
+    ]  # fmt: skip
+    assert lines[-1]["nll"] == 1.5
+
+
+def test_floats_in_metrics_are_exact_and_lines_are_json(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.on_step(report(1, nll=0.1 + 0.2))
+    metrics.on_step(report(2, nll=math.nan))
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    lines = [json.loads(line, parse_constant=refuse) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["nll"] == 0.1 + 0.2
+    assert lines[1]["nll"] == "nan"
+
+
+def test_the_report_says_how_the_run_ended(tmp_path: Path) -> None:
+    recorder = ReportFile(tmp_path / "training_report.json")
+    recorder.on_start(start(0))
+    recorder.on_evaluation(EVALUATION)
+    recorder.on_end(END)
+    written = json.loads((tmp_path / "training_report.json").read_text())
+    assert written["end"]["reason"] == "finished"
+    assert written["end"]["bits_per_byte"] == 1.2
+    assert [evaluation["step"] for evaluation in written["evaluations"]] == [3]
+
+
+def test_tensorboard_events_hold_the_scalars(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recorder = TensorBoard(tmp_path)
+    recorder.on_start(start(0))
+    recorder.on_step(report(1))
+    recorder.on_evaluation(EVALUATION)
+    recorder.on_end(END)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [event.value for event in events.Scalars("train/nll")] == [2.0]
+    assert [event.step for event in events.Scalars("validation/source/text")] == [3]
+
+
+def test_throughput_counts_tokens_over_wall_time_without_pauses() -> None:
+    now = [100.0]
+    meter = Throughput(clock=lambda: now[0])
+    now[0] = 102.0
+    assert meter.count(3000) == (1500.0, 2.0)
+    now[0] = 150.0
+    meter.restart()
+    now[0] = 150.5
+    assert meter.count(1000) == (2000.0, 0.5)
