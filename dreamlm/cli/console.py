@@ -53,7 +53,10 @@ class Console:
 
     def table(self, headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Aligned columns as part of the result; columns of numbers to the right."""
-        cells = [list(headings), *[[str(cell) for cell in row] for row in rows]]
+        cells = [
+            list(headings),
+            *[[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows],
+        ]
         columns = range(len(headings))
         widths = [max(len(row[column]) for row in cells) for column in columns]
         numeric = [bool(rows) and all(isinstance(row[column], int | float) for row in rows) for column in columns]

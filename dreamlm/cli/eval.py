@@ -34,7 +34,8 @@ def evaluate(
 ) -> None:
     """Measure a model on held-out text.
 
-    Perplexity, cross-entropy and bits per byte with confidence intervals, on the held-out part of the corpus that the model was trained on, of --corpus, or on --text.
+    Perplexity, cross-entropy and bits per byte with confidence intervals, on the held-out part of the corpus that the
+    model was trained on, of --corpus, or on --text.
     """
     from dreamlm.cli.places import model_place
     from dreamlm.wiring.evaluation import EvaluationRequest

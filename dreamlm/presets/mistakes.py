@@ -171,10 +171,12 @@ def _message(group: Sequence[ErrorDetails], path: KeyPath, keys: Sequence[KeyPat
 
 
 def _unknown_key(path: KeyPath, keys: Sequence[KeyPath]) -> str:
-    if path in keys:
+    without_indexes = tuple(part for part in path if isinstance(part, str))
+    if without_indexes in keys:
         return "unknown key for the type chosen here"
-    meant = suggest(tuple(part for part in path if isinstance(part, str)), keys)
-    return f"unknown key; did you mean {' or '.join(dotted(key) for key in meant)}?" if meant else "unknown key"
+    beside = without_indexes[:-1]
+    meant = [dotted((*path[:-1], key[-1]) if key[:-1] == beside else key) for key in suggest(without_indexes, keys)]
+    return f"unknown key; did you mean {' or '.join(meant)}?" if meant else "unknown key"
 
 
 def _wanted(details: ErrorDetails) -> str:

@@ -30,7 +30,7 @@ def close(word: str, valid: Iterable[str]) -> str:
 
 
 def schema_keys(schema: dict[str, Any]) -> Sequence[KeyPath]:
-    """Every key of a JSON Schema from the outside in; all members of a choice, list elements left out."""
+    """Every key of a JSON Schema from the outside in; all members of a choice, without indexes of lists."""
     return tuple(dict.fromkeys(_keys(schema, schema.get("$defs", {}), ())))
 
 
@@ -40,6 +40,8 @@ def _keys(node: dict[str, Any], definitions: dict[str, Any], path: KeyPath) -> I
     for choice in ("anyOf", "oneOf", "allOf"):
         for member in node.get(choice, ()):
             yield from _keys(member, definitions, path)
+    if isinstance(node.get("items"), dict):
+        yield from _keys(node["items"], definitions, path)
     for name, child in node.get("properties", {}).items():
         yield (*path, name)
         yield from _keys(child, definitions, (*path, name))
@@ -48,7 +50,8 @@ def _keys(node: dict[str, Any], definitions: dict[str, Any], path: KeyPath) -> I
 def suggest(path: KeyPath, keys: Sequence[KeyPath]) -> Sequence[KeyPath]:
     """The keys that an unknown key may stand for, best first; at most three.
 
-    A near spelling beside it comes first, then the same name (or its synonym) anywhere, then a near spelling anywhere.
+    A near spelling beside it comes first, then the same name (or its synonym) anywhere, where it is least deep, then a
+    near spelling anywhere.
     """
     leaf = str(path[-1])
     beside = [key for key in keys if key[:-1] == path[:-1]]
@@ -58,7 +61,8 @@ def suggest(path: KeyPath, keys: Sequence[KeyPath]) -> Sequence[KeyPath]:
     for name in (leaf, _SYNONYMS.get(leaf)):
         same = [key for key in keys if key[-1] == name and key != path]
         if same:
-            return sorted(same, key=lambda key: key[:1] != path[:1])[:3]
+            shallowest = min(map(len, same))
+            return sorted((key for key in same if len(key) == shallowest), key=lambda key: key[:1] != path[:1])[:3]
     nearby = close(leaf, (str(key[-1]) for key in beside))
     if nearby:
         return [key for key in beside if key[-1] == nearby]

@@ -116,7 +116,10 @@ def complaints(values: dict[str, Any]) -> list[str]:
         ({"data": {"sources": {}}}, "data.sources: must be a list [ ... ], not {}"),
         ({"data": {"sources": []}}, "data.sources: must have at least 1 elements, not []"),
         ({"data": {"sources": [{"type": "hf"}]}}, "data.sources.0.dataset: is missing, and has no default"),
-        ({"data": {"sources": [{"dataset": "a", "splt": 1}]}}, "data.sources.0.splt: unknown key"),
+        (
+            {"data": {"sources": [{"dataset": "a", "dataste": 1}]}},
+            "data.sources.0.dataste: unknown key; did you mean data.sources.0.dataset?",
+        ),
         ({"data": {"weights": {"a": "heavy"}}}, 'data.weights.a: must be a number, not "heavy"'),
         ({"model": {"hidden_size": 100, "num_heads": 3}}, "model: hidden_size 100 must be a multiple of num_heads 3"),
         ({"train": {"warmup_steps": 501}}, "train.warmup_steps: is longer than the training"),

@@ -1,0 +1,79 @@
+"""Where prompts come from, and the menu that asks for a preset."""
+
+import io
+from typing import Any
+
+import pytest
+
+from dreamlm.cli.console import Console
+from dreamlm.cli.menu import choose_preset
+from dreamlm.cli.prompts import batches, chosen_prompts, read_prompts
+from dreamlm.core.errors import UserMistake
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_lines_are_prompts_and_empty_lines_are_not() -> None:
+    assert list(read_prompts(["one\n", "\n", " two {\r\n", "{three"])) == ["one", " two {", "{three"]
+
+
+def test_a_first_line_in_braces_makes_every_line_json() -> None:
+    assert list(read_prompts(["\n", '{"prompt": "a\\nb"}\n', '{"id": 1, "prompt": ""}\n'])) == ["a\nb", ""]
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("plain", "not valid JSON: Expecting value"),
+        ('{"promt": "x"}', "this line has no `prompt`: its keys are promt"),
+        ("[1]", "this line has no `prompt`: it is no object with keys"),
+        ('{"prompt": 3}', "`prompt` must be text"),
+    ],
+)
+def test_a_bad_json_line_is_named_by_its_number(line: str, what: str) -> None:
+    with pytest.raises(UserMistake) as caught:
+        list(read_prompts(['{"prompt": "good"}', line]))
+    assert (caught.value.what, caught.value.where) == (what, "stdin, line 2")
+
+
+def test_arguments_come_before_stdin_and_a_terminal_is_not_waited_for() -> None:
+    assert list(chosen_prompts(["a", ""], io.StringIO("b"))) == ["a", ""]
+    assert list(chosen_prompts([], io.StringIO("b"))) == ["b"]
+    with pytest.raises(UserMistake, match="there is no prompt"):
+        chosen_prompts([], Terminal())
+
+
+def test_batches_begin_before_the_input_has_ended() -> None:
+    def endless() -> Any:
+        while True:
+            yield "x"
+
+    assert next(batches(endless(), 3)) == ["x", "x", "x"]
+    assert list(batches("abcde", 2)) == [["a", "b"], ["c", "d"], ["e"]]
+
+
+@pytest.mark.parametrize(("answer", "chosen"), [("", "best_general"), ("1", "best_general"), ("tiny", "tiny")])
+def test_the_menu_takes_a_number_a_name_or_enter(monkeypatch: pytest.MonkeyPatch, answer: str, chosen: str) -> None:
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr("sys.stdin", Terminal(answer + "\n"))
+    assert choose_preset(Console()) == chosen
+    assert "  1  best_general" in screen.getvalue()
+    assert screen.getvalue().endswith("Which preset? A number or a name; Enter takes best_general: ")
+
+
+def test_a_wrong_answer_to_the_menu_is_a_mistake_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", Terminal())
+    monkeypatch.setattr("sys.stdin", Terminal("tinny\n"))
+    with pytest.raises(UserMistake) as caught:
+        choose_preset(Console())
+    assert (caught.value.what, caught.value.hint) == ("no preset is called 'tinny'", "did you mean tiny?")
+
+
+def test_nobody_to_ask_means_the_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("tiny\n"))
+    assert choose_preset(Console()) == "best_general"
+    assert capsys.readouterr().err == "no --preset given: taking best_general\n"

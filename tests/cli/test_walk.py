@@ -1,0 +1,126 @@
+"""The main job through the command line, on a few kilobytes of text: prepare, train, eval, generate."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamlm.cli.app import run as run_command
+
+PRESET = {
+    "name": "walk",
+    "model": {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "seq_length": 16},
+    "tokenizer": {"type": "bpe", "vocab_size": 300},
+    "data": {"sources": [{"type": "jsonl", "paths": "fables.jsonl"}], "validation_fraction": 0.1, "min_text_length": 1},
+    "train": {"train_tokens": 1000, "per_gpu_batch_size": 8, "eval_tokens": 500, "precision": "fp32"},
+    "generate": {"max_new_tokens": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a text, a preset and, once trained, a run."""
+    folder = tmp_path_factory.mktemp("walk")
+    fables = [f"The {animal} met a {other}. It said: good day, {other}!" for animal in ANIMALS for other in ANIMALS]
+    (folder / "fables.txt").write_text("\n\n".join(fables))
+    (folder / "fables.jsonl").write_text("\n".join(json.dumps({"text": fable}) for fable in fables))
+    (folder / "walk.json").write_text(json.dumps(PRESET))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("DREAMLM_HOME", str(folder / "home"))
+        assert run_command(["train", "--preset", "walk.json"]) == 0
+        yield folder
+
+
+ANIMALS = ("fox", "crow", "lion", "mouse", "hare", "tortoise", "wolf", "crane", "dog", "ox", "ant", "dove")
+
+
+def test_training_again_says_that_it_is_finished(cli: Any, place: Path) -> None:
+    outcome = cli("train", "--preset", "walk.json")
+    assert outcome.code == 0
+    assert outcome.out.startswith("already finished: step ")
+    assert "ask for more with train.train_tokens" in outcome.err
+
+
+def test_a_run_goes_on_by_its_folder_alone_when_more_is_asked(cli: Any, place: Path) -> None:
+    outcome = cli("train", "--run", "runs/walk", "--set", "train.train_tokens=1500", "--json")
+    events = [json.loads(line) for line in outcome.out.splitlines()]
+    assert outcome.code == 0
+    assert (events[0]["event"], events[0]["resumed"]) == ("start", True)
+    assert (events[-1]["event"], events[-1]["reason"]) == ("end", "finished")
+    assert next(event["step"] for event in events if event["event"] == "step") == events[0]["step"] + 1
+
+
+def test_a_resume_with_other_settings_is_refused_by_name(cli: Any, place: Path) -> None:
+    outcome = cli("train", "--preset", "walk.json", "--seed", "7")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "train.seed: the run has 0, the request 7" in outcome.err
+
+
+def test_a_run_that_is_nowhere_asks_for_a_preset(cli: Any, place: Path) -> None:
+    outcome = cli("eval", "--run", "runs/absent")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith("error: this folder does not exist\nat: runs/absent\n")
+
+
+def test_prepare_explains_and_summarises(cli: Any, place: Path) -> None:
+    assert cli("prepare", "--preset", "walk.json", "--explain").out == (
+        "the corpus fits this preset and will be used as it is\n"
+    )
+    summary = json.loads(cli("prepare", "--preset", "walk.json", "--json").out)
+    assert summary["splits"]["train"]["documents"] > 0
+    table = cli("prepare", "--preset", "walk.json").out
+    assert table.startswith(f"corpus {summary['folder']}")
+
+
+def test_every_source_failing_exits_1_with_each_reason(cli: Any, place: Path) -> None:
+    outcome = cli("prepare", "--preset", "walk.json", "--set", "data.sources.0.paths=absent.txt")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "every data source failed, nothing was written" in outcome.err
+    assert "absent.txt" in outcome.err
+
+
+def test_eval_is_the_same_for_any_batch_size(cli: Any, place: Path) -> None:
+    reports = [json.loads(cli("eval", "--run", "runs/walk", "--batch-size", size, "--json").out) for size in ("1", "7")]
+    assert reports[0]["cross_entropy"] == pytest.approx(reports[1]["cross_entropy"], rel=1e-6)
+    shown = cli("eval", "--run", "runs/walk", "--text", "fables.txt", "--out", "report")
+    assert shown.out.splitlines()[0].split() == ["measure", "value", "95%", "interval", "unit"]
+    assert json.loads(Path("report/report.json").read_text())["tokens"] > 100
+    assert Path("report/report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_generate_answers_each_line_of_stdin_with_a_line_of_json(
+    cli: Any, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"prompt": "The fox"}\n{"prompt": ""}\n'))
+    outcome = cli("generate", "--run", "runs/walk", "--json", "--samples", "2", "--batch-size", "3")
+    texts = [json.loads(line) for line in outcome.out.splitlines()]
+    assert [text["prompt"] for text in texts] == ["The fox", "The fox", "", ""]
+    assert texts[0]["text"] != texts[1]["text"]
+    assert all(len(text["token_ids"]) <= 8 for text in texts)
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"prompt": "The fox"}\n{"prompt": ""}\n'))
+    at_once = cli("generate", "--run", "runs/walk", "--json", "--samples", "2").out
+    assert [json.loads(line)["text"] for line in at_once.splitlines()] == [text["text"] for text in texts]
+
+
+def test_generate_reports_bad_options_like_a_preset(cli: Any, place: Path) -> None:
+    outcome = cli("generate", "--run", "runs/walk", "--top-p", "2", "--temperature", "-1", "x")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == (
+        "error: preset runs/walk/checkpoints/lm_current has 2 mistakes:\n"
+        "  generate.temperature: must be at least 0.0, not -1.0 (--set generate.temperature=-1.0)\n"
+        "  generate.top_p: must be at most 1.0, not 2.0 (--set generate.top_p=2.0)\n"
+        "help: dreamlm presets schema prints every key\n"
+    )
+
+
+def test_a_model_must_be_named(cli: Any, place: Path) -> None:
+    outcome = cli("generate", "x")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == (
+        "error: which model?\nvalid: runs/walk\n"
+        "help: name a run with --run DIR, or one snapshot with --checkpoint DIR\n"
+    )

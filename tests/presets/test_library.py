@@ -1,0 +1,117 @@
+"""The library that ships: every preset is sound, described, and means what it says."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from dreamlm.core.errors import UserMistake
+from dreamlm.presets.library import DEFAULT_PRESET, LIBRARY, description, find, names
+from dreamlm.presets.resolve import resolve
+from dreamlm.presets.schema import published_schema
+
+EXAMPLE = {
+    "name": "qa_plus_wiki",
+    "model": {"hidden_size": 256, "num_layers": 3, "num_heads": 4, "seq_length": 256},
+    "train": {"per_gpu_batch_size": 128, "accumulation_steps": 4, "eval_tokens": 2000000},
+    "data": {
+        "sources": [
+            {
+                "type": "hf",
+                "dataset": "sentence-transformers/natural-questions",
+                "split": "train",
+                "fields": ["query", "answer"],
+                "format": "Q: {query}\nA: {answer}",
+            },
+            "wikipedia",
+        ],
+        "mix_strategy": "round_robin",
+        "min_text_length": 50,
+    },
+}
+"""A preset as the public originals write it."""
+
+
+@pytest.fixture(scope="module")
+def validator() -> jsonschema.Draft202012Validator:
+    schema = published_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_library_preset_obeys_the_published_schema_and_resolves(
+    name: str, validator: jsonschema.Draft202012Validator
+) -> None:
+    validator.validate(json.loads((LIBRARY / f"{name}.json").read_text()))
+    preset = resolve(name)
+    assert preset.name == name
+    assert description(name)
+    assert len(preset.data.sources) >= 1
+
+
+def test_the_library_has_the_promised_presets_and_the_default_among_them() -> None:
+    assert {"best_general", "best_qa", "qa_plus_wiki", "tiny"} <= set(names())
+    assert DEFAULT_PRESET == "best_general"
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name.startswith("tiny")])
+def test_tiny_presets_need_no_network(name: str) -> None:
+    assert {source.type for source in resolve(name).data.sources} == {"python_docs"}
+
+
+def test_the_public_originals_example_means_what_it_says(
+    tmp_path: Path, validator: jsonschema.Draft202012Validator
+) -> None:
+    validator.validate(EXAMPLE)
+    path = tmp_path / "example.json"
+    path.write_text(json.dumps(EXAMPLE))
+    preset = resolve(path)
+    assert (preset.model.hidden_size, preset.model.num_layers, preset.model.num_heads) == (256, 3, 4)
+    assert preset.model.seq_length == 256
+    assert (preset.train.per_gpu_batch_size, preset.train.accumulation_steps) == (128, 4)
+    assert (preset.train.eval_tokens, preset.train.train_tokens) == (2_000_000, 100_000_000)
+    assert (preset.data.mix_strategy, preset.data.min_text_length) == ("round_robin", 50)
+    questions, wikipedia = preset.data.sources
+    assert questions.type == wikipedia.type == "hf"
+    assert questions.dataset == "sentence-transformers/natural-questions"
+    assert (questions.split, list(questions.fields)) == ("train", ["query", "answer"])
+    assert questions.format == "Q: {query}\nA: {answer}"
+    assert "wikipedia" in wikipedia.dataset
+    library = resolve("qa_plus_wiki").model_dump(exclude={"description"})
+    assert library == preset.model_dump(exclude={"description"})
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"data": {"sources": ["nowhere"]}},
+        {"data": {"sources": ["wikipedia"], "min_txt_length": 3}},
+        {"model": {"hidden_size": "big"}, "data": {"sources": ["wikipedia"]}},
+        {"train": {"optimizer": "sgd"}, "data": {"sources": ["wikipedia"]}},
+        {"model": {}},
+    ],
+)
+def test_the_published_schema_refuses_what_resolving_refuses(
+    broken: dict[str, object], tmp_path: Path, validator: jsonschema.Draft202012Validator
+) -> None:
+    assert not validator.is_valid(broken)
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(broken))
+    with pytest.raises(UserMistake):
+        resolve(path)
+
+
+def test_a_bare_type_and_a_parent_are_valid_in_the_published_schema(
+    validator: jsonschema.Draft202012Validator,
+) -> None:
+    validator.validate({"extends": "tiny", "train": {"optimizer": "muon"}, "model": {"positions": "learned"}})
+
+
+def test_an_unknown_name_lists_the_library_and_the_near_one() -> None:
+    with pytest.raises(UserMistake) as caught:
+        find("tinny")
+    assert caught.value.what == "no preset is called 'tinny'"
+    assert caught.value.valid == tuple(names())
+    assert caught.value.hint == "did you mean tiny?"

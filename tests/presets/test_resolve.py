@@ -1,0 +1,126 @@
+"""From a name or a file to a preset: parents, assignments, and all mistakes at once."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamlm.core.errors import PresetError, UserMistake
+from dreamlm.presets.resolve import resolve, resolve_values
+
+
+def write(folder: Path, name: str, values: dict[str, Any]) -> Path:
+    path = folder / name
+    path.write_text(json.dumps(values, indent=1))
+    return path
+
+
+def test_a_child_inherits_values_but_neither_name_nor_description(tmp_path: Path) -> None:
+    path = write(tmp_path, "mine.json", {"extends": "tiny", "model": {"num_layers": 2}})
+    preset, parent = resolve(path), resolve("tiny")
+    assert (preset.name, preset.description, preset.extends) == ("mine", "", None)
+    assert preset.model == parent.model.model_copy(update={"num_layers": 2})
+    assert (preset.data, preset.train) == (parent.data, parent.train)
+
+
+def test_parents_are_found_beside_the_file_that_names_them(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    write(tmp_path, "grandparent.json", {"extends": "tiny", "train": {"seed": 5}, "model": {"num_layers": 1}})
+    write(tmp_path / "below", "parent.json", {"extends": "../grandparent.json", "model": {"num_layers": 2}})
+    preset = resolve(write(tmp_path, "child.json", {"name": "c", "extends": "below/parent.json"}))
+    assert (preset.name, preset.train.seed, preset.model.num_layers) == ("c", 5, 2)
+
+
+def test_a_circle_of_parents_is_shown(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.json", {"extends": "b.json"})
+    write(tmp_path, "b.json", {"extends": "a.json"})
+    with pytest.raises(UserMistake) as caught:
+        resolve(path)
+    said = str(caught.value).replace(f"{tmp_path}/", "")
+    assert said == "extends goes in a circle: a.json -> b.json -> a.json\nat: b.json:2"
+
+
+def test_a_missing_parent_says_who_wanted_it(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.json", {"model": {}, "extends": "tinny"})
+    with pytest.raises(UserMistake) as caught:
+        resolve(path)
+    assert caught.value.what == "the preset to extend was not found: no preset is called 'tinny'"
+    assert caught.value.where == f"{path}:3"
+    assert caught.value.hint == "did you mean tiny?"
+
+
+def test_assignments_come_last() -> None:
+    preset = resolve("tiny", ["train.seed=7", "train.optimizer=adamw", 'train.sample_prompts=["A"]', "name=x"])
+    assert (preset.train.seed, preset.train.optimizer.type, preset.train.sample_prompts) == (7, "adamw", ("A",))
+    assert preset.name == "x"
+
+
+def test_every_mistake_is_reported_at_once_with_its_place(tmp_path: Path) -> None:
+    text = """{
+      "extends": "tiny",
+      "model": {"hidden_size": 100, "num_heads": 3, "seqlength": 64},
+      "train": {"learning_rate": 0.1, "precision": "fp16"},
+      "data": {
+        "sources": ["python_docs", {"type": "hf", "datset": "x"}],
+        "mix_strategy": "weighted",
+        "source_weights": {"python_docs": 1}
+      },
+      "generate": {"top_p": 1.5}
+    }"""
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(PresetError) as caught:
+        resolve(path, ["train.seed=-1", "oops"])
+    said = str(caught.value).replace(f"{tmp_path}/", "")
+    assert said == (
+        "preset bad.json has 9 mistakes:\n"
+        "  --set oops: is not KEY=VALUE (for example --set train.seed=1)\n"
+        "  model.seqlength: unknown key; did you mean model.seq_length? (bad.json:3)\n"
+        "  data.sources.1.dataset: is missing, and has no default (bad.json:6)\n"
+        "  data.sources.1.datset: unknown key; did you mean data.sources.1.dataset? (bad.json:6)\n"
+        "  train.precision: must be 'auto', 'bf16' or 'fp32', not \"fp16\"; did you mean 'bf16'? (bad.json:4)\n"
+        "  train.seed: must be at least 0, not -1 (--set train.seed=-1)\n"
+        "  train.learning_rate: unknown key; did you mean train.optimizer.learning_rate? (bad.json:4)\n"
+        "  generate.top_p: must be at most 1.0, not 1.5 (bad.json:10)\n"
+        "  model: hidden_size 100 must be num_heads 3 times an even head size (bad.json:3)\n"
+        "help: dreamlm presets schema prints every key"
+    )
+
+
+def test_weights_must_name_the_sources(tmp_path: Path) -> None:
+    data = {"sources": ["python_docs"], "mix_strategy": "weighted", "source_weights": {"pythondocs": 1.0}}
+    path = write(tmp_path, "w.json", {"data": data})
+    with pytest.raises(PresetError) as caught:
+        resolve(path)
+    assert [(mistake.key, mistake.message) for mistake in caught.value.mistakes] == [
+        ("data.source_weights.pythondocs", "is no source; sources: python_docs"),
+        ("data.source_weights", "has no weight for python_docs"),
+    ]
+
+
+def test_two_sources_of_one_name_are_a_mistake(tmp_path: Path) -> None:
+    path = write(tmp_path, "w.json", {"data": {"sources": ["python_docs", "python_docs"]}})
+    with pytest.raises(PresetError, match="2 sources are called 'python_docs'; give them a name of their own"):
+        resolve(path)
+
+
+def test_an_unknown_source_word_suggests_the_near_one(tmp_path: Path) -> None:
+    path = write(tmp_path, "w.json", {"data": {"sources": ["wikipeda"]}})
+    with pytest.raises(PresetError) as caught:
+        resolve(path)
+    (mistake,) = caught.value.mistakes
+    assert mistake.key == "data.sources.0"
+    assert mistake.message.startswith("no source is called 'wikipeda'; did you mean 'wikipedia'?")
+
+
+def test_a_resolved_preset_resolves_to_itself() -> None:
+    preset = resolve("tiny")
+    assert resolve_values(preset.model_dump(mode="json"), "preset.json") == preset
+
+
+def test_a_resolved_preset_still_takes_assignments_and_refuses_mistakes() -> None:
+    values = resolve("tiny").model_dump(mode="json")
+    assert resolve_values(values, "preset.json", ["generate.top_k=5"]).generate.top_k == 5
+    with pytest.raises(PresetError, match=r"preset preset\.json has 1 mistake"):
+        resolve_values(values, "preset.json", ["generate.top_k=-5"])
