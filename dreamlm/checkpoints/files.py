@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import final
 
+from dreamlm.core.errors import OutOfSpace
+
 
 class FileSystem(ABC):
     """What the store asks of a file system. Reading is not part of it: it changes nothing."""
@@ -106,6 +108,18 @@ def remove_tree(files: FileSystem, folder: Path, first: str) -> None:
             path = Path(parent, name)
             files.remove_file(path) if path.is_symlink() else files.remove_folder(path)
     files.remove_folder(folder)
+
+
+SPARE_BYTES = 1 << 20
+"""Room beyond the expected bytes for manifests, folder entries and block rounding."""
+
+
+def require_free(files: FileSystem, path: Path, expected_bytes: int) -> None:
+    """Raises: OutOfSpace when the disk of the path, which need not exist yet, has no room for so many bytes."""
+    place = next(one for one in (path, *path.absolute().parents) if one.exists())
+    needed, free = expected_bytes + SPARE_BYTES, files.free_bytes(place)
+    if free < needed:
+        raise OutOfSpace(str(path), needed, free)
 
 
 def is_out_of_space(error: OSError) -> bool:

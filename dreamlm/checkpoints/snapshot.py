@@ -6,6 +6,7 @@ Floats in JSON round-trip exactly (shortest repr); NaN and Infinity are written 
 """
 
 import json
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from dreamlm.core.errors import CheckpointError
 
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 STATE, CONFIG, PRESET = "state.json", "config.json", "preset.json"
+
+_ATTEMPTS = 5
+_BETWEEN_ATTEMPTS_SECONDS = 0.02
 
 DTYPE_NAMES = {
     torch.bool: "BOOL",
@@ -86,8 +90,32 @@ def write_snapshot(folder: Path, snapshot: Snapshot) -> dict[str, Digest]:
 def read_snapshot(folder: Path) -> Snapshot:
     """The snapshot in a folder, every byte compared with its manifest first; tensors are on the CPU.
 
+    Reading begins again when another process rotates the names meanwhile.
     Raises: CheckpointError when it is missing or damaged.
     """
+    for _ in range(_ATTEMPTS):
+        before = _identity(folder)
+        try:
+            snapshot = _read(folder)
+        except (CheckpointError, OSError):
+            if before is not None and _identity(folder) == before:
+                raise
+        else:
+            if _identity(folder) == before:
+                return snapshot
+        time.sleep(_BETWEEN_ATTEMPTS_SECONDS)
+    return _read(folder)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = folder.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _read(folder: Path) -> Snapshot:
     verify(folder)
     return Snapshot(
         model=load_file(folder / MODEL),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import final
 
 from dreamlm.checkpoints.deletion import Deletion
-from dreamlm.checkpoints.files import DiskFiles, FileSystem, is_out_of_space, remove_tree
+from dreamlm.checkpoints.files import SPARE_BYTES, DiskFiles, FileSystem, is_out_of_space, remove_tree, require_free
 from dreamlm.checkpoints.found import SnapshotInfo, named_folders, newest_first, read_info
 from dreamlm.checkpoints.lock import RunLock
 from dreamlm.checkpoints.manifest import MANIFEST, Digest, Record
@@ -26,9 +26,6 @@ from dreamlm.checkpoints.retention import ROLLING, assign_names, best_of, last_f
 from dreamlm.checkpoints.rotation import INCOMING, UNDECIDED, rearrange
 from dreamlm.checkpoints.seal import replace_durably, seal
 from dreamlm.core.errors import OutOfSpace, UserMistake
-
-SPARE_BYTES = 1 << 20
-"""Room beyond the expected bytes for the manifest, folder entries and block rounding."""
 
 Writer = Callable[[Path], Mapping[str, Digest] | None]
 """Writes a snapshot's files into the folder; may return digests it computed on the way, by file name."""
@@ -107,10 +104,7 @@ class Store:
 
     def require_space(self, expected_bytes: int) -> None:
         """Raises: OutOfSpace when the disk has no room for a snapshot of this size beside the ones it holds."""
-        place = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
-        free = self._files.free_bytes(place)
-        if free < expected_bytes + SPARE_BYTES:
-            raise OutOfSpace(str(self.folder), expected_bytes + SPARE_BYTES, free)
+        require_free(self._files, self.folder, expected_bytes)
 
     def snapshots(self) -> tuple[SnapshotInfo, ...]:
         """All snapshots that bear a name, newest first.
@@ -120,8 +114,9 @@ class Store:
         return tuple(newest_first([read_info(path) for path in named_folders(self.folder)]))
 
     def latest(self) -> SnapshotInfo | None:
-        """The newest snapshot, or None before the first commit. Raises: CheckpointError when it is damaged."""
-        return next(iter(self.snapshots()), None)
+        """The newest snapshot, or None before the first commit. Raises: CheckpointError when it is visibly damaged."""
+        newest = self.folder / ROLLING[0]
+        return read_info(newest) if newest.exists() else next(iter(self.snapshots()), None)
 
     def best(self) -> SnapshotInfo | None:
         """The finite snapshot with the lowest validation loss, or None when none was measured."""

@@ -3,6 +3,7 @@
 import json
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,11 +13,11 @@ from torch import Tensor
 from dreamlm.checkpoints.convert.legacy import LEGACY_NAME, export_pth, import_pth
 from dreamlm.checkpoints.convert.llama import export
 from dreamlm.checkpoints.manifest import Record
-from dreamlm.checkpoints.model_config import model_config
 from dreamlm.checkpoints.snapshot import Snapshot, read_snapshot, write_snapshot
 from dreamlm.checkpoints.store import Store
 from dreamlm.core.errors import CheckpointError, UserMistake
 from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.wiring.saver import transformers_config
 
 
 def build(**settings: Any) -> DreamLM:
@@ -30,12 +31,12 @@ def build(**settings: Any) -> DreamLM:
 
 
 def save(run: Path, model: DreamLM, tensors: dict[str, Tensor] | None = None, **config: Any) -> Path:
-    description = model.config.model_dump(mode="json") | config
+    tokenizer = SimpleNamespace(end_of_document_id=1, padding_id=2)
     one = Snapshot(
         tensors or dict(model.named_parameters()),
         {"moment": torch.zeros(3)},
         {"step": 4, "loss": 0.1 + 0.2},
-        model_config(description, model.vocab_size, end_of_document_id=1, padding_id=2),
+        {**transformers_config(model, tokenizer), **config},  # type: ignore[arg-type]
         {"name": "tiny"},
         {"tokenizer.json": b"{}", "tokenizer_config.json": b"{}"},
     )
@@ -114,6 +115,32 @@ def test_an_export_never_writes_into_a_folder_with_files(tmp_path: Path) -> None
     with pytest.raises(UserMistake, match="a new or an empty folder"):
         export(snapshot, snapshot)
     assert sorted(snapshot.iterdir()) == before
+
+
+def test_an_export_that_fails_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = save(tmp_path / "run", build())
+
+    def fail(*arguments: object) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr("shutil.copyfile", fail)
+    monkeypatch.setattr("torch.save", fail)
+    for start in (lambda: export(snapshot, tmp_path / "stock"), lambda: export_pth(snapshot, tmp_path / "x.pth")):
+        with pytest.raises(OSError, match="the disk is gone"):
+            start()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_an_export_fills_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "stock").mkdir()
+    exported = export(save(tmp_path, build()), tmp_path / "stock")
+    assert (tmp_path / "stock" / "model.safetensors").stat().st_size == exported.size_bytes
+
+
+def test_a_folder_of_another_tool_is_told_what_it_lacks(tmp_path: Path) -> None:
+    snapshot = save(tmp_path, build(), model_type="gpt2")
+    with pytest.raises(CheckpointError, match="it has model_type gpt2"):
+        export(snapshot, tmp_path / "stock")
 
 
 def test_a_damaged_snapshot_is_not_exported(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from dreamlm.checkpoints.manifest import Record, digest_file
 from dreamlm.checkpoints.snapshot import DTYPE_NAMES, Snapshot, read_snapshot, write_snapshot
 from dreamlm.checkpoints.store import Store
 from dreamlm.checkpoints.tensors import read_header
+from dreamlm.checkpoints.verification import verify
 from dreamlm.core.errors import CheckpointError
 
 
@@ -105,6 +106,25 @@ def test_a_flipped_bit_in_a_tensor_is_never_loaded(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"model\.safetensors differs from what was saved"):
         read_snapshot(path.parent)
+
+
+def test_reading_while_another_process_rotates_never_mixes_two_snapshots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit_and_read(tmp_path, snapshot({"w": torch.zeros(2)}, state={"step": 0}))
+    rotations = iter(range(1, 4))
+
+    def verify_then_rotate(folder: Path) -> None:
+        verify(folder)
+        for step in rotations:
+            one = snapshot({"w": torch.full((2,), float(step))}, state={"step": step})
+            write = lambda folder: write_snapshot(folder, one)  # noqa: B023, E731
+            Store(tmp_path).commit(Record(step, step, True), write, expected_bytes=0)
+            break
+
+    monkeypatch.setattr("dreamlm.checkpoints.snapshot.verify", verify_then_rotate)
+    back = read_snapshot(tmp_path / "checkpoints" / "lm_current")
+    assert (back.state["step"], back.model["w"].tolist()) == (3, [3.0, 3.0])
 
 
 @pytest.mark.parametrize("tensor", [torch.zeros(2, dtype=torch.complex64), torch.eye(2).to_sparse()], ids=str)

@@ -12,8 +12,9 @@ import pytest
 from faulty_files import FaultyFiles
 from small_snapshots import ROOM, commit, steps, writer
 
+from dreamlm.checkpoints.files import SPARE_BYTES
 from dreamlm.checkpoints.manifest import Digest, Record
-from dreamlm.checkpoints.store import SPARE_BYTES, Store
+from dreamlm.checkpoints.store import Store
 from dreamlm.checkpoints.verification import verify
 from dreamlm.core.errors import CheckpointError, OutOfSpace, StoreLocked
 
@@ -160,6 +161,8 @@ def test_a_damaged_snapshot_is_set_aside_with_a_sentence_and_the_next_takes_its_
     (store.folder / "lm_current" / "model.bin").unlink()
     with pytest.raises(CheckpointError, match=r"lm_current is not what was saved:\n  model.bin is missing"):
         store.latest()
+    with pytest.raises(CheckpointError, match=r"model.bin is missing"):
+        store.best()
     assert store.repair() == (
         "lm_current is damaged (model.bin is missing) and was moved to lm_current.damaged; it takes part in nothing",
         "the names were put in order: the snapshot of step 1 (lm_prev) is now lm_current",

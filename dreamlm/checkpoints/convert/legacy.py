@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from dreamlm.checkpoints.convert.placing import placed
 from dreamlm.checkpoints.snapshot import Snapshot, read_snapshot
 from dreamlm.core.errors import CheckpointError, UserMistake
 
@@ -23,7 +24,7 @@ _PARTS = ("model_state_dict", "config", "preset", "state", "tokenizer_files")
 def export_pth(snapshot: Path, target: Path) -> Path:
     """Write a snapshot's model as one file; a folder as target gets `simple_lm_trained.pth`. Returns the file.
 
-    Raises: CheckpointError when the snapshot is damaged; UserMistake when the file is there already.
+    Raises: CheckpointError when the snapshot is damaged; UserMistake when the file is there already; OutOfSpace.
     """
     file = target / LEGACY_NAME if target.is_dir() else target
     if file.exists():
@@ -36,8 +37,8 @@ def export_pth(snapshot: Path, target: Path) -> Path:
         dict(content.state),
         {name: text.decode() for name, text in content.tokenizer_files.items()},
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(dict(zip(_PARTS, parts, strict=True)), file)
+    with placed(file, content.size_bytes) as partial:
+        torch.save(dict(zip(_PARTS, parts, strict=True)), partial)
     return file
 
 

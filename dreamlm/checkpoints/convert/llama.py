@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamlm.checkpoints.model_config import read_model_config
+from dreamlm.checkpoints.convert.placing import placed
 from dreamlm.checkpoints.tensors import RawTensor, TensorFile, read_header, write_tensors
 from dreamlm.checkpoints.verification import verify
 from dreamlm.core.errors import CheckpointError, UserMistake
@@ -40,6 +40,9 @@ _EXPRESSED = {
 }
 _IRRELEVANT = {"segment_length", "dropout"}
 """A plain decoder computes the same for every segment length, and drops nothing outside training."""
+_SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_ENVELOPE = {"model_type", "architectures", "vocab_size", "dtype", "transformers_version", *_SPECIAL_TOKENS}
+"""What config.json holds beside the decoder's own configuration."""
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
@@ -58,34 +61,46 @@ def export(snapshot: Path, target: Path) -> Exported:
     """Write the model and tokenizer of a snapshot folder into a new or empty folder.
 
     Raises: UserMistake when the target holds files, or naming what a stock architecture cannot express; CheckpointError
-    when the snapshot is damaged.  Cost: reads the snapshot once, writes the model once.
+    when the snapshot is damaged; OutOfSpace.  Cost: reads the snapshot once, writes the model once.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserMistake("the target of an export must be a new or an empty folder", where=str(target))
     verify(snapshot)
-    config = read_model_config(snapshot)
+    config = _read_config(snapshot / "config.json")
+    _require_expressible(config, snapshot)
     weights = read_header(snapshot / "model.safetensors")
-    model = config["model"]
-    _require_expressible(model, snapshot)
-    renamed = _renamed(weights, bool(model["tie_embeddings"]))
+    renamed = _renamed(weights, bool(config["tie_embeddings"]))
     stock = _stock_config(config, weights)
-    target.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(max_workers=1) as hashing:
-        digest = write_tensors(target / "model.safetensors", renamed, {"format": "pt"}, hashing).result()
-    _write_json(target / "config.json", stock)
-    _write_json(target / "generation_config.json", _special_tokens(config))
-    for path in sorted(snapshot.glob("tokenizer*.json")):
-        shutil.copyfile(path, target / path.name)
+    with placed(target, weights.path.stat().st_size) as folder:
+        folder.mkdir()
+        with ThreadPoolExecutor(max_workers=1) as hashing:
+            digest = write_tensors(folder / "model.safetensors", renamed, {"format": "pt"}, hashing).result()
+        _write_json(folder / "config.json", stock)
+        _write_json(folder / "generation_config.json", _special_tokens(config))
+        for path in sorted(snapshot.glob("tokenizer*.json")):
+            shutil.copyfile(path, folder / path.name)
     parameters = sum(prod(one.shape) for one in renamed.values())
     return Exported(str(target), stock["architectures"][0], parameters, digest.size_bytes)
 
 
-def _require_expressible(model: Mapping[str, Any], snapshot: Path) -> None:
-    features = [
-        name for name in model if name not in _EXPRESSED | _IRRELEVANT and model[name] not in (None, False, [], {})
-    ]
-    if model["positions"]["type"] != "rope":
-        features.append(f"positions {model['positions']['type']}")
+def _read_config(path: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    missing = sorted((_EXPRESSED | {"eos_token_id"}) - config.keys())
+    if config.get("model_type") != "dreamlm" or missing:
+        why = f"lacks {', '.join(missing)}" if missing else f"has model_type {config.get('model_type')}"
+        raise CheckpointError(
+            f"config.json is not that of a dreamlm decoder: it {why}",
+            where=str(path),
+            hint="name a snapshot that dreamlm train wrote, such as RUN/checkpoints/lm_current",
+        )
+    return config
+
+
+def _require_expressible(config: Mapping[str, Any], snapshot: Path) -> None:
+    known = _EXPRESSED | _IRRELEVANT | _ENVELOPE
+    features = [name for name, value in config.items() if name not in known and value not in (None, False, [], {})]
+    if config["positions"]["type"] != "rope":
+        features.append(f"positions {config['positions']['type']}")
     if features:
         raise UserMistake(
             f"neither Llama nor Qwen3 can express this model's {', '.join(features)}",
@@ -119,38 +134,37 @@ def _stock_name(name: str) -> str | None:
 
 
 def _stock_config(config: Mapping[str, Any], weights: TensorFile) -> dict[str, Any]:
-    model = config["model"]
-    architecture, model_type = ("Qwen3ForCausalLM", "qwen3") if model["qk_norm"] else ("LlamaForCausalLM", "llama")
+    architecture, model_type = ("Qwen3ForCausalLM", "qwen3") if config["qk_norm"] else ("LlamaForCausalLM", "llama")
     gate, embedding = weights.entries["layers.0.feed_forward.gate.weight"], weights.entries["embedding.weight"]
     if embedding.dtype not in _DTYPES:
         raise CheckpointError(f"weights of type {embedding.dtype} cannot be exported", where=str(weights.path))
-    theta = model["positions"]["theta"]
+    theta = config["positions"]["theta"]
     return {
         "architectures": [architecture],
         "model_type": model_type,
         "vocab_size": embedding.shape[0],
-        "hidden_size": model["hidden_size"],
+        "hidden_size": config["hidden_size"],
         "intermediate_size": gate.shape[0],
-        "num_hidden_layers": model["num_layers"],
-        "num_attention_heads": model["num_heads"],
-        "num_key_value_heads": model["num_kv_heads"] or model["num_heads"],
-        "head_dim": model["hidden_size"] // model["num_heads"],
+        "num_hidden_layers": config["num_layers"],
+        "num_attention_heads": config["num_heads"],
+        "num_key_value_heads": config["num_kv_heads"] or config["num_heads"],
+        "head_dim": config["hidden_size"] // config["num_heads"],
         "hidden_act": "silu",
-        "max_position_embeddings": model["seq_length"],
-        "rms_norm_eps": model["norm_epsilon"],
+        "max_position_embeddings": config["seq_length"],
+        "rms_norm_eps": config["norm_epsilon"],
         # Both spellings: transformers 5 reads rope_parameters, version 4 reads rope_theta.
         "rope_theta": theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": theta},
         "attention_bias": False,
         "mlp_bias": False,
-        "tie_word_embeddings": model["tie_embeddings"],
+        "tie_word_embeddings": config["tie_embeddings"],
         "dtype": _DTYPES[embedding.dtype],
         **_special_tokens(config),
     }
 
 
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
+    return {key: config[key] for key in _SPECIAL_TOKENS if key in config}
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
