@@ -1,0 +1,165 @@
+"""Two gloo processes under DeepSpeed against one process of plain PyTorch: the same numbers, the same snapshots.
+
+The two processes are started once and leave what they saw; each test looks at a part of it.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Run
+from safetensors.torch import load_file, save_file
+from zero_scenes import CASES, MOVED_STAGES, RESUMED_CASES, SAVED_AT, STEPS, held_out_loss, single, train
+
+from dreamlm.core.training.backend.backend import Tensors
+
+pytestmark = pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning")
+
+TIMEOUT_SECONDS = 240
+TOLERANCE = {"fp32": 1e-6, "bf16": 1e-4}
+"""Relative, of losses; a step of the same samples adds up its gradient in another order."""
+LAUNCH = (
+    "import sys; from dreamlm.core.training.backend.launch import launch; sys.exit(launch(sys.argv[1:], 2).exit_code)"
+)
+
+
+def names(cases: list[tuple[int, str]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("stage", "precision"), cases)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the two processes left their snapshots and `seen.json`; one process's snapshot was there before them."""
+    folder = tmp_path_factory.mktemp("zero")
+    backend = single("fp32")
+    train(backend, range(SAVED_AT))
+    tensors = backend.gather()
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.model.items()}, folder / "single-saved.model.safetensors"
+    )
+    save_file(dict(tensors.optimizer), folder / "single-saved.optimizer.safetensors")
+    worker = Path(__file__).with_name("zero_worker.py")
+    command = [sys.executable, "-c", LAUNCH, sys.executable, str(worker), str(folder)]
+    ended = subprocess.run(command, timeout=TIMEOUT_SECONDS, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert ended.stdout == ""  # DeepSpeed logs to stdout unless told otherwise
+    return folder
+
+
+@pytest.fixture(scope="module")
+def seen(folder: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((folder / "seen.json").read_text())
+    return loaded
+
+
+def snapshot(folder: Path, name: str) -> Tensors:
+    return Tensors(*(load_file(folder / f"{name}.{part}.safetensors") for part in ("model", "optimizer")))
+
+
+def assert_identical(one: Tensors, other: Tensors) -> None:
+    for left, right in ((one.model, other.model), (one.optimizer, other.optimizer)):
+        assert list(left) == list(right)
+        assert [name for name in left if not torch.equal(left[name], right[name])] == []
+
+
+def assert_close(steps: list[list[float]], reference: list[list[float]], tolerance: float) -> None:
+    for (nll, norm, rate), (nll_wanted, norm_wanted, rate_wanted) in zip(steps, reference, strict=True):
+        assert nll == pytest.approx(nll_wanted, rel=tolerance)
+        assert norm == pytest.approx(norm_wanted, rel=10 * tolerance)
+        assert rate == rate_wanted
+
+
+@names(CASES)
+def test_two_processes_reach_the_losses_of_one(seen: dict[str, Any], stage: int, precision: str) -> None:
+    reference = train(single(precision), range(STEPS))
+    assert_close(seen[f"z{stage}-{precision}"]["steps"], reference, TOLERANCE[precision])
+
+
+@names(CASES)
+def test_a_snapshot_is_that_of_one_process(folder: Path, stage: int, precision: str) -> None:
+    backend = single(precision)
+    train(backend, range(STEPS))
+    reference, found = backend.gather(), snapshot(folder, f"z{stage}-{precision}-final")
+    assert found.model.keys() == reference.model.keys()
+    assert found.optimizer.keys() == reference.optimizer.keys()
+    for name, tensor in (*found.model.items(), *found.optimizer.items()):
+        wanted = {**reference.model, **reference.optimizer}[name]
+        assert tensor.dtype == wanted.dtype == torch.float32
+        torch.testing.assert_close(tensor, wanted, rtol=1e-3, atol=10 * TOLERANCE[precision], msg=name)
+        if name.endswith("/step"):
+            assert tensor.item() == STEPS
+
+
+def test_there_is_no_optimizer_state_before_the_first_step(seen: dict[str, Any]) -> None:
+    assert {seen[f"z{stage}-{precision}"]["state_before_first_step"] for stage, precision in CASES} == {0}
+
+
+@names(RESUMED_CASES)
+def test_a_resume_repeats_losses_and_weights_bit_by_bit(
+    seen: dict[str, Any], folder: Path, stage: int, precision: str
+) -> None:
+    case = f"z{stage}-{precision}"
+    assert seen[f"{case}-resumed"]["steps"] == seen[case]["steps"][SAVED_AT:]
+    assert_identical(snapshot(folder, f"{case}-resumed"), snapshot(folder, f"{case}-final"))
+
+
+@names(RESUMED_CASES)
+def test_a_gradient_that_overflows_changes_neither_weights_nor_optimizer(
+    seen: dict[str, Any], folder: Path, stage: int, precision: str
+) -> None:
+    case = f"z{stage}-{precision}"
+    nll, applied, norm = seen[f"{case}-resumed"]["overflow"]
+    assert nll < 10
+    assert not applied
+    assert norm in ("inf", "nan")
+    assert_identical(snapshot(folder, f"{case}-skipped"), snapshot(folder, f"{case}-saved"))
+
+
+@pytest.mark.parametrize("stage", MOVED_STAGES)
+def test_a_run_moves_from_one_process_to_two(seen: dict[str, Any], stage: int) -> None:
+    reference = train(single("fp32"), range(STEPS))
+    assert_close(seen[f"z{stage}-from-one-process"]["steps"], reference[SAVED_AT:], TOLERANCE["fp32"])
+
+
+@names(RESUMED_CASES)
+def test_a_run_moves_from_two_processes_to_one(seen: dict[str, Any], folder: Path, stage: int, precision: str) -> None:
+    backend = single(precision)
+    backend.restore(snapshot(folder, f"z{stage}-{precision}-saved"))
+    moved = train(backend, range(SAVED_AT, STEPS))
+    assert_close(moved, seen[f"z{stage}-{precision}"]["steps"][SAVED_AT:], TOLERANCE[precision])
+
+
+@names(RESUMED_CASES)
+def test_evaluation_sees_whole_weights_whatever_other_ranks_do(
+    seen: dict[str, Any], folder: Path, stage: int, precision: str
+) -> None:
+    backend = single(precision)
+    backend.restore(snapshot(folder, f"z{stage}-{precision}-saved"))
+    assert seen[f"z{stage}-{precision}-resumed"]["held_out"] == held_out_loss(backend)
+
+
+def test_a_flag_of_any_rank_is_seen_by_all(seen: dict[str, Any]) -> None:
+    assert all(seen[f"z{stage}-{precision}-resumed"]["any"] == [True, False] for stage, precision in RESUMED_CASES)
+
+
+def test_what_does_not_fit_is_said_before_anything_changes(seen: dict[str, Any]) -> None:
+    shares, shape, moments, steps = seen["mistakes"]
+    assert "3 micro-batches of a step cannot be shared equally among 2 processes" in shares
+    assert shape == ("the weight embedding.weight has shape (3,) in the snapshot; the model's has shape (61, 24)")
+    assert "does not fit AdamW on this model: embedding.weight/exp_avg" in moments
+    assert "train.backend=torch" in moments
+    assert "were not all updated equally often" in steps
+
+
+def test_the_whole_loop_runs_on_divided_weights(seen: dict[str, Any], run: Callable[..., Run]) -> None:
+    """Sanity checks, evaluation and snapshots at stage 3, against the loop in one process."""
+    alone = run(accumulation_steps=2, per_gpu_batch_size=2, train_tokens=16 * 4 * 14)
+    alone.go()
+    assert seen["loop"]["losses"] == pytest.approx([report.nll for report in alone.hook.steps], rel=1e-5)
+    assert seen["loop"]["tokens"] == alone.hook.steps[-1].tokens
+    assert seen["loop"]["saved"] == [sorted(tensors.model) for _, tensors in alone.shelf.saved]

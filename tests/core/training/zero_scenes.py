@@ -1,0 +1,72 @@
+"""The small run that test_zero.py trains with one process of plain PyTorch and zero_worker.py with two of DeepSpeed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.objectives.causal import CausalObjective
+from dreamlm.core.training.backend.backend import Backend, MicroBatch
+from dreamlm.core.training.backend.single import SingleProcess
+from dreamlm.core.training.optim import AdamW
+from dreamlm.core.types import Batch
+
+VOCAB = 61
+ROWS, MICRO_BATCHES, LENGTH = 2, 4, 12
+STEPS, SAVED_AT = 6, 3
+OPTIMIZER = AdamW.Config(learning_rate=1e-2)
+MAX_NORM = 0.5
+CASES = [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (0, "bf16"), (2, "bf16"), (3, "bf16")]
+RESUMED_CASES = [*CASES[:4], (2, "bf16")]
+MOVED_STAGES = (2, 3)
+
+
+def objective() -> CausalObjective:
+    """A tied head, a matrix that no two ranks can halve, and vectors: so there are two groups and padding."""
+    torch.manual_seed(0)
+    config = DreamLM.Config(
+        hidden_size=24, num_layers=2, num_heads=2, seq_length=LENGTH, intermediate_size=37, dropout=0.1
+    )
+    return CausalObjective(config.build(VOCAB), label_smoothing=0.1)
+
+
+def single(precision: str) -> SingleProcess:
+    torch.set_num_threads(1)
+    return SingleProcess(objective(), OPTIMIZER, {"token": 1.0}, MAX_NORM, precision, compile=False)
+
+
+def micro_batch(step: int, number: int) -> MicroBatch:
+    """Rows with boundaries; every second micro-batch has padding, so ranks have different numbers of targets."""
+    random = np.random.default_rng([step, number])
+    tokens = random.integers(0, VOCAB, (ROWS, LENGTH + 1))
+    documents = np.sort(random.integers(0, 3, (ROWS, LENGTH + 1)), axis=1).astype(np.int32)
+    if number % 2:
+        documents[-1, 7:] = -1
+    return MicroBatch(Batch(tokens, documents, np.zeros(ROWS, np.int32)), seed=100 * step + number)
+
+
+def share(step: int, backend: Backend) -> list[MicroBatch]:
+    return [micro_batch(step, number) for number in range(backend.rank, MICRO_BATCHES, backend.world_size)]
+
+
+def train(backend: Backend, steps: Sequence[int]) -> list[list[float]]:
+    """Loss, gradient norm and learning rate of each step."""
+    seen = []
+    for step in steps:
+        measured = backend.forward_backward(share(step, backend))
+        update = backend.update(1.0 / (step + 1))
+        assert update.applied
+        seen.append([measured.nll, update.gradient_norm, update.learning_rate])
+    return seen
+
+
+def held_out_loss(backend: Backend) -> float:
+    """The summed loss of one batch as evaluation computes it; concerns this rank alone inside `whole()`."""
+    tokens = torch.from_numpy(micro_batch(99, 0).batch.tokens)
+    model = backend.model.eval()
+    with torch.inference_mode(), backend.autocast():
+        signal = model(tokens[:, :-1], torch.zeros_like(tokens[:, :-1]), model.start(ROWS), False)
+        loss = model.head.token_nll(signal.hidden.flatten(0, 1), tokens[:, 1:].flatten()).sum().item()
+    model.train()
+    return float(loss)

@@ -1,0 +1,156 @@
+"""One of the ranks that test_zero.py starts: `python zero_worker.py FOLDER`; the first one leaves what it saw there."""
+
+import gc
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import Run
+from safetensors.torch import load_file, save_file
+from torch import distributed
+from zero_scenes import (
+    CASES,
+    MAX_NORM,
+    MOVED_STAGES,
+    OPTIMIZER,
+    RESUMED_CASES,
+    SAVED_AT,
+    STEPS,
+    held_out_loss,
+    micro_batch,
+    objective,
+    share,
+    train,
+)
+
+from dreamlm.core.errors import DreamLMError
+from dreamlm.core.objectives.causal import CausalObjective
+from dreamlm.core.training.backend import process_group
+from dreamlm.core.training.backend.backend import Backend, Tensors
+from dreamlm.core.training.backend.choose import build_backend
+from dreamlm.core.training.backend.process_group import Place
+
+PLACE = Place.from_environment()
+process_group.join(PLACE, torch.device("cpu"))
+
+from dreamlm.core.training.backend.zero import ZeroBackend  # noqa: E402 - DeepSpeed comes silently only after joining
+
+
+def zero(stage: int, precision: str, weights: dict[str, float], objective: CausalObjective) -> ZeroBackend:
+    return ZeroBackend(objective, OPTIMIZER, weights, MAX_NORM, precision, False, stage, PLACE)
+
+
+def keep(folder: Path, name: str, tensors: Tensors) -> None:
+    if PLACE.rank == 0:
+        save_file(dict(tensors.model), folder / f"{name}.model.safetensors")
+        save_file(dict(tensors.optimizer), folder / f"{name}.optimizer.safetensors")
+    distributed.barrier()
+
+
+def read(folder: Path, name: str) -> Tensors:
+    parts = (load_file(folder / f"{name}.{part}.safetensors") for part in ("model", "optimizer"))
+    return Tensors(*parts)
+
+
+def unbroken(folder: Path, stage: int, precision: str) -> dict[str, Any]:
+    """Train to the end, with a snapshot on the way."""
+    backend = zero(stage, precision, {"token": 1.0}, objective())
+    fresh = backend.gather()
+    steps = train(backend, range(SAVED_AT))
+    keep(folder, f"z{stage}-{precision}-saved", backend.gather())
+    steps += train(backend, range(SAVED_AT, STEPS))
+    keep(folder, f"z{stage}-{precision}-final", backend.gather())
+    return {"steps": steps, "state_before_first_step": len(fresh.optimizer)}
+
+
+def resumed(folder: Path, stage: int, precision: str) -> dict[str, Any]:
+    """Go on from the snapshot, with everything in the way that must leave no trace."""
+    loss_weights = {"token": 1.0}
+    backend = zero(stage, precision, loss_weights, objective())
+    train(backend, [77])
+    backend.restore(read(folder, f"z{stage}-{precision}-saved"))
+    backend.forward_backward(share(50, backend))
+    backend.discard()
+    loss_weights["token"] = 1e39  # beyond fp32
+    overflowing = backend.forward_backward(share(51, backend))
+    skipped = backend.update(1.0)
+    loss_weights["token"] = 1.0
+    keep(folder, f"z{stage}-{precision}-skipped", backend.gather())
+    with backend.whole():
+        losses = [held_out_loss(backend) for _ in range(3 if backend.rank else 1)]  # ranks need not run in step
+    steps = train(backend, range(SAVED_AT, STEPS))
+    keep(folder, f"z{stage}-{precision}-resumed", backend.gather())
+    return {
+        "steps": steps,
+        "overflow": [overflowing.nll, skipped.applied, str(skipped.gradient_norm)],
+        "held_out": losses[0],
+        "any": [backend.any(backend.rank == 1), backend.any(False)],
+    }
+
+
+def from_one_process(folder: Path, stage: int) -> dict[str, Any]:
+    backend = zero(stage, "fp32", {"token": 1.0}, objective())
+    backend.restore(read(folder, "single-saved"))
+    return {"steps": train(backend, range(SAVED_AT, STEPS))}
+
+
+def mistakes(folder: Path) -> list[str]:
+    """What is said when the shares differ, and when a snapshot does not fit."""
+    backend = zero(2, "fp32", {"token": 1.0}, objective())
+    saved = read(folder, "single-saved")
+    name = next(iter(saved.model))
+    uneven = dict(saved.optimizer) | {f"{name}/step": torch.tensor(9.0)}
+    attempts = [
+        lambda: backend.forward_backward([micro_batch(0, number) for number in range(1 + backend.rank)]),
+        lambda: backend.restore(Tensors({**saved.model, name: torch.zeros(3)}, saved.optimizer)),
+        lambda: backend.restore(Tensors(saved.model, {f"{name}/momentum_buffer": torch.zeros(3)})),
+        lambda: backend.restore(Tensors(saved.model, uneven)),
+    ]
+    said = []
+    for attempt in attempts:
+        try:
+            attempt()
+        except DreamLMError as error:
+            said.append(str(error))
+    return said
+
+
+class ZeroRun(Run):
+    """The whole loop, with sanity checks, evaluation and saving, on weights that are divided."""
+
+    def backend(self) -> Backend:  # type: ignore[override]
+        alone, config = super().backend(), self.config()
+        return build_backend(config, alone._objective, {"token": 1.0}, config.precision, PLACE)
+
+
+def whole_loop() -> dict[str, Any]:
+    run = ZeroRun({"accumulation_steps": 2, "per_gpu_batch_size": 2, "train_tokens": 16 * 4 * 14, "zero_stage": 3})
+    run.go()
+    return {
+        "losses": [report.nll for report in run.hook.steps],
+        "tokens": run.hook.steps[-1].tokens,
+        "saved": [sorted(tensors.model) for _, tensors in run.shelf.saved],
+    }
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    gc.freeze()  # DeepSpeed collects garbage for every model it divides
+    seen: dict[str, Any] = {}
+    for stage, precision in CASES:
+        seen[f"z{stage}-{precision}"] = unbroken(folder, stage, precision)
+    for stage, precision in RESUMED_CASES:
+        seen[f"z{stage}-{precision}-resumed"] = resumed(folder, stage, precision)
+    for stage in MOVED_STAGES:
+        seen[f"z{stage}-from-one-process"] = from_one_process(folder, stage)
+    seen["mistakes"] = mistakes(folder)
+    seen["loop"] = whole_loop()
+    if PLACE.rank == 0:
+        (folder / "seen.json").write_text(json.dumps(seen), encoding="utf-8")
+    process_group.leave()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
