@@ -27,6 +27,8 @@ LOOPBACK = "127.0.0.1"
 FORWARDED = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 10.0
 """How long the others may take to end by themselves after a rank failed, and again after they were asked to."""
+FOUND_BY_ALL = (2, 130, 143)
+"""Exit codes that every rank reaches by itself: the user's mistake, and SIGINT and SIGTERM after a snapshot."""
 POLL_SECONDS = 0.05
 SHOWN_LINES = 40
 _PR_SET_PDEATHSIG = 1
@@ -40,7 +42,7 @@ class Ended:
     """0, or that of the first rank that failed; 128 + n when signal n killed it."""
     failed_rank: int | None
     output: str
-    """The last lines a failed rank other than the first wrote to stderr; the first one's were seen already."""
+    """The last lines the failed rank wrote to stderr; empty when the first rank has said the same already."""
 
 
 def launch(command: Sequence[str], processes: int, grace_seconds: float = GRACE_SECONDS) -> Ended:
@@ -64,8 +66,8 @@ def launch(command: Sequence[str], processes: int, grace_seconds: float = GRACE_
             failed = _wait(ranks, grace_seconds)
         if failed is None:
             return Ended(0, None, "")
-        code = ranks[failed].returncode
-        output = _tail(logs[failed]) if failed else ""
+        code, first = ranks[failed].returncode, ranks[0].returncode
+        output = _tail(logs[failed]) if failed and not (code == first and code in FOUND_BY_ALL) else ""
         return Ended(code if code >= 0 else 128 - code, failed, output)
 
 
