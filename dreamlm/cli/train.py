@@ -29,6 +29,9 @@ def train(
     seed: SeedOption = None,
     device: DeviceOption = None,
     workers: WorkersOption = None,
+    nproc: Annotated[
+        int | None, typer.Option("--nproc", min=1, metavar="N", help="Train in N processes here, with DeepSpeed.")
+    ] = None,
     allow_changes: Annotated[
         bool, typer.Option("--allow-changes", help="Continue a run although safe settings differ.")
     ] = False,
@@ -41,14 +44,21 @@ def train(
     """
     from dreamlm.cli.menu import choose_preset
     from dreamlm.cli.places import RUNS, has_snapshots
+    from dreamlm.cli.ranks import command_line, run_ranks
     from dreamlm.presets.resolve import resolve
 
     console = Console(as_json)
     changes = [*(sets or ()), *([] if seed is None else [f"train.seed={seed}"])]
     chosen = None
     if preset is not None or run is None or not has_snapshots(run):
-        chosen = resolve(preset or choose_preset(console), changes)
+        preset = preset or choose_preset(console)
+        chosen = resolve(preset, changes)
     folder = run or RUNS / (chosen.name if chosen else "")
+    if nproc is not None and nproc > 1 and "RANK" not in os.environ:
+        options = {"--preset": preset, "--run": folder, "--corpus": corpus, "--device": device, "--workers": workers}
+        flags = {"--allow-changes": allow_changes, "--json": as_json}
+        run_ranks(console, nproc, command_line(options, changes, flags))
+        return
     from dreamlm.wiring.training import TrainRequest
 
     _run(console, TrainRequest(chosen, folder, changes, corpus, device or "auto", workers, allow_changes))
