@@ -1,6 +1,6 @@
 """The one place that says how every configuration behaves: immutable, and an unknown key is an error."""
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 
 class ConfigModel(BaseModel):
@@ -9,6 +9,12 @@ class ConfigModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
 
 
-def from_name(value: object) -> object:
-    """A bare string stands for the choice of that type: "rope" is {"type": "rope"}."""
-    return {"type": value} if isinstance(value, str) else value
+def choice(default: str) -> BeforeValidator:
+    """For a union told apart by `type`: "rope" is {"type": "rope"}, and an object without a type is the default's."""
+
+    def complete(value: object) -> object:
+        if isinstance(value, str):
+            return {"type": value}
+        return {"type": default, **value} if isinstance(value, dict) else value
+
+    return BeforeValidator(complete)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import tokenizers
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
-from dreamlm.core.config import ConfigModel, from_name
+from dreamlm.core.config import ConfigModel, choice
 from dreamlm.core.errors import DataError, RangeError, UserMistake
 
 END_OF_DOCUMENT = "<|endoftext|>"
@@ -30,7 +30,7 @@ class BytePair(ConfigModel):
     type: Literal["bpe"] = "bpe"
     vocab_size: int = Field(default=8192, ge=SMALLEST_VOCABULARY, le=1_000_000)
     """Number of tokens, the two special ones included; fewer when the corpus is too small to need them."""
-    sample_bytes: int = Field(default=16 * 2**20, ge=1)
+    sample_bytes: int = Field(default=8 * 2**20, ge=1)
     """How much training text (UTF-8 bytes, spread evenly over the corpus) the merges are learned from."""
 
     def build(self, texts: Iterable[str]) -> "Tokenizer":
@@ -58,7 +58,7 @@ class Tokenizer:
     Config: TypeAlias = Annotated[
         BytePair | Pretrained,
         Field(discriminator="type"),
-        BeforeValidator(from_name, json_schema_input_type=BytePair | Pretrained | Literal["bpe"]),
+        choice("bpe"),
     ]
 
     def __init__(self, backend: tokenizers.Tokenizer, end_of_document: str, padding: str) -> None:

@@ -6,10 +6,10 @@ from typing import Annotated, Literal, final
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from torch import Tensor, nn
 
-from dreamlm.core.config import ConfigModel, from_name
+from dreamlm.core.config import ConfigModel, choice
 
 
 class Positions(nn.Module, ABC):
@@ -115,5 +115,5 @@ class Learned(Positions):
 PositionsConfig = Annotated[
     Learned.Config | Rotary.Config,
     Field(discriminator="type"),
-    BeforeValidator(from_name),
+    choice("rope"),
 ]

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, final
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from torch import Tensor, nn
 
-from dreamlm.core.config import ConfigModel, from_name
+from dreamlm.core.config import ConfigModel, choice
 from dreamlm.core.errors import ResumeMismatch
 
 NamedParameters = list[tuple[str, nn.Parameter]]
@@ -129,7 +129,7 @@ class Muon:
 OptimizerConfig = Annotated[
     AdamW.Config | Muon.Config,
     Field(discriminator="type"),
-    BeforeValidator(from_name),
+    choice("adamw"),
 ]
 
 

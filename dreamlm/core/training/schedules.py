@@ -6,9 +6,9 @@
 import math
 from typing import Annotated, Literal, Protocol, final
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from dreamlm.core.config import ConfigModel, from_name
+from dreamlm.core.config import ConfigModel, choice
 
 
 class Schedule(Protocol):
@@ -76,5 +76,5 @@ class WarmupStableDecay:
 ScheduleConfig = Annotated[
     Cosine.Config | WarmupStableDecay.Config,
     Field(discriminator="type"),
-    BeforeValidator(from_name),
+    choice("cosine"),
 ]

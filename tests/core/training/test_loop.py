@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import Run
+from small_runs import Run
 from stream_of_text import VOCAB, TextStream
 
 from dreamlm.core.errors import Interrupted, OutOfSpace, TrainingFailed

@@ -1,0 +1,96 @@
+"""What a run folder holds, and what may change between two visits to it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from workplace import Workplace, write_text
+
+from dreamlm.core.errors import ResumeMismatch, UserMistake
+
+Trained = Callable[..., Path]
+
+
+def test_a_run_leaves_everything_on_disk(trained: Trained) -> None:
+    run = trained()
+    assert {path.name for path in run.iterdir()} >= {
+        "preset.json",
+        "metrics.jsonl",
+        "tensorboard",
+        "training_report.json",
+        "checkpoints",
+    }
+    assert json.loads((run / "training_report.json").read_text())["end"]["reason"] == "finished"
+    assert {path.name for path in (run / "checkpoints" / "lm_current").iterdir()} == {
+        "model.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+        "config.json",
+        "preset.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "manifest.json",
+    }
+
+
+def test_a_finished_run_says_so(place: Workplace, trained: Trained) -> None:
+    again = place.train(trained())
+    assert [end.reason for end in again.ends] == ["already_finished"]
+    assert "ask for more with train.train_tokens" in again.notices[-1]
+
+
+def test_asking_for_more_tokens_continues(place: Workplace, trained: Trained) -> None:
+    run = trained()
+    more = place.train(run, "train.train_tokens=3072")
+    assert (more.ends[0].reason, more.ends[0].step) == ("finished", 12)
+
+
+def test_without_a_preset_the_run_continues_with_its_own(place: Workplace, trained: Trained) -> None:
+    run = trained()
+    more = place.train(run, "train.train_tokens=2048", preset=False)
+    assert more.ends[0].step == 8
+    assert json.loads((run / "preset.json").read_text())["train"]["train_tokens"] == 2048
+
+
+def test_an_empty_folder_has_nothing_to_continue(place: Workplace) -> None:
+    with pytest.raises(UserMistake, match="no run to continue"):
+        place.train(place.folder / "nothing", preset=False)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["model.hidden_size=64", "train.seed=7", "train.accumulation_steps=2", "data.packing=concat"],
+)
+def test_another_model_seed_batch_or_order_is_refused_by_name(place: Workplace, trained: Trained, change: str) -> None:
+    run = trained()
+    with pytest.raises(ResumeMismatch) as caught:
+        place.train(run, change, "train.train_tokens=9999", allow_changes=True)
+    assert change.split("=")[0].split(".")[1] in caught.value.what
+    assert "--run OTHER" in caught.value.hint
+
+
+def test_a_safe_change_needs_the_named_override(place: Workplace, trained: Trained) -> None:
+    run = trained()
+    change = ("train.optimizer.learning_rate=0.0001", "train.train_tokens=2048")
+    with pytest.raises(ResumeMismatch, match=r"train\.optimizer\.learning_rate: the run has 0\.001") as caught:
+        place.train(run, *change)
+    assert caught.value.hint == "--allow-changes continues with the new values"
+    more = place.train(run, *change, allow_changes=True)
+    assert more.ends[0].step == 8
+    assert any("train.optimizer.learning_rate" in notice for notice in more.notices)
+    rates = [json.loads(line).get("learning_rate") for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [rate for rate in rates if rate is not None][-1] == pytest.approx(0.0001 * 0.1)
+
+
+def test_a_changed_corpus_is_refused(place: Workplace, trained: Trained) -> None:
+    run = trained()
+    write_text(place.folder / "text.jsonl", documents=200, seed=1)
+    with pytest.raises(ResumeMismatch, match="corpus with fingerprint"):
+        place.train(run, "train.train_tokens=9999")
+
+
+def test_the_micro_batch_may_change_when_the_step_stays(place: Workplace, trained: Trained) -> None:
+    run = trained()
+    half = ("train.per_gpu_batch_size=4", "train.accumulation_steps=2", "train.train_tokens=2048")
+    assert place.train(run, *half).ends[0].step == 8
