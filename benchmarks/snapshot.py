@@ -2,10 +2,11 @@
 
     python benchmarks/snapshot.py [--parameters 10000000] [--rounds 15] [--folder DIR]
 
-Each round does both in a random order, on the same disk; the ratio is the median over rounds of ratios within a round.
-Plain: one `safetensors.torch.save_file` each for model and optimizer, then fsync of both. Ours: `Store.commit` of the
-same tensors: space check, writing, sha256 of every byte, fsync of files and folders, rotation. The oldest snapshot
-is deleted while training goes on; the plain folders stay.
+Each round does all three in a random order, on the same disk; a ratio is taken within a round.
+plain: one `safetensors.torch.save_file` each for model and optimizer, then fsync of both.
+digested: the same, then sha256 of both files, the least that can be verified later.
+commit: `Store.commit` of the same tensors, that is space check, writing, sha256 of every byte, fsync of files and
+folders, rotation. The oldest snapshot is deleted while training goes on; the folders of the other two stay.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from dreamlm.checkpoints.manifest import Record
+from dreamlm.checkpoints.manifest import Record, digest_file
 from dreamlm.checkpoints.snapshot import MODEL, OPTIMIZER, Snapshot, write_snapshot
 from dreamlm.checkpoints.store import Store
 
@@ -64,28 +65,35 @@ def main() -> None:
             write = lambda folder: write_snapshot(folder, snapshot)  # noqa: E731
             store.commit(Record(step, step, True), write, expected_bytes=snapshot.size_bytes)
 
-        def write_plain() -> None:
+        def write_plain() -> Path:
             folder = Path(name) / f"plain-{next(count)}"
             folder.mkdir()
             plain(folder, snapshot)
+            return folder
 
-        times: dict[str, list[float]] = {"plain": [], "commit": []}
+        def write_digested() -> None:
+            for path in write_plain().iterdir():
+                digest_file(path)
+
+        times: dict[str, list[float]] = {"plain": [], "digested": [], "commit": []}
         with store.lock():  # as training holds it
             for _ in range(4):  # older snapshots to rotate
                 commit()
             for _ in range(options.rounds):
-                pair = [("plain", write_plain), ("commit", commit)]
-                order.shuffle(pair)
-                for label, action in pair:
+                actions = [("plain", write_plain), ("digested", write_digested), ("commit", commit)]
+                order.shuffle(actions)
+                for label, action in actions:
                     times[label].append(seconds(action))
                     time.sleep(0.3)  # training goes on; what fell off is deleted meanwhile
-    ratios = [ours / theirs for ours, theirs in zip(times["commit"], times["plain"], strict=True)]
     machine = f"torch {torch.__version__}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     print(f"{snapshot.size_bytes / 1e6:,.0f} MB, {options.rounds} rounds, {machine}")
     for label, values in times.items():
-        print(f"{label:7} median {statistics.median(values):.3f} s, least {min(values):.3f} s")
-    low, _, high = statistics.quantiles(ratios, n=4)
-    print(f"ratio   median {statistics.median(ratios):.2f} (quartiles {low:.2f} to {high:.2f})")
+        print(f"{label:9} median {statistics.median(values):.3f} s, least {min(values):.3f} s")
+    for peer in ("plain", "digested"):
+        ratios = [ours / theirs for ours, theirs in zip(times["commit"], times[peer], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        least = min(times["commit"]) / min(times[peer])
+        print(f"commit / {peer}: median {middle:.2f} (quartiles {low:.2f} to {high:.2f}), least to least {least:.2f}")
 
 
 if __name__ == "__main__":
