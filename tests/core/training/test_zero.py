@@ -14,9 +14,10 @@ import pytest
 import torch
 from conftest import Run
 from safetensors.torch import load_file, save_file
-from zero_scenes import CASES, MOVED_STAGES, RESUMED_CASES, SAVED_AT, STEPS, held_out_loss, single, train
+from zero_scenes import CASES, MOVED_STAGES, RESUMED_CASES, SAVED_AT, STEPS, FewWindows, held_out_loss, single, train
 
 from dreamlm.core.training.backend.backend import Tensors
+from dreamlm.core.training.sharing import validate_together
 
 pytestmark = pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning")
 
@@ -145,6 +146,20 @@ def test_evaluation_sees_whole_weights_whatever_other_ranks_do(
 
 def test_a_flag_of_any_rank_is_seen_by_all(seen: dict[str, Any]) -> None:
     assert all(seen[f"z{stage}-{precision}-resumed"]["any"] == [True, False] for stage, precision in RESUMED_CASES)
+
+
+def test_what_each_rank_measures_is_decided_by_the_first(seen: dict[str, Any]) -> None:
+    differs_somewhere, found_the_note = seen["together"]["agreed"]
+    assert not differs_somewhere
+    assert found_the_note == 1  # only the rank that waited
+
+
+def test_evaluation_by_all_ranks_is_that_of_one(seen: dict[str, Any]) -> None:
+    alone = validate_together(single("fp32"), FewWindows(), 2, ("a", "b"))
+    found = seen["together"]["validation"]
+    assert found["nll"] == pytest.approx(alone.nll, rel=1e-6)
+    assert found["bits_per_byte"] == pytest.approx(alone.bits_per_byte, rel=1e-6)
+    assert found["sources"] == pytest.approx(alone.sources, rel=1e-6)
 
 
 def test_what_does_not_fit_is_said_before_anything_changes(seen: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.objectives.causal import CausalObjective
-from dreamlm.core.training.backend.backend import Backend, MicroBatch
+from dreamlm.core.training.backend.backend import Backend, MicroBatch, real_targets
 from dreamlm.core.training.backend.single import SingleProcess
 from dreamlm.core.training.optim import AdamW
 from dreamlm.core.types import Batch
@@ -19,6 +19,7 @@ OPTIMIZER = AdamW.Config(learning_rate=1e-2)
 MAX_NORM = 0.5
 CASES = [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (0, "bf16"), (2, "bf16"), (3, "bf16")]
 RESUMED_CASES = [*CASES[:4], (2, "bf16")]
+PARTS = ("tokens", "documents")
 MOVED_STAGES = (2, 3)
 
 
@@ -59,6 +60,23 @@ def train(backend: Backend, steps: Sequence[int]) -> list[list[float]]:
         assert update.applied
         seen.append([measured.nll, update.gradient_norm, update.learning_rate])
     return seen
+
+
+class FewWindows:
+    """Implements `core.types.HeldOut`: five windows of two sources, with boundaries and padding."""
+
+    utf8_bytes = 200
+
+    def batches(self, rows: int) -> list[Batch]:
+        parts = [micro_batch(60, number).batch for number in (0, 1, 2)]
+        tokens, documents = (np.concatenate([getattr(part, name) for part in parts])[:5] for name in PARTS)
+        sources = np.array([0, 0, 1, 1, 0], np.int32)
+        cuts = [slice(begin, begin + rows) for begin in range(0, 5, rows)]
+        return [Batch(tokens[cut], documents[cut], sources[cut]) for cut in cuts]
+
+    @property
+    def tokens(self) -> int:
+        return sum(real_targets(batch) for batch in self.batches(5))
 
 
 def held_out_loss(backend: Backend) -> float:

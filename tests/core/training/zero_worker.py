@@ -18,6 +18,7 @@ from zero_scenes import (
     RESUMED_CASES,
     SAVED_AT,
     STEPS,
+    FewWindows,
     held_out_loss,
     micro_batch,
     objective,
@@ -31,6 +32,7 @@ from dreamlm.core.training.backend import process_group
 from dreamlm.core.training.backend.backend import Backend, Tensors
 from dreamlm.core.training.backend.choose import build_backend
 from dreamlm.core.training.backend.process_group import Place
+from dreamlm.core.training.sharing import validate_together
 
 PLACE = Place.from_environment()
 process_group.join(PLACE, torch.device("cpu"))
@@ -125,6 +127,20 @@ class ZeroRun(Run):
         return build_backend(config, alone._objective, {"token": 1.0}, config.precision, PLACE)
 
 
+def together(folder: Path) -> dict[str, Any]:
+    """What ranks agree on before training starts."""
+    precision = process_group.as_the_first_rank(["fp32", "bf16"][PLACE.rank], ["bf16", "fp32"], torch.device("cpu"))
+    note = folder / "note"
+    with process_group.first_rank_first():
+        found = note.exists()
+        note.touch()
+    backend = zero(3, "fp32", {"token": 1.0}, objective())
+    agreed = backend.any(precision != "fp32"), backend.sum([float(found)])[0]
+    with backend.whole():
+        validation = validate_together(backend, FewWindows(), 2, ("a", "b"))
+    return {"agreed": agreed, "validation": vars(validation)}
+
+
 def whole_loop() -> dict[str, Any]:
     run = ZeroRun({"accumulation_steps": 2, "per_gpu_batch_size": 2, "train_tokens": 16 * 4 * 14, "zero_stage": 3})
     run.go()
@@ -146,6 +162,7 @@ def main(folder: Path) -> None:
     for stage in MOVED_STAGES:
         seen[f"z{stage}-from-one-process"] = from_one_process(folder, stage)
     seen["mistakes"] = mistakes(folder)
+    seen["together"] = together(folder)
     seen["loop"] = whole_loop()
     if PLACE.rank == 0:
         (folder / "seen.json").write_text(json.dumps(seen), encoding="utf-8")

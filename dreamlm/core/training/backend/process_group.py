@@ -9,6 +9,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -93,6 +95,28 @@ def join(place: Place, device: torch.device) -> None:
     if not distributed.is_initialized():
         backend = "gloo" if device.type == "cpu" else "nccl"
         deepspeed.init_distributed(dist_backend=backend, timeout=PATIENCE, auto_mpi_discovery=False, verbose=False)
+
+
+def as_the_first_rank(choice: str, choices: Sequence[str], device: torch.device) -> str:
+    """What rank 0 chose, where each rank measured for itself and may have come to another result. Collective."""
+    if not distributed.is_initialized():
+        return choice
+    number = torch.tensor(choices.index(choice), device=device)
+    distributed.broadcast(number, src=0)
+    return choices[int(number.item())]
+
+
+@contextmanager
+def first_rank_first() -> Iterator[None]:
+    """The block runs on rank 0 while the others wait, then on them: it may write what they read. Collective.
+
+    When it fails on rank 0, that rank's end frees the others.
+    """
+    if distributed.is_initialized() and distributed.get_rank() > 0:
+        distributed.barrier()
+    yield
+    if distributed.is_initialized() and distributed.get_rank() == 0:
+        distributed.barrier()
 
 
 def leave() -> None:

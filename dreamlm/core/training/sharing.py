@@ -1,0 +1,74 @@
+"""Held-out evaluation by all ranks together: each scores every n-th batch, and the sums are added up."""
+
+from collections.abc import Iterator, Sequence
+from math import log
+from typing import final
+
+import numpy as np
+
+from dreamlm.core.errors import DataError
+from dreamlm.core.evaluation.score import score
+from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.training.backend.backend import Backend, real_targets
+from dreamlm.core.training.loop import Validation
+from dreamlm.core.types import Batch, HeldOut
+
+
+def validate_together(backend: Backend, held_out: HeldOut, rows: int, source_names: Sequence[str]) -> Validation:
+    """The loss of the backend's model on the held-out text, the same on every rank and at any number of ranks.
+
+    Collective; to be called inside `backend.whole()`, so that ranks need not run equally many forward passes.
+
+    Raises: DataError when there is no held-out text or its windows hold other targets than promised; DreamLMError when
+    a loss is not finite.
+    """
+    with backend.autocast():
+        mine = loss_sums(backend.model, held_out, rows, len(source_names), backend.rank, backend.world_size)
+    nll_S, tokens_S = np.array(backend.sum(mine)).reshape(2, -1)
+    tokens = int(tokens_S.sum())
+    if tokens != held_out.tokens or tokens == 0:
+        raise DataError(f"the held-out text promises {held_out.tokens:,} targets, its windows hold {tokens:,}")
+    nll = float(nll_S.sum())
+    sources = {name: float(nll_S[i] / tokens_S[i]) for i, name in enumerate(source_names) if tokens_S[i]}
+    return Validation(nll / tokens, nll / (log(2) * held_out.utf8_bytes), sources)
+
+
+def loss_sums(model: DreamLM, held_out: HeldOut, rows: int, sources: int, rank: int, world_size: int) -> list[float]:
+    """Nats of each source, then targets of each source, over the batches that are this rank's part."""
+    part = _Part(held_out, rows, rank, world_size)
+    nll_S, tokens_S = np.zeros(sources), np.zeros(sources)
+    if len(part.batches(rows)):
+        scores = score(model, part, rows)
+        nll_S += np.bincount(scores.source_N, scores.nll_N, sources)
+        tokens_S += np.bincount(scores.source_N, scores.tokens_N, sources)
+    return [*nll_S, *tokens_S]
+
+
+@final
+class _Part:
+    """Every `world_size`-th batch of a `HeldOut`, from number `rank`."""
+
+    def __init__(self, whole: HeldOut, rows: int, rank: int, world_size: int) -> None:
+        self._batches = _Every(whole.batches(rows), rank, world_size)
+        self.tokens = sum(real_targets(batch) for batch in self._batches)
+        self.utf8_bytes = 0  # bits per byte are reckoned over the whole
+
+    def batches(self, rows: int) -> Sequence[Batch]:
+        return self._batches
+
+
+@final
+class _Every(Sequence[Batch]):
+    """Items first, first + step, ... of a sequence, read when they are asked for."""
+
+    def __init__(self, items: Sequence[Batch], first: int, step: int) -> None:
+        self._items, self._numbers = items, range(first, len(items), step)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> Batch:  # type: ignore[override]
+        return self._items[self._numbers[index]]
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self._items[number] for number in self._numbers)
