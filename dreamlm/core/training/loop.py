@@ -68,7 +68,6 @@ class Trainer:
         self._config, self._backend, self._stream, self._schedule = config, backend, stream, schedule
         self._saver, self._hooks, self._around = around.saver, around.hooks, around
         self._throughput = Throughput()
-        self._saved_step = -1
         self._begun = 0.0
         self._last_nll: float | None = None
         self._last_bits_per_byte: float | None = None
@@ -91,20 +90,19 @@ class Trainer:
         if fresh:
             with self._backend.whole():
                 self._check_fresh(state)
-            state = self._save(state)
+            self._save(state)
         with StopRequest(self._hooks.on_notice) as stop:
             while state.tokens < self._config.train_tokens:
                 before, state = state, self._step(state)
-                if self._passed(before, state, self._config.eval_tokens):
+                finished = state.tokens >= self._config.train_tokens
+                if finished or self._passed(before, state, self._config.eval_tokens):
                     state = self._evaluate(state)
                 stopping = self._backend.any(stop.number != 0)
-                if stopping or self._save_is_due(state):
-                    state = self._save(state, stop)
-                if stopping:
+                if finished or stopping or self._save_is_due(state):
+                    self._save(state, stop)
+                if stopping and not finished:
                     self._end("interrupted", state)
                     raise Interrupted(stop.number or 15, f"stopped at step {state.step}; a snapshot was saved")
-            if state.step != self._saved_step:
-                state = self._save(self._evaluate(state), stop)
         self._end("finished", state)
         return state
 
@@ -224,7 +222,7 @@ class Trainer:
         late = time.monotonic() - self._saved_at >= self._config.save_interval_seconds
         return self._backend.any((every is not None and state.step % every == 0) or (self._backend.rank == 0 and late))
 
-    def _save(self, state: TrainingState, stop: StopRequest | None = None) -> TrainingState:
+    def _save(self, state: TrainingState, stop: StopRequest | None = None) -> None:
         """Commit a snapshot; while the disk is full, wait for space instead of dying."""
         begin = time.monotonic()
         tensors = self._backend.gather()
@@ -237,10 +235,9 @@ class Trainer:
                     raise
                 self._hooks.on_notice(f"paused: {error.what} in {error.where}; free some space and training goes on")
                 time.sleep(self._config.retry_seconds)
-        self._saved_at, self._saved_step = time.monotonic(), state.step
+        self._saved_at = time.monotonic()
         self._hooks.on_save(Saved(state.step, str(folder), time.monotonic() - begin))
         self._throughput.restart()
-        return state
 
     def _start(self, state: TrainingState) -> None:
         self._hooks.on_start(
