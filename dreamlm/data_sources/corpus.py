@@ -12,7 +12,7 @@ from dreamlm.data_sources.manifest import Manifest, ShardRecord, Split
 from dreamlm.data_sources.sequence import TokenSequence
 from dreamlm.data_sources.shards import REBUILD_HINT, open_shard
 
-OPEN_SHARDS = 128  # each costs a file descriptor
+OPEN_SHARDS = 256  # each costs a file descriptor
 
 
 class Corpus:

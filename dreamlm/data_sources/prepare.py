@@ -60,7 +60,7 @@ class Preparation:
         """Held out at least of each source, though never more than a tenth of a source to reach this number."""
         deduplicate: bool = True
         """Drop exact duplicates of documents, within and across sources."""
-        shard_text_bytes: int = Field(default=16 * 2**20, ge=1024)
+        shard_text_bytes: int = Field(default=8 * 2**20, ge=1024)
         """About how much UTF-8 text goes into one shard file; memory grows with it."""
 
     def __init__(

@@ -6,10 +6,15 @@ from pathlib import Path
 
 from dreamlm.core.tokenizer import BytePair
 from dreamlm.data_sources.corpus import Corpus
+from dreamlm.data_sources.preparation.encoders import GigatokenEncoder, TokenizersEncoder
 from dreamlm.data_sources.prepare import Preparation, prepare
 
 PHRASE = "the of and to in is that it was for on are as with his they at be this from have or by one had not"
 WORDS = PHRASE.split()
+
+
+for encoder in (GigatokenEncoder, TokenizersEncoder):
+    encoder.process_bytes = 1000  # as if starting a process were cheap, so that small inputs use several
 
 
 def sentence(number: int) -> str:

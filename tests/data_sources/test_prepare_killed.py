@@ -9,7 +9,7 @@ import prepare_by_hand
 import pytest
 from prepare_by_hand import content, main, write_texts
 
-KILLS = 5
+KILLS = 4
 
 
 def start(base: Path, folder: Path) -> subprocess.Popen[bytes]:

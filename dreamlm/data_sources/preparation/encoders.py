@@ -32,6 +32,8 @@ class Encoder(Protocol):
     name: EncoderName
     batch_bytes: int
     """How much text to give it at once."""
+    process_bytes: int
+    """How much text it encodes while a process starts; less is not worth a process."""
 
     def encode(self, texts: Sequence[bytes]) -> Encoded:
         """UTF-8 documents to the ids of all of them end to end, and how many each document has."""
@@ -43,6 +45,7 @@ class TokenizersEncoder:
 
     name: EncoderName = "tokenizers"
     batch_bytes = 1 << 15  # larger batches are no faster, but leave a fragmented heap behind
+    process_bytes = 2 * 2**20
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -60,6 +63,7 @@ class GigatokenEncoder:
 
     name: EncoderName = "gigatoken"
     batch_bytes = 1 << 18
+    process_bytes = 64 * 2**20
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         import awkward  # type: ignore[import-untyped]  # comes with gigatoken
@@ -79,9 +83,15 @@ class GigatokenEncoder:
         return self._awkward.to_numpy(self._awkward.flatten(ids)).astype(np.uint32), lengths
 
 
+ENCODERS: dict[EncoderName, type[TokenizersEncoder] | type[GigatokenEncoder]] = {
+    "gigatoken": GigatokenEncoder,
+    "tokenizers": TokenizersEncoder,
+}
+
+
 def build_encoder(name: EncoderName, tokenizer: Tokenizer) -> Encoder:
     """The encoder of that name."""
-    return GigatokenEncoder(tokenizer) if name == "gigatoken" else TokenizersEncoder(tokenizer)
+    return ENCODERS[name](tokenizer)
 
 
 def choose_encoder(tokenizer: Tokenizer, sample: Iterable[bytes]) -> tuple[EncoderName, str]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from dreamlm.core.tokenizer import Tokenizer
 from dreamlm.data_sources.manifest import ShardRecord
-from dreamlm.data_sources.preparation.encoders import EncoderName, build_encoder
+from dreamlm.data_sources.preparation.encoders import ENCODERS, EncoderName, build_encoder
 from dreamlm.data_sources.preparation.split import ShardPlan
 from dreamlm.data_sources.progress import Progress
 from dreamlm.data_sources.shards import Shard, token_dtype, write_shard
@@ -76,12 +76,13 @@ class ShardWriter:
 def write_shards(
     plans: Sequence[ShardPlan], folder: Path, encoder: EncoderName, workers: int, progress: Progress
 ) -> list[ShardRecord]:
-    """All shards, in the order of the plans; on up to `workers` processes."""
-    if workers == 1 or len(plans) < 2:
+    """All shards, in the order of the plans; on up to `workers` processes, as many as the text is worth."""
+    text_bytes = sum({plan.source.spool.path: plan.source.spool.text_bytes for plan in plans}.values())
+    count = min(workers, len(plans), text_bytes // ENCODERS[encoder].process_bytes)
+    if count < 2:
         writer = ShardWriter(folder, encoder)
         return [_reported(writer.write(plan), progress) for plan in plans]
     spawn = multiprocessing.get_context("spawn")
-    count = min(workers, len(plans))
     pool = ProcessPoolExecutor(count, mp_context=spawn, initializer=_start_worker, initargs=(folder, encoder))
     try:
         running = {pool.submit(_write_in_worker, plan): number for number, plan in enumerate(plans)}
