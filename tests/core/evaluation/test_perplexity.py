@@ -124,7 +124,7 @@ def test_a_report_that_contradicts_itself_cannot_be_made() -> None:
 
 
 def test_losses_that_are_not_finite_are_reported_with_their_window() -> None:
-    model, held_out = small_model(), hand_made()
+    held_out = hand_made()
     untied = DreamLM.Config(hidden_size=16, num_layers=1, num_heads=2, seq_length=12, tie_embeddings=False).build(40)
     rare = held_out.windows[3, 0]
     with torch.no_grad():
