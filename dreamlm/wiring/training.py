@@ -8,9 +8,8 @@
 
 import json
 import math
-import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,15 +19,16 @@ from dreamlm.checkpoints.snapshot import Snapshot, read_snapshot
 from dreamlm.checkpoints.store import Store
 from dreamlm.core.errors import ResumeMismatch, UserMistake
 from dreamlm.core.generation.generate import generate
-from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.objectives.causal import CausalObjective
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.training.backend.backend import Backend, Tensors
-from dreamlm.core.training.backend.single import SingleProcess
+from dreamlm.core.training.backend.choose import build_backend
+from dreamlm.core.training.backend.process_group import Place, as_the_first_rank, first_rank_first, join
 from dreamlm.core.training.hooks import Hook, Hooks, RunEnd, Sample
 from dreamlm.core.training.loop import Surroundings, Trainer, Validation
 from dreamlm.core.training.precision import choose_precision
 from dreamlm.core.training.recorders import MetricsFile, ReportFile, TensorBoard
+from dreamlm.core.training.sharing import validate_together
 from dreamlm.core.training.state import TrainingState
 from dreamlm.data_sources.corpus import Corpus
 from dreamlm.data_sources.progress import Progress
@@ -66,27 +66,26 @@ def train(request: TrainRequest, hook: Hook, progress: Progress) -> TrainingStat
     Raises: UserMistake and its kind before anything is allocated; Interrupted after a signal, with a snapshot saved;
     TrainingFailed, OutOfSpace, DataError, CheckpointError.
     """
-    first = int(os.environ.get("RANK", "0")) == 0
+    place = Place.from_environment()
+    device = place.device() if request.device == "auto" else choose_device(request.device)
+    if place.world_size > 1:
+        join(place, device)
+    first = place.rank == 0
     store = Store(request.run, on_notice=hook.on_notice)
-    lock: AbstractContextManager[None] = nullcontext()
     if first:
         request.run.mkdir(parents=True, exist_ok=True)
-        lock = store.lock()
-    with lock:
-        if first:
-            for sentence in store.repair():
+    with store.lock() if first else nullcontext():
+        with first_rank_first():
+            for sentence in store.repair() if first else ():
                 hook.on_notice(sentence)
-        snapshot = _newest(store)
-        preset = _preset(request, snapshot, hook)
-        corpus = prepare_corpus(preset, progress, request.corpus, request.workers)
-        state = _state(preset, corpus, snapshot)
+            snapshot = _newest(store)
+            preset = _preset(request, snapshot, hook)
+            corpus = prepare_corpus(preset, progress, request.corpus, request.workers)
+        state = _state(corpus, snapshot)
         if state is not None and state.tokens >= preset.train.train_tokens:
-            hook.on_notice(f"the run has its {state.tokens:,} tokens already; ask for more with train.train_tokens")
-            hook.on_end(
-                RunEnd("already_finished", state.step, state.tokens, 0.0, None, state.last_validation_loss, None)
-            )
-            return state
-        return _Training(request, preset, corpus, snapshot, state, store if first else None, hook).run()
+            return _already_finished(state, hook)
+        around = _Surrounding(place, device, store if first else None, hook)
+        return _Training(request.run, preset, corpus, snapshot, state, around).run()
 
 
 def _newest(store: Store) -> Snapshot | None:
@@ -108,7 +107,13 @@ def _preset(request: TrainRequest, snapshot: Snapshot | None, hook: Hook) -> Pre
     return preset
 
 
-def _state(preset: Preset, corpus: Corpus, snapshot: Snapshot | None) -> TrainingState | None:
+def _already_finished(state: TrainingState, hook: Hook) -> TrainingState:
+    hook.on_notice(f"the run has its {state.tokens:,} tokens already; ask for more with train.train_tokens")
+    hook.on_end(RunEnd("already_finished", state.step, state.tokens, 0.0, None, state.last_validation_loss, None))
+    return state
+
+
+def _state(corpus: Corpus, snapshot: Snapshot | None) -> TrainingState | None:
     """The state to go on from.  Raises: ResumeMismatch when corpus or batch are not the run's."""
     if snapshot is None:
         return None
@@ -123,32 +128,39 @@ def _state(preset: Preset, corpus: Corpus, snapshot: Snapshot | None) -> Trainin
     return state
 
 
+@dataclass(frozen=True)
+class _Surrounding:
+    """Where this process runs, where its snapshots go (nowhere unless it is the first rank), and who listens."""
+
+    place: Place
+    device: torch.device
+    store: Store | None
+    hook: Hook
+
+
 class _Training:
     """Everything of one call to `train`, put together."""
 
     def __init__(
         self,
-        request: TrainRequest,
+        run: Path,
         preset: Preset,
         corpus: Corpus,
         snapshot: Snapshot | None,
         state: TrainingState | None,
-        store: Store | None,
-        hook: Hook,
+        around: _Surrounding,
     ) -> None:
-        self._preset, self._corpus, self._hook = preset, corpus, hook
-        self._folder = RunFolder(request.run)
+        self._preset, self._corpus, self._around = preset, corpus, around
+        self._folder = RunFolder(run)
         self._tokenizer = corpus.tokenizer()
-        device = choose_device(request.device)
         torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it
-        precision = state.precision if state else self._choose_precision(device)
-        self._backend = self._build_backend(device, precision)
+        precision = state.precision if state else self._choose_precision()
+        self._backend = self._build_backend(precision)
         if snapshot is not None:
             self._backend.restore(Tensors(snapshot.model, snapshot.optimizer))
         self._stream = CorpusStream(corpus, preset.data, preset.model.seq_length, preset.train.seed)
         self._held_out = corpus.held_out(preset.model.seq_length, preset.train.validation_tokens, preset.data.packing)
         self._state = self._with_batch_of(state) if state else self._first_state(precision)
-        self._store = store
 
     def run(self) -> TrainingState:
         train = self._preset.train
@@ -160,7 +172,7 @@ class _Training:
             self._backend.close()
 
     def _surroundings(self) -> Surroundings:
-        if self._store is None:
+        if self._around.store is None:
             return Surroundings(NoSaver(), Hook(), self._validate, self._sample, self._tokenizer.padding_id)
         _write_json(self._folder.preset, self._preset)
         recorders = [
@@ -168,26 +180,24 @@ class _Training:
             TensorBoard(self._folder.tensorboard),
             ReportFile(self._folder.report),
         ]
-        saver = SnapshotSaver(self._store, self._preset, self._model, self._tokenizer, self._corpus.folder)
-        hooks = Hooks([*recorders, self._hook])
+        saver = SnapshotSaver(
+            self._around.store, self._preset, self._backend.model, self._tokenizer, self._corpus.folder
+        )
+        hooks = Hooks([*recorders, self._around.hook])
         return Surroundings(saver, hooks, self._validate, self._sample, self._tokenizer.padding_id)
 
-    @property
-    def _model(self) -> DreamLM:
-        return self._backend.model
+    def _choose_precision(self) -> str:
+        precision, reason = choose_precision(self._preset.train.precision, self._around.device)
+        self._around.hook.on_notice(f"precision {precision}: {reason}")
+        return as_the_first_rank(precision, ("bf16", "fp32"), self._around.device)
 
-    def _choose_precision(self, device: torch.device) -> str:
-        precision, reason = choose_precision(self._preset.train.precision, device)
-        self._hook.on_notice(f"precision {precision}: {reason}")
-        return precision
-
-    def _build_backend(self, device: torch.device, precision: str) -> Backend:
+    def _build_backend(self, precision: str) -> Backend:
         train = self._preset.train
         torch.manual_seed(derive_seed(train.seed, "weights"))
-        model = self._preset.model.build(self._tokenizer.vocab_size).to(device)
+        model = self._preset.model.build(self._tokenizer.vocab_size).to(self._around.device)
         model.checkpoint_activations(train.activation_checkpointing)
         objective = CausalObjective(model, train.label_smoothing)
-        return SingleProcess(objective, train.optimizer, LOSS_WEIGHTS, train.max_grad_norm, precision, train.compile)
+        return build_backend(train, objective, LOSS_WEIGHTS, precision, self._around.place)
 
     def _first_state(self, precision: str) -> TrainingState:
         train = self._preset.train
@@ -218,15 +228,12 @@ class _Training:
         return replace(state, micro_rows=min(train.per_gpu_batch_size, state.micro_rows))
 
     def _validate(self) -> Validation:
-        with self._backend.autocast():
-            report = self._preset.eval.build().run(self._model, self._held_out, self._corpus.source_names)
-        sources = {source.source: source.cross_entropy for source in report.sources}
-        return Validation(report.cross_entropy, report.bits_per_byte, sources)
+        return validate_together(self._backend, self._held_out, self._preset.eval.rows, self._corpus.source_names)
 
     def _sample(self, step: int) -> list[Sample]:
         prompts = self._preset.train.sample_prompts
         with self._backend.autocast():
-            texts = generate(self._model, self._tokenizer, prompts, self._preset.generate)
+            texts = generate(self._backend.model, self._tokenizer, prompts, self._preset.generate)
         return [Sample(step, generation.prompt, generation.text) for generation in texts]
 
 

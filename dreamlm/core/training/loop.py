@@ -86,12 +86,12 @@ class Trainer:
         Raises: Interrupted after a signal, once a snapshot is committed; TrainingFailed; OutOfSpace.
         """
         self._begun = time.monotonic()
-        self._start(state)
-        if fresh:
-            with self._backend.whole():
-                self._check_fresh(state)
-            self._save(state)
         with StopRequest(self._hooks.on_notice) as stop:
+            self._start(state)
+            if fresh:
+                with self._backend.whole():
+                    self._check_fresh(state)
+                self._save(state)
             while state.tokens < self._config.train_tokens:
                 before, state = state, self._step(state)
                 finished = state.tokens >= self._config.train_tokens
@@ -223,7 +223,7 @@ class Trainer:
         return self._backend.any((every is not None and state.step % every == 0) or (self._backend.rank == 0 and late))
 
     def _save(self, state: TrainingState, stop: StopRequest | None = None) -> None:
-        """Commit a snapshot; while the disk is full, wait for space instead of dying."""
+        """Commit a snapshot; while the disk is full, wait for space instead of dying, unless training has not begun."""
         begin = time.monotonic()
         tensors = self._backend.gather()
         while True:
