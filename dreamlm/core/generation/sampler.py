@@ -6,11 +6,14 @@ Shapes: R rows, V vocabulary, K candidates.
 from typing import Literal, final
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from dreamlm.core.config import ConfigModel
+
+SHORTLIST = 256
+"""Tokens looked at before a nucleus sorts the whole vocabulary, which costs as much as a small model's step."""
 
 
 @final
@@ -89,13 +92,15 @@ class Sampler:
 def nucleus(probability_RV: Float[Tensor, "R V"], top_p: float) -> Float[Tensor, "R V"]:
     """The most probable tokens up to and with the one whose probability makes their sum reach top_p; not renormalised.
 
-    Of equally probable tokens the one with the smaller id comes first.
+    Equally probable tokens stay or go together, so the result depends on no order of sorting.
     """
-    sorted_RV, order_RV = probability_RV.sort(dim=-1, descending=True, stable=True)
-    before_RV = sorted_RV.cumsum(dim=-1, dtype=torch.float64) - sorted_RV
-    kept_RV: Bool[Tensor, "R V"] = torch.empty_like(sorted_RV, dtype=torch.bool)
-    kept_RV.scatter_(-1, order_RV, before_RV < top_p)
-    return probability_RV * kept_RV
+    largest_RK = probability_RV.topk(min(SHORTLIST, probability_RV.shape[-1])).values
+    if bool((largest_RK.sum(dim=-1, dtype=torch.float64) < top_p).any()):
+        largest_RK = probability_RV.sort(dim=-1, descending=True).values
+    before_RK = largest_RK.cumsum(dim=-1, dtype=torch.float64) - largest_RK
+    # Logits that are not finite have no crossing; whoever takes the token reports them.
+    crossing_R1 = ((before_RK < top_p).sum(dim=-1, keepdim=True) - 1).clamp(min=0)
+    return probability_RV * (probability_RV >= largest_RK.gather(-1, crossing_R1))
 
 
 def draw(weight_RV: Float[Tensor, "R V"], uniform_R: Float[Tensor, " R"]) -> Int[Tensor, " R"]:

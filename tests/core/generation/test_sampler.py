@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from dreamlm.core.generation import sampler as sampler_module
 from dreamlm.core.generation.sampler import Sampler, draw, nucleus
 
 LOGITS = torch.tensor([[2.0, 0.5, 1.5, -1.0, 0.0, 1.0, -3.0, 1.5001]])
@@ -49,6 +50,20 @@ def test_the_token_that_crosses_top_p_stays_in() -> None:
 
 def test_a_top_p_that_is_reached_exactly_takes_no_further_token() -> None:
     assert nucleus(torch.tensor([[0.25, 0.5, 0.25]]), 0.5).tolist() == [[0.0, 0.5, 0.0]]
+
+
+def test_equally_probable_tokens_stay_or_go_together() -> None:
+    probabilities = torch.tensor([[0.2, 0.4, 0.1, 0.2, 0.1]])
+    assert (nucleus(probabilities, 0.5) > 0).tolist() == [[True, True, False, True, False]]
+
+
+@pytest.mark.parametrize("top_p", [0.5, 0.9, 0.999, 0.9999999])
+def test_a_nucleus_does_not_depend_on_the_shortlist(monkeypatch: pytest.MonkeyPatch, top_p: float) -> None:
+    logits = torch.randn(6, 200, generator=torch.Generator().manual_seed(2)) * torch.arange(6)[:, None]
+    probabilities = logits.softmax(dim=-1)
+    whole = nucleus(probabilities, top_p)
+    monkeypatch.setattr(sampler_module, "SHORTLIST", 7)
+    assert torch.equal(nucleus(probabilities, top_p), whole)
 
 
 def test_a_tiny_top_p_keeps_the_most_probable_token() -> None:
