@@ -172,7 +172,7 @@ sys.exit(1)
 
 def test_a_rank_killed_by_a_signal_gives_128_and_its_number(start: Start) -> None:
     ended, _, _ = result(start("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"))
-    assert ended["exit_code"] == 137
+    assert (ended["exit_code"], ended["output"]) == (137, "killed by SIGKILL")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -42,7 +42,8 @@ class Ended:
     """0, or that of the first rank that failed; 128 + n when signal n killed it."""
     failed_rank: int | None
     output: str
-    """The last lines the failed rank wrote to stderr; empty when the first rank has said the same already."""
+    """The last lines the failed rank wrote to stderr; empty when the first rank has said the same already.
+    Of a rank that a signal killed, the signal, for such a rank could say nothing."""
 
 
 def launch(command: Sequence[str], processes: int, grace_seconds: float = GRACE_SECONDS) -> Ended:
@@ -68,6 +69,8 @@ def launch(command: Sequence[str], processes: int, grace_seconds: float = GRACE_
             return Ended(0, None, "")
         code, first = ranks[failed].returncode, ranks[0].returncode
         output = _tail(logs[failed]) if failed and not (code == first and code in FOUND_BY_ALL) else ""
+        if code < 0:
+            output = f"{output}\nkilled by {signal.Signals(-code).name}".lstrip()
         return Ended(code if code >= 0 else 128 - code, failed, output)
 
 
