@@ -61,9 +61,8 @@ class Optimizers:
             if name not in owners:
                 raise ResumeMismatch(f"the snapshot holds optimizer state for {name!r}, which this model lacks")
             part, parameter = owners[name]
-            # The step counter stays on the CPU, as torch keeps it; everything else sits beside its parameter.
-            device = parameter.device if value.ndim else torch.device("cpu")
-            part.state[parameter][entry] = value.to(device).clone()
+            # Fused kernels want everything beside the parameter, the step counter too.
+            part.state[parameter][entry] = value.to(parameter.device, copy=True)
 
 
 @final
