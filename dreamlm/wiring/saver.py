@@ -38,7 +38,7 @@ class SnapshotSaver:
             step=state.step,
             tokens=state.tokens,
             finite=state.skipped_in_a_row == 0,
-            validation_loss=state.last_validation_loss,
+            validation_loss=state.measured_loss,
         )
         return self._store.commit(
             record, lambda folder: write_snapshot(folder, snapshot), expected_bytes=snapshot.size_bytes

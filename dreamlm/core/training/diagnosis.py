@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.signal import Signal
 from dreamlm.core.training.backend.backend import Backend, MicroBatch, on_device
 from dreamlm.core.types import Stream
@@ -49,8 +50,20 @@ def _first_bad_layer(backend: Backend, micro: MicroBatch) -> tuple[str, list[int
         torch.manual_seed(micro.seed)
         tokens, documents, boundaries = on_device(micro.batch, backend.device)
         with torch.no_grad(), backend.autocast():
-            backend.model(tokens[:, :-1], documents[:, :-1], backend.model.start(len(tokens), False), boundaries)
+            carry = backend.model.start(len(tokens), records=False)
+            hidden_BTD = backend.model(tokens[:, :-1], documents[:, :-1], carry, boundaries).hidden
+            if not found:
+                found += _bad_head(backend.model, hidden_BTD, tokens, documents)
     finally:
         for handle in handles:
             handle.remove()
     return found[0] if found else ("", [])
+
+
+def _bad_head(model: DreamLM, hidden_BTD: Tensor, tokens: Tensor, documents: Tensor) -> list[tuple[str, list[int]]]:
+    """The head and the rows whose loss is not finite although what the head read is; training calls no hook of it."""
+    real_BT = (documents[:, 1:] >= 0) & (documents[:, :-1] >= 0)
+    target_BT = torch.where(real_BT, tokens[:, 1:], -1)
+    nll_BT = model.head.token_nll(hidden_BTD.flatten(0, 1), target_BT.flatten()).view(target_BT.shape)
+    bad_B = ~torch.isfinite(nll_BT).all(dim=1)
+    return [("head", bad_B.nonzero().flatten().tolist())] if bad_B.any() else []

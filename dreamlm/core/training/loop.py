@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, final
 
+import torch
+
 from dreamlm.core.errors import Interrupted, OutOfSpace, TrainingFailed
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.training import sanity
@@ -76,9 +78,8 @@ class Trainer:
         with backend.whole():
             self._parameters = sum(parameter.numel() for parameter in backend.model.parameters())
             self._flops_per_token = training_flops_per_token(backend.model, stream.seq_length)
-        dtype = next(iter(backend.model.parameters())).dtype
-        with backend.autocast():
-            self._peak_flops = matmul_peak(backend.device, dtype) * backend.world_size
+        dtype = torch.bfloat16 if backend.precision == "bf16" else torch.float32
+        self._peak_flops = matmul_peak(backend.device, dtype) * backend.world_size
 
     def run(self, state: TrainingState, fresh: bool) -> TrainingState:
         """Train from `state`. `fresh`: the weights are random, so the loss on random tokens must be ln V.
@@ -98,7 +99,8 @@ class Trainer:
                 if finished or self._passed(before, state, self._config.eval_tokens):
                     state = self._evaluate(state)
                 stopping = self._backend.any(stop.number != 0)
-                if finished or stopping or self._save_is_due(state):
+                improved = state.best_validation_loss != before.best_validation_loss
+                if finished or stopping or improved or self._save_is_due(state):
                     self._save(state, stop)
                 if stopping and not finished:
                     self._end("interrupted", state)
@@ -176,7 +178,7 @@ class Trainer:
         if self._first_weights and state.step == sanity.MOVING_STEPS and not state.skipped_steps:
             with self._backend.whole():
                 sanity.check_weights_moved(self._first_weights, self._backend.model)
-        if len(state.early_losses) >= sanity.EARLY_STEPS:
+        if len(state.early_losses) >= sanity.EARLY_STEPS or not math.isfinite(measured.nll):
             return state
         losses = (*state.early_losses, measured.nll)
         if len(losses) == sanity.EARLY_STEPS:
@@ -212,7 +214,7 @@ class Trainer:
             self._hooks.on_sample(sample)
         self._throughput.restart()
         lowest = found.nll if best else state.best_validation_loss
-        return replace(state, last_validation_loss=found.nll, best_validation_loss=lowest)
+        return replace(state, last_validation_loss=found.nll, best_validation_loss=lowest, validated_step=state.step)
 
     def _passed(self, before: TrainingState, after: TrainingState, interval_tokens: int) -> bool:
         return before.tokens // interval_tokens != after.tokens // interval_tokens

@@ -35,6 +35,13 @@ class TrainingState:
     """Losses of the first hundred steps, for the check that they fall."""
     best_validation_loss: float | None = None
     last_validation_loss: float | None = None
+    validated_step: int | None = None
+    """The step whose weights had the last validation loss."""
+
+    @property
+    def measured_loss(self) -> float | None:
+        """The validation loss of just these weights; None when they were not measured."""
+        return self.last_validation_loss if self.validated_step == self.step else None
 
     def to_json(self) -> dict[str, Any]:
         return {"schema": SCHEMA, **asdict(self)}

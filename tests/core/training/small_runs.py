@@ -68,6 +68,7 @@ class Run:
     hook: Memory = field(default_factory=Memory)
     shelf: Shelf = field(default_factory=Shelf)
     samples: Callable[[int], list[Sample]] = lambda step: []
+    validate: Callable[[], Validation] = lambda: Validation(1.0, 1.0, {"text": 1.0})
 
     def config(self) -> TrainingConfig:
         few = {"train_tokens": 4 * 16 * 20, "per_gpu_batch_size": 4, "precision": "fp32", "eval_tokens": 640}
@@ -105,7 +106,7 @@ class Run:
         if resume:
             state = resume[0]
             backend.restore(resume[1])
-        around = Surroundings(self.shelf, self.hook, lambda: Validation(1.0, 1.0, {"text": 1.0}), self.samples, 63)
+        around = Surroundings(self.shelf, self.hook, self.validate, self.samples, 63)
         trainer = Trainer(config, backend, self.stream, config.schedule.build(state.planned_steps), around)
         trainer.run(state, fresh=state.step == 0)
         return backend

@@ -1,5 +1,6 @@
 """The loop: what a resume repeats, what a bad step changes, and which numbers are reported."""
 
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -12,7 +13,11 @@ from small_runs import Run
 from stream_of_text import VOCAB, TextStream
 
 from dreamlm.core.errors import Interrupted, OutOfSpace, TrainingFailed
+from dreamlm.core.training import loop
+from dreamlm.core.training.backend.backend import MicroBatch
+from dreamlm.core.training.diagnosis import name_cause
 from dreamlm.core.training.hooks import StepReport
+from dreamlm.core.training.loop import Validation
 from dreamlm.core.training.state import TrainingState
 
 Make = Callable[..., Run]
@@ -124,8 +129,6 @@ def test_a_gradient_that_is_not_finite_changes_nothing(run: Make) -> None:
     backend = run().backend()
     batch_of = run()
     windows, _ = batch_of.stream.draw(batch_of.stream.start(), 4)
-    from dreamlm.core.training.backend.backend import MicroBatch
-
     micro = [MicroBatch(batch_of.stream.read(windows), 1)]
     backend.forward_backward(micro)
     backend.update(1.0)
@@ -140,9 +143,6 @@ def test_a_gradient_that_is_not_finite_changes_nothing(run: Make) -> None:
 
 
 def test_the_bad_documents_are_named(run: Make) -> None:
-    from dreamlm.core.training.backend.backend import MicroBatch
-    from dreamlm.core.training.diagnosis import name_cause
-
     healthy = run()
     backend = healthy.backend()
     windows, _ = healthy.stream.draw(healthy.stream.start(), 2)
@@ -268,6 +268,66 @@ def test_a_loss_that_does_not_fall_ends_the_run_at_step_100(run: Make) -> None:
     stuck = run(EasyFirst(windows=8), train_tokens=64 * 200)
     with pytest.raises(TrainingFailed, match="after 100 steps the loss has not fallen"):
         stuck.go()
+
+
+def test_one_skipped_step_does_not_pass_for_a_loss_that_does_not_fall(run: Make) -> None:
+    noisy = run(train_tokens=64 * 110)
+    backend = noisy.backend()
+    compute, calls = backend.forward_backward, [0]
+
+    def forward_backward(micro_batches):  # type: ignore[no-untyped-def]
+        calls[0] += 1
+        measured = compute(micro_batches)
+        return replace(measured, nll=math.nan) if calls[0] == 3 else measured
+
+    backend.forward_backward = forward_backward  # type: ignore[method-assign]
+    noisy.go(backend=backend)
+    assert noisy.hook.ends[-1].reason == "finished"
+    assert len(noisy.shelf.saved[-1][0].early_losses) == 100
+
+
+def test_the_best_weights_are_saved_as_soon_as_they_are_measured(run: Make) -> None:
+    found = iter([3.0, 2.0, 2.5, 2.6])
+    measured = run(eval_tokens=320)
+    measured.validate = lambda: Validation(next(found), 1.0, {})
+    measured.go()
+    assert [report.step for report in measured.hook.evaluations] == [5, 10, 15, 20]
+    assert [state.step for state, _ in measured.shelf.saved] == [0, 5, 10, 20]
+
+
+def test_a_snapshot_claims_no_loss_that_other_weights_had(run: Make) -> None:
+    saved = run(eval_tokens=320, save_interval_steps=2)
+    saved.go()
+    measured = {state.step: state.measured_loss for state, _ in saved.shelf.saved}
+    assert {step for step, loss in measured.items() if loss is not None} == {5, 10, 20}
+    assert {0, 2, 4, 6, 8} <= {step for step, loss in measured.items() if loss is None}
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_utilisation_is_a_share_of_products_without_casts(
+    run: Make, monkeypatch: pytest.MonkeyPatch, precision: str, dtype: torch.dtype
+) -> None:
+    asked: list[tuple[torch.dtype, bool]] = []
+
+    def peak(device: torch.device, dtype: torch.dtype) -> float:
+        asked.append((dtype, torch.is_autocast_enabled("cpu")))
+        return 1e9
+
+    monkeypatch.setattr(loop, "matmul_peak", peak)
+    run(precision=precision, train_tokens=64).go()
+    assert asked == [(dtype, False)]
+
+
+def test_a_head_that_overflows_is_named_with_what_it_read(run: Make) -> None:
+    healthy = run()
+    backend = healthy.backend()
+    windows, _ = healthy.stream.draw(healthy.stream.start(), 2)
+    micro = MicroBatch(healthy.stream.read(windows), 0)
+    with torch.no_grad():
+        backend.model.norm.weight.fill_(1e30)
+        backend.model.embedding.weight.mul_(1e12)
+    cause = name_cause(backend, healthy.stream, [micro])
+    assert cause.startswith("the first output that is not finite is that of head, reading text: window ")
 
 
 def test_the_state_survives_json() -> None:
