@@ -1,6 +1,5 @@
 """The file-system operations that change a run folder, one method each, so that a test can stop between any two."""
 
-import errno
 import os
 import shutil
 from abc import ABC, abstractmethod
@@ -120,8 +119,3 @@ def require_free(files: FileSystem, path: Path, expected_bytes: int) -> None:
     needed, free = expected_bytes + SPARE_BYTES, files.free_bytes(place)
     if free < needed:
         raise OutOfSpace(str(path), needed, free)
-
-
-def is_out_of_space(error: OSError) -> bool:
-    """Whether the error means that the disk, or the user's quota on it, is full."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)

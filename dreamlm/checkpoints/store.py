@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import final
 
 from dreamlm.checkpoints.deletion import Deletion
-from dreamlm.checkpoints.files import SPARE_BYTES, DiskFiles, FileSystem, is_out_of_space, remove_tree, require_free
+from dreamlm.checkpoints.files import SPARE_BYTES, DiskFiles, FileSystem, remove_tree, require_free
 from dreamlm.checkpoints.found import SnapshotInfo, named_folders, newest_first, read_info
 from dreamlm.checkpoints.lock import RunLock
 from dreamlm.checkpoints.manifest import MANIFEST, Digest, Record
@@ -25,7 +25,7 @@ from dreamlm.checkpoints.repair import Repaired, repair
 from dreamlm.checkpoints.retention import ROLLING, assign_names, best_of, last_finite_of
 from dreamlm.checkpoints.rotation import INCOMING, UNDECIDED, rearrange
 from dreamlm.checkpoints.seal import replace_durably, seal
-from dreamlm.core.errors import OutOfSpace, UserMistake
+from dreamlm.core.errors import OutOfSpace, UserMistake, is_out_of_space
 
 Writer = Callable[[Path], Mapping[str, Digest] | None]
 """Writes a snapshot's files into the folder; may return digests it computed on the way, by file name."""

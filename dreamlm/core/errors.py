@@ -4,6 +4,7 @@ An error says what happened, where (file, line or key), what the valid values ar
 Anything that is not a `DreamLMError` is a bug of ours and keeps its traceback.
 """
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -102,6 +103,11 @@ class OutOfSpace(DreamLMError):
             where=path,
             hint="free some space, or choose another folder with --run DIR",
         )
+
+
+def is_out_of_space(error: OSError) -> bool:
+    """Whether the error means that the disk, or the user's quota on it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class ResumeMismatch(UserMistake):

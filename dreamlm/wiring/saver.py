@@ -37,7 +37,7 @@ class SnapshotSaver:
         record = Record(
             step=state.step,
             tokens=state.tokens,
-            finite=state.skipped_in_a_row == 0,
+            finite=state.skipped_in_a_row == 0 and all(bool(w.isfinite().all()) for w in tensors.model.values()),
             validation_loss=state.measured_loss,
         )
         return self._store.commit(

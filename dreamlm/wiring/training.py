@@ -8,10 +8,11 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -80,9 +81,12 @@ def train(request: TrainRequest, hook: Hook, progress: Progress) -> TrainingStat
                 hook.on_notice(sentence)
             snapshot = _newest(store)
             preset = _preset(request, snapshot, hook)
-            corpus = prepare_corpus(preset, progress, request.corpus, request.workers)
+            trained_on = str(snapshot.state["corpus"]) if snapshot else ""
+            corpus = prepare_corpus(preset, progress, request.corpus, request.workers, trained_on)
         state = _state(corpus, snapshot)
         if state is not None and state.tokens >= preset.train.train_tokens:
+            if first:
+                _complete_report(RunFolder(request.run), state)
             return _already_finished(state, hook)
         around = _Surrounding(place, device, store if first else None, hook)
         return _Training(request.run, preset, corpus, snapshot, state, around).run()
@@ -111,6 +115,16 @@ def _already_finished(state: TrainingState, hook: Hook) -> TrainingState:
     hook.on_notice(f"the run has its {state.tokens:,} tokens already; ask for more with train.train_tokens")
     hook.on_end(RunEnd("already_finished", state.step, state.tokens, 0.0, None, state.last_validation_loss, None))
     return state
+
+
+def _complete_report(folder: RunFolder, state: TrainingState) -> None:
+    """Write down the end of a run that was killed after its last snapshot."""
+    report = ReportFile(folder.report, folder.metrics)
+    if not report.tells(state.step):
+        end = RunEnd("finished", state.step, state.tokens, 0.0, None, state.last_validation_loss, None)
+        metrics = MetricsFile(folder.metrics)
+        metrics.keep_until(state.step)
+        Hooks([metrics, report]).on_end(end)
 
 
 def _state(corpus: Corpus, snapshot: Snapshot | None) -> TrainingState | None:
@@ -154,13 +168,15 @@ class _Training:
         self._folder = RunFolder(run)
         self._tokenizer = corpus.tokenizer()
         torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it
-        precision = state.precision if state else self._choose_precision()
+        before = dict(snapshot.preset["train"]) if snapshot else {}
+        same = state is not None and before["precision"] == preset.train.precision
+        precision = state.precision if state and same else self._choose_precision()
         self._backend = self._build_backend(precision)
         if snapshot is not None:
             self._backend.restore(Tensors(snapshot.model, snapshot.optimizer))
         self._stream = CorpusStream(corpus, preset.data, preset.model.seq_length, preset.train.seed)
         self._held_out = corpus.held_out(preset.model.seq_length, preset.train.validation_tokens, preset.data.packing)
-        self._state = self._with_batch_of(state) if state else self._first_state(precision)
+        self._state = self._continued(state, before, precision) if state else self._first_state(precision)
 
     def run(self) -> TrainingState:
         train = self._preset.train
@@ -178,7 +194,7 @@ class _Training:
         recorders = [
             MetricsFile(self._folder.metrics),
             TensorBoard(self._folder.tensorboard),
-            ReportFile(self._folder.report),
+            ReportFile(self._folder.report, self._folder.metrics),
         ]
         saver = SnapshotSaver(
             self._around.store, self._preset, self._backend.model, self._tokenizer, self._corpus.folder
@@ -212,8 +228,10 @@ class _Training:
             cursor=self._stream.start(),
         )
 
-    def _with_batch_of(self, state: TrainingState) -> TrainingState:
-        """The state with the micro-batch that is asked for now; the windows of one step stay the run's.
+    def _continued(self, state: TrainingState, before: Mapping[str, Any], precision: str) -> TrainingState:
+        """The state with precision and micro-batch of now; the windows of one step stay the run's.
+
+        A micro-batch that was halved for lack of memory stays so, unless another size than `before` is asked for.
 
         Raises: ResumeMismatch when the asked micro-batches do not make up the run's step.
         """
@@ -225,7 +243,9 @@ class _Training:
                 where="train.per_gpu_batch_size",
                 hint=f"choose a divisor of {state.global_rows // world_size}",
             )
-        return replace(state, micro_rows=min(train.per_gpu_batch_size, state.micro_rows))
+        asked = train.per_gpu_batch_size
+        rows = min(asked, state.micro_rows) if asked == before["per_gpu_batch_size"] else asked
+        return replace(state, micro_rows=rows, precision=precision)
 
     def _validate(self) -> Validation:
         return validate_together(self._backend, self._held_out, self._preset.eval.rows, self._corpus.source_names)

@@ -1,15 +1,29 @@
 """What a run folder holds, and what may change between two visits to it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from workplace import Workplace, write_text
 
 from dreamlm.core.errors import ResumeMismatch, UserMistake
+from dreamlm.core.training.backend.backend import Measured, MicroBatch
+from dreamlm.core.training.backend.single import SingleProcess
 
 Trained = Callable[..., Path]
+
+
+def state_of(run: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((run / "checkpoints" / "lm_current" / "state.json").read_text())
+    return state
+
+
+def report_of(run: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((run / "training_report.json").read_text())
+    return report
 
 
 def test_a_run_leaves_everything_on_disk(trained: Trained) -> None:
@@ -94,3 +108,60 @@ def test_the_micro_batch_may_change_when_the_step_stays(place: Workplace, traine
     run = trained()
     half = ("train.per_gpu_batch_size=4", "train.accumulation_steps=2", "train.train_tokens=2048")
     assert place.train(run, *half).ends[0].step == 8
+
+
+def test_a_larger_micro_batch_is_used_when_it_is_asked_for(place: Workplace, trained: Trained) -> None:
+    run = trained("train.per_gpu_batch_size=4", "train.accumulation_steps=2")
+    place.train(run, "train.train_tokens=2048")
+    assert state_of(run)["micro_rows"] == 8
+
+
+def test_a_micro_batch_that_memory_halved_stays_so(
+    place: Workplace, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = SingleProcess.forward_backward
+
+    def cramped(backend: SingleProcess, micro_batches: Sequence[MicroBatch]) -> Measured:
+        if len(micro_batches[0].batch.tokens) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return compute(backend, micro_batches)
+
+    with monkeypatch.context() as small:
+        small.setattr(SingleProcess, "forward_backward", cramped)
+        run = trained()
+    again = place.train(run, "train.train_tokens=2048")
+    assert state_of(run)["micro_rows"] == 4
+    assert not any("out of memory" in notice for notice in again.notices)
+
+
+def test_another_precision_is_used_when_it_was_allowed(place: Workplace, trained: Trained) -> None:
+    run = trained()
+    more = place.train(run, "train.precision=bf16", "train.train_tokens=2048", allow_changes=True)
+    assert "continuing with a change: train.precision: the run has 'fp32', the request 'bf16'" in more.notices
+    assert state_of(run)["precision"] == "bf16"
+
+
+def test_the_report_of_a_continued_run_holds_its_earlier_evaluations(place: Workplace, trained: Trained) -> None:
+    run = trained()
+    place.train(run, "train.train_tokens=3072")
+    assert [evaluation["step"] for evaluation in report_of(run)["evaluations"]] == [6, 12]
+
+
+@pytest.mark.parametrize("left", ["nothing", "another end"])
+def test_a_run_killed_before_its_report_gets_it_at_the_next_start(
+    place: Workplace, trained: Trained, left: str
+) -> None:
+    run = trained()
+    before = report_of(run)
+    (run / "training_report.json").unlink()
+    with (run / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"event": "end", "st')  # killed while writing
+    if left == "another end":
+        interrupted = before | {"end": before["end"] | {"reason": "interrupted", "step": 3}}
+        (run / "training_report.json").write_text(json.dumps(interrupted))
+    assert [end.reason for end in place.train(run).ends] == ["already_finished"]
+    after = report_of(run)
+    assert all(json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
+    assert after["evaluations"] == before["evaluations"]
+    for key in ("reason", "step", "tokens", "validation_nll", "bits_per_byte"):
+        assert after["end"][key] == before["end"][key]

@@ -1,17 +1,19 @@
 """Hooks that write a run down: `metrics.jsonl`, TensorBoard events and `training_report.json`.
 
 A resumed run continues from its snapshot, which may be older than the last line written; lines past the snapshot's
-step are cut off, so that the file always tells one story.
+step are cut off, so that the file always tells one story. A full disk ends no run: the snapshots wait for space, what
+is written down waits with them.
 """
 
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, final
 
+from dreamlm.core.errors import is_out_of_space
 from dreamlm.core.training.hooks import EvaluationReport, Hook, RunEnd, RunStart, Sample, Saved, StepReport
 
 
@@ -21,9 +23,11 @@ class MetricsFile(Hook):
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._waiting = b""
+        """What a full disk has not taken yet."""
 
     def on_start(self, start: RunStart) -> None:
-        self._keep_until(start.step)
+        self.keep_until(start.step)
         self._write("start", asdict(start))
 
     def on_step(self, report: StepReport) -> None:
@@ -43,10 +47,17 @@ class MetricsFile(Hook):
 
     def _write(self, event: str, values: Mapping[str, Any]) -> None:
         line = json.dumps({"event": event, **_json_numbers(values)}, ensure_ascii=False)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        self._waiting += line.encode() + b"\n"
+        try:
+            with self._path.open("ab", buffering=0) as file:
+                while self._waiting:
+                    self._waiting = self._waiting[file.write(self._waiting) :]
+        except OSError as error:
+            if not is_out_of_space(error):
+                raise
 
-    def _keep_until(self, step: int) -> None:
+    def keep_until(self, step: int) -> None:
+        """Cut off what was written past a step, and a line that a kill cut short."""
         if not self._path.exists():
             return
         kept = self._path.with_suffix(".jsonl.tmp")
@@ -62,16 +73,14 @@ class MetricsFile(Hook):
 
 @final
 class TensorBoard(Hook):
-    """Scalars by token count, in `folder`; steps past the snapshot are purged on resume."""
+    """Scalars by step, in `folder`; steps past the snapshot are purged on resume. A full disk leaves gaps."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._writer: Any = None
 
     def on_start(self, start: RunStart) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(self._folder), purge_step=start.step + 1 if start.resumed else None)
+        self._write(lambda writer: None, purge_step=start.step + 1)
 
     def on_step(self, report: StepReport) -> None:
         scalars = {
@@ -93,36 +102,69 @@ class TensorBoard(Hook):
         self._add(scalars, report.step)
 
     def on_sample(self, sample: Sample) -> None:
-        self._writer.add_text("sample", f"**{sample.prompt}**{sample.text}", sample.step)
+        self._write(lambda writer: writer.add_text("sample", f"**{sample.prompt}**{sample.text}", sample.step))
 
     def on_end(self, end: RunEnd) -> None:
-        self._writer.close()
+        self._write(lambda writer: writer.close())
 
     def _add(self, scalars: Mapping[str, float], step: int) -> None:
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
+        def add(writer: Any) -> None:
+            for name, value in scalars.items():
+                writer.add_scalar(name, value, step)
+
+        self._write(add)
+
+    def _write(self, what: Callable[[Any], None], purge_step: int | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        try:
+            if self._writer is None:
+                self._writer = SummaryWriter(str(self._folder), purge_step=purge_step)
+            what(self._writer)
+        except OSError as error:
+            if not is_out_of_space(error):
+                raise
+            self._writer = None  # its thread has ended; the next moment opens another file
 
 
 @final
 class ReportFile(Hook):
-    """`training_report.json`: how the run ended and what it reached; replaced as a whole."""
+    """`training_report.json`: how the run ended, how it last began, and every evaluation; replaced as a whole.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._evaluations: list[dict[str, Any]] = []
-        self._start: dict[str, Any] = {}
+    All but the end is read from the run's metrics, so that it does not matter how often the run was stopped.
+    """
 
-    def on_start(self, start: RunStart) -> None:
-        self._start = asdict(start)
+    def __init__(self, path: Path, metrics: Path) -> None:
+        self._path, self._metrics = path, metrics
 
-    def on_evaluation(self, report: EvaluationReport) -> None:
-        self._evaluations.append(_json_numbers(asdict(report)))
+    def tells(self, step: int) -> bool:
+        """Whether the report is there and says that the run finished at this step."""
+        try:
+            end = json.loads(self._path.read_text(encoding="utf-8"))["end"]
+            return (end["reason"], end["step"]) == ("finished", step)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def on_end(self, end: RunEnd) -> None:
-        report = {"end": _json_numbers(asdict(end)), "start": self._start, "evaluations": self._evaluations}
+        evaluations, start = list(self._events("evaluation")), list(self._events("start"))
+        ended = _json_numbers(asdict(end))
+        if evaluations and ended["bits_per_byte"] is None:
+            ended["bits_per_byte"] = evaluations[-1]["bits_per_byte"]
+        report = {"end": ended, "start": start[-1] if start else {}, "evaluations": evaluations}
         temporary = self._path.with_suffix(".json.tmp")
         temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         temporary.replace(self._path)
+
+    def _events(self, kind: str) -> Iterator[dict[str, Any]]:
+        if not self._metrics.exists():
+            return
+        begins = f'{{"event": "{kind}",'
+        with self._metrics.open(encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith(begins) and line.endswith("\n"):
+                    event = json.loads(line)
+                    del event["event"]
+                    yield event
 
 
 def _json_numbers(values: Mapping[str, Any]) -> dict[str, Any]:

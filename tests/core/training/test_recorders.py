@@ -1,8 +1,11 @@
 """What a run writes down, and what a resume does to it."""
 
+import errno
 import json
 import math
 from pathlib import Path
+
+import pytest
 
 from dreamlm.core.training.hooks import EvaluationReport, RunEnd, RunStart, StepReport
 from dreamlm.core.training.meters import Throughput
@@ -53,10 +56,10 @@ def test_floats_in_metrics_are_exact_and_lines_are_json(tmp_path: Path) -> None:
 
 
 def test_the_report_says_how_the_run_ended(tmp_path: Path) -> None:
-    recorder = ReportFile(tmp_path / "training_report.json")
-    recorder.on_start(start(0))
-    recorder.on_evaluation(EVALUATION)
-    recorder.on_end(END)
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.on_start(start(0))
+    metrics.on_evaluation(EVALUATION)
+    ReportFile(tmp_path / "training_report.json", tmp_path / "metrics.jsonl").on_end(END)
     written = json.loads((tmp_path / "training_report.json").read_text())
     assert written["end"]["reason"] == "finished"
     assert written["end"]["bits_per_byte"] == 1.2
@@ -86,3 +89,50 @@ def test_throughput_counts_tokens_over_wall_time_without_pauses() -> None:
     meter.restart()
     now[0] = 150.5
     assert meter.count(1000) == (2000.0, 0.5)
+
+
+def test_lines_that_a_full_disk_did_not_take_are_written_when_it_does(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.symlink_to("/dev/full")
+    metrics = MetricsFile(path)
+    metrics.on_step(report(1))
+    metrics.on_step(report(2))
+    path.unlink()
+    metrics.on_step(report(3))
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+
+
+def scalars(folder: Path, name: str) -> list[tuple[int, float]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def test_curves_go_on_after_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    recorder = TensorBoard(tmp_path)
+    recorder.on_start(start(0))
+    with monkeypatch.context() as disk:
+        disk.setattr(SummaryWriter, "add_scalar", full)
+        recorder.on_step(report(1))
+    recorder.on_step(report(2))
+    recorder.on_end(END)
+    assert scalars(tmp_path, "train/nll") == [(2, 2.0)]
+
+
+@pytest.mark.parametrize("snapshot", [0, 2])
+def test_curves_past_the_snapshot_are_purged_also_past_the_first(tmp_path: Path, snapshot: int) -> None:
+    for begin, nll in ((0, 2.0), (snapshot, 1.0)):
+        recorder = TensorBoard(tmp_path)
+        recorder.on_start(start(begin))
+        for step in range(begin + 1, 5):
+            recorder.on_step(report(step, nll))
+        recorder.on_end(END)
+    expected = [(step, 2.0 if step <= snapshot else 1.0) for step in range(1, 5)]
+    assert scalars(tmp_path, "train/nll") == expected
