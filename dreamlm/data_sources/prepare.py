@@ -31,6 +31,7 @@ from dreamlm.data_sources.manifest import MANIFEST_FILE
 from dreamlm.data_sources.preparation.build import CorpusBuilder
 from dreamlm.data_sources.preparation.cache_key import (
     CODE_VERSION,
+    LIMIT,
     UNKNOWN,
     Difference,
     options_component,
@@ -97,13 +98,13 @@ class Preparation:
 
         Raises: UserMistake when a pretrained tokenizer cannot be read.
         """
-        options = self.config.model_dump(mode="json", exclude={"sources"})
+        options = self.config.model_dump(mode="json", include=set(CORPUS_OPTIONS - {"sources"}))
         key = {"code": str(CODE_VERSION), "tokenizer": tokenizer_component(self.tokenizer_config)}
         key |= options_component(options)
         key["order of sources"] = ", ".join(source.name for source in self.sources)
         for source, limit in zip(self.sources, self.limits, strict=True):
             if limit is not None:
-                key[f"limit of {source.name}"] = str(limit)
+                key[f"{LIMIT}{source.name}"] = str(limit)
             try:
                 key[f"source {source.name}"] = source.fingerprint()
             except DataError as error:
@@ -116,8 +117,11 @@ class Preparation:
         found = reusable(self.folder, self.key())
         return [] if isinstance(found, Corpus) else found
 
-    def run(self) -> Corpus:
+    def run(self, trained_on: str = "") -> Corpus:
         """Use the corpus in the folder when its key is the same, else build it and put it there.
+
+        `trained_on` is the fingerprint of a run's corpus: the limit of a stream may differ then, because it follows
+        from `train_tokens`, and a run that asks for more must find its corpus again.
 
         Raises: AllSourcesFailed, OutOfSpace, UserMistake when the folder holds something else than a corpus.
         """
@@ -125,7 +129,7 @@ class Preparation:
         key = self.key()
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with self._only_one():
-            found = reusable(self.folder, key)
+            found = reusable(self.folder, key, trained_on)
             if isinstance(found, Corpus):
                 return found
             _require_replaceable(self.folder)
@@ -161,6 +165,10 @@ class Preparation:
             yield
         finally:
             lock.release()
+
+
+CORPUS_OPTIONS = frozenset(Preparation.Config.model_fields)
+"""The options that decide what is in a corpus; a preset's data section also says how training draws from it."""
 
 
 def prepare(

@@ -15,14 +15,19 @@ BYTES_PER_TOKEN = 5
 
 
 def prepare_corpus(
-    preset: Preset, progress: Progress, folder: Path | None = None, workers: int | None = None
+    preset: Preset,
+    progress: Progress,
+    folder: Path | None = None,
+    workers: int | None = None,
+    trained_on: str = "",
 ) -> Corpus:
     """The corpus of the preset, in `folder` or in the cache; instant when it is there and fits.
 
-    An endless source is read until one pass over it would last for all of `train_tokens`.
+    An endless source is read until one pass over it would last for all of `train_tokens`; a run that goes on keeps the
+    corpus whose fingerprint is `trained_on`.
     Raises: AllSourcesFailed, DataError, UserMistake, OutOfSpace.
     """
-    return _request(preset, progress, folder, workers).run()
+    return _request(preset, progress, folder, workers).run(trained_on)
 
 
 def explain_corpus(preset: Preset, progress: Progress, folder: Path | None = None) -> list[Difference]:

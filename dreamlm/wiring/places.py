@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreamlm.data_sources.prepare import CORPUS_OPTIONS
 from dreamlm.presets.schema import Preset
 
 
@@ -15,11 +16,12 @@ def home() -> Path:
 
 
 def corpus_folder(preset: Preset) -> Path:
-    """The corpus of a preset when no folder is named: one for each preset name, data section and tokenizer section.
+    """The corpus of a preset when no folder is named: one for each preset name, tokenizer section and what of the data
+    section decides the corpus, so that runs may draw from one corpus in several ways.
 
     Whether what lies there still fits its inputs is for the manifest to say, not for this name.
     """
-    parts = preset.model_dump(mode="json", include={"data", "tokenizer"})
+    parts = preset.model_dump(mode="json", include={"data": set(CORPUS_OPTIONS), "tokenizer": True})
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     return home() / "corpora" / f"{preset.name}-{digest[:12]}"
 

@@ -17,6 +17,7 @@ from dreamlm.data_sources.corpus import Corpus
 from dreamlm.data_sources.preparation import tokenise
 from dreamlm.data_sources.prepare import Preparation
 from dreamlm.data_sources.sources.text import TextFiles
+from dreamlm.presets.schema import DataConfig
 
 TEXTS = {"type": "jsonl", "paths": "texts"}
 
@@ -218,7 +219,9 @@ def test_a_source_that_fails_half_way_leaves_no_document_and_no_trace(
     assert corpus.manifest.sources[1].documents == 120
 
 
-def test_a_source_without_an_end_stops_at_the_limit(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def endless_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes text files look like a stream that may have no end."""
     build = TextFiles.__init__
 
     def endless(self: TextFiles, *arguments: object) -> None:
@@ -226,6 +229,10 @@ def test_a_source_without_an_end_stops_at_the_limit(base: Path, monkeypatch: pyt
         self.bounded = False
 
     monkeypatch.setattr(TextFiles, "__init__", endless)
+
+
+@pytest.mark.usefixtures("endless_texts")
+def test_a_source_without_an_end_stops_at_the_limit(base: Path) -> None:
     with pytest.raises(UserMistake, match="has no end"):
         prepared(config_of(TEXTS), base / "corpus", base)
     limited = prepared(config_of(TEXTS), base / "corpus", base, stream_byte_limit=5000)
@@ -296,3 +303,30 @@ def test_a_single_document_is_not_held_out_and_the_user_is_told(tmp_path: Path) 
 def test_a_preparation_without_sources_is_refused() -> None:
     with pytest.raises(ValidationError, match="at least 1"):
         config_of()
+
+
+@pytest.mark.usefixtures("endless_texts")
+def test_a_run_that_asks_for_more_keeps_the_part_of_a_stream_it_was_trained_on(base: Path) -> None:
+    first = prepared(config_of(TEXTS), base / "corpus", base, stream_byte_limit=5000)
+
+    def request(limit: int, vocabulary: int = 300) -> Preparation:
+        tokenizer = BytePair(vocab_size=vocabulary, sample_bytes=20_000)
+        folders = {"cache_folder": base / "cache", "base_folder": base}
+        return Preparation(config_of(TEXTS), tokenizer, base / "corpus", stream_byte_limit=limit, **folders)
+
+    kept = request(9000).run(trained_on=first.fingerprint)
+    assert kept.fingerprint == first.fingerprint
+    assert request(9000).run(trained_on="of another corpus").manifest.sources[0].text_bytes >= 9000
+    grown = Corpus.open(base / "corpus").fingerprint
+    other_tokenizer = request(9000, vocabulary=290).run(trained_on=grown)
+    assert other_tokenizer.fingerprint != grown
+
+
+def test_how_training_draws_from_a_corpus_is_no_part_of_its_key(base: Path) -> None:
+    def key(**options: object) -> dict[str, str]:
+        config = DataConfig.model_validate({"sources": [TEXTS], **options})
+        folders = {"cache_folder": base / "cache", "base_folder": base}
+        return Preparation(config, BytePair(vocab_size=300), base / "corpus", **folders).key()
+
+    assert key() == key(packing="concat", mix_strategy="weighted", source_weights={"texts": 2.0})
+    assert key() != key(min_text_length=51)

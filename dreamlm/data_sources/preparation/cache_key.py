@@ -18,6 +18,9 @@ UNKNOWN = "unknown"
 FAILED = "failed"
 """Stands for a source that was there but gave nothing; it is tried again the next time."""
 
+LIMIT = "limit of "
+"""Begins the component that says how many bytes of text were kept of a source without an end."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -53,13 +56,19 @@ def differences(wanted: Mapping[str, str], existing: Mapping[str, str]) -> list[
     return found
 
 
-def reusable(folder: Path, wanted: Mapping[str, str]) -> Corpus | list[Difference]:
-    """The corpus of the folder when it is what is wanted, else why it is not."""
+def reusable(folder: Path, wanted: Mapping[str, str], trained_on: str = "") -> Corpus | list[Difference]:
+    """The corpus of the folder when it is what is wanted, else why it is not.
+
+    The corpus with the fingerprint `trained_on` is wanted even when more or less was kept of a stream without an end.
+    """
     try:
         corpus = Corpus.open(folder)
     except DataError as error:
         return [Difference("corpus", error.what, "a complete corpus")]
-    return differences(wanted, corpus.manifest.key) or corpus
+    found = differences(wanted, corpus.manifest.key)
+    if corpus.fingerprint == trained_on:
+        found = [difference for difference in found if not difference.component.startswith(LIMIT)]
+    return found or corpus
 
 
 def _short(value: str) -> str:
