@@ -10,7 +10,7 @@ from dreamlm.core.tokenizer import Tokenizer
 from dreamlm.data_sources.held_out import HeldOutDocuments, ValidationPart
 from dreamlm.data_sources.manifest import Manifest, ShardRecord, Split
 from dreamlm.data_sources.sequence import TokenSequence
-from dreamlm.data_sources.shards import REBUILD_HINT, open_shard
+from dreamlm.data_sources.shards import REBUILD_HINT, Shard, open_shard
 
 OPEN_SHARDS = 256  # each costs a file descriptor
 
@@ -23,7 +23,8 @@ class Corpus:
         self.source_names = tuple(source.name for source in manifest.sources if source.failure is None)
         self.failed_names = tuple(source.name for source in manifest.sources if source.failure is not None)
         self.fingerprint = _fingerprint(manifest)
-        self._open_shard = lru_cache(maxsize=OPEN_SHARDS)(open_shard)
+        self._identity = _identity(folder)
+        self._open_shard = lru_cache(maxsize=OPEN_SHARDS)(self._opened)
 
     @classmethod
     def open(cls, folder: Path) -> "Corpus":
@@ -88,9 +89,26 @@ class Corpus:
             parts, seq_length, max_tokens, packing, end_of_document_id=ids.end_of_document_id, padding_id=ids.padding_id
         )
 
+    def _opened(self, path: Path) -> Shard:
+        """A shard of the folder that was opened. Raises: DataError when another corpus has taken its place."""
+        shard = open_shard(path) if _identity(self.folder) == self._identity else None
+        if shard is None or _identity(self.folder) != self._identity:
+            hint = "run the command again; give each of two uses its own folder with --corpus DIR"
+            raise DataError("the corpus was replaced by another while it was in use", where=str(self.folder), hint=hint)
+        return shard
+
     def _shards(self, source: int, split: Split) -> list[ShardRecord]:
         name = self.source_names[source]
         return [shard for shard in self.manifest.shards if shard.source == name and shard.split == split]
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Tells a folder from another one that was renamed to its place; None when there is none."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _fingerprint(manifest: Manifest) -> str:

@@ -120,3 +120,12 @@ def test_the_summary_counts_both_splits(make_corpus: MakeCorpus) -> None:
         "train": {"documents": 3, "tokens": 9, "text_bytes": 12},
         "validation": {"documents": 1, "tokens": 2, "text_bytes": 2},
     }
+
+
+def test_a_corpus_that_was_replaced_while_in_use_is_noticed(make_corpus: MakeCorpus, tmp_path: Path) -> None:
+    used = make_corpus(SMALL)
+    used.folder.rename(tmp_path / "replaced")
+    make_corpus({"a": [[[91, 92, 93], [94]], [[95, 96]]]})
+    with pytest.raises(DataError, match="replaced by another while it was in use") as caught:
+        used.sequence(0, "train").inputs(0, 5)
+    assert "--corpus DIR" in caught.value.hint
