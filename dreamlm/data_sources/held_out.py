@@ -7,9 +7,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from dreamlm.core.errors import DataError
 from dreamlm.core.rng import derive_seed
-from dreamlm.core.tokenizer import Tokenizer
 from dreamlm.core.types import Batch, Window
 from dreamlm.data_sources.order import shuffled
 from dreamlm.data_sources.sequence import TokenSequence, cut
@@ -75,26 +73,6 @@ class HeldOutDocuments:
         if max_tokens is not None and total > max_tokens:
             parts = [_sampled(part, max_tokens * part.tokens // total) for part in parts]
         return cls(parts, seq_length, packing, end_of_document_id=end_of_document_id, padding_id=padding_id)
-
-    @classmethod
-    def from_texts(
-        cls, texts: Sequence[str], tokenizer: Tokenizer, seq_length: int, packing: str = "document"
-    ) -> "HeldOutDocuments":
-        """Any documents, to measure a model on text that is in no corpus. Raises: DataError when there are none."""
-        if not texts:
-            raise DataError("no text to evaluate on")
-        ids = [[tokenizer.end_of_document_id, *document] for document in tokenizer.encode_batch(texts)]
-        shard = Shard(
-            tokens=np.concatenate([np.asarray(document, dtype=np.uint32) for document in ids]),
-            document_starts=np.cumsum([0, *(len(document) for document in ids[:-1])], dtype=np.int64),
-            document_bytes=np.array([len(text.encode()) for text in texts], dtype=np.int64),
-            sources=np.zeros(len(texts), dtype=np.uint32),
-            inputs=("text",),
-            tokenizer_digest=tokenizer.digest,
-        )
-        part = ValidationPart(source=0, name="text", shards=[shard])
-        end, padding = tokenizer.end_of_document_id, tokenizer.padding_id
-        return cls([part], seq_length, packing, end_of_document_id=end, padding_id=padding)
 
     def batches(self, rows: int) -> "Batches":
         """The windows, `rows` at a time and read when asked for; the last batch is shorter."""

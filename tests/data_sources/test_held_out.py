@@ -4,7 +4,6 @@ import pytest
 from corpora_by_hand import END, PADDING, MakeCorpus
 
 from dreamlm.core.errors import DataError
-from dreamlm.core.tokenizer import BytePair
 from dreamlm.data_sources.held_out import HeldOutDocuments
 
 TRAIN = {"a": [[[9] * 50]], "b": [[[9] * 50]]}
@@ -55,15 +54,6 @@ def test_a_source_keeps_one_document_however_small_the_limit(make_corpus: MakeCo
 def test_a_corpus_without_held_out_documents_says_so(make_corpus: MakeCorpus) -> None:
     with pytest.raises(DataError, match="no document was held out"):
         make_corpus(TRAIN).held_out(4)
-
-
-def test_any_text_can_be_held_out() -> None:
-    tokenizer = BytePair(vocab_size=300).build(["some words to learn from"])
-    texts = ["ein Wort, größer", "other words"]
-    held_out = HeldOutDocuments.from_texts(texts, tokenizer, 5)
-    assert held_out.utf8_bytes == sum(len(text.encode()) for text in texts)
-    assert tokenizer.decode(targets(held_out, 3)) == "".join(texts)
-    assert held_out.tokens == len(targets(held_out, 3))
 
 
 def test_batches_are_a_sequence(make_corpus: MakeCorpus) -> None:
