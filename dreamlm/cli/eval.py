@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dreamlm.cli.console import Console
-from dreamlm.cli.options import CheckpointOption, CorpusOption, DeviceOption, JsonOption, RunOption, SeedOption
+from dreamlm.cli.options import (
+    CheckpointOption,
+    CorpusOption,
+    DeviceOption,
+    JsonOption,
+    RunOption,
+    SeedOption,
+    assignments,
+)
 
 if TYPE_CHECKING:
     from dreamlm.core.evaluation.bootstrap import Interval
@@ -43,8 +51,9 @@ def evaluate(
 
     console = Console(as_json)
     place = model_place(checkpoint, run)
-    changes = {"eval.rows": batch_size, "eval.seed": seed}
-    sets = [f"{key}={value}" for key, value in changes.items() if value is not None]
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # before the work whose report it is for
+    sets = assignments("eval", {"--batch-size": ("rows", batch_size), "--seed": ("seed", seed)})
     request = EvaluationRequest(place, text, corpus, max_tokens, sets, device or "auto")
     with console.live() as line:
         report = run_evaluation(
@@ -61,7 +70,6 @@ def evaluate(
 def _write(report: "PerplexityReport", folder: Path) -> None:
     from dreamlm.core.evaluation.plots import plot_report
 
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
     plot_report(report, folder / "report.png")
 

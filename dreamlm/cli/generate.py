@@ -1,13 +1,20 @@
 """`dreamlm generate`: a trained model continues prompts."""
 
-import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dreamlm.cli.console import Console
-from dreamlm.cli.options import CheckpointOption, DeviceOption, JsonOption, RunOption, SeedOption, SetOption
+from dreamlm.cli.options import (
+    CheckpointOption,
+    DeviceOption,
+    JsonOption,
+    RunOption,
+    SeedOption,
+    SetOption,
+    assignments,
+)
 
 if TYPE_CHECKING:
     from dreamlm.core.generation.row import Generation
@@ -55,22 +62,22 @@ def generate(
 
     console = Console(as_json)
     options = {
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "greedy": greedy or None,
-        "no_repeat_ngram": no_repeat_ngram,
-        "ngram_scope": ngram_scope,
-        "min_new_tokens": min_new_tokens,
-        "max_new_tokens": max_new_tokens,
-        "stop": stop or None,
-        "seed": seed,
-        "rows": batch_size,
+        "--temperature": ("temperature", temperature),
+        "--top-p": ("top_p", top_p),
+        "--top-k": ("top_k", top_k),
+        "--greedy": ("greedy", greedy or None),
+        "--no-repeat-ngram": ("no_repeat_ngram", no_repeat_ngram),
+        "--ngram-scope": ("ngram_scope", ngram_scope),
+        "--min-new-tokens": ("min_new_tokens", min_new_tokens),
+        "--max-new-tokens": ("max_new_tokens", max_new_tokens),
+        "--stop": ("stop", stop or None),
+        "--seed": ("seed", seed),
+        "--batch-size": ("rows", batch_size),
     }
     wanted = chosen_prompts(prompts or (), sys.stdin)
     loaded = load(model_place(checkpoint, run), device or "auto")
     values = loaded.preset.model_dump(mode="json")
-    config = resolve_values(values, str(loaded.folder), [*(sets or ()), *_assignments(options)]).generate
+    config = resolve_values(values, str(loaded.folder), [*(sets or ()), *assignments("generate", options)]).generate
     streamed = not as_json and prompts is not None and len(prompts) * samples == 1 and sys.stdout.isatty()
     repeated = (prompt for prompt in wanted for _ in range(samples))
     written = 0
@@ -83,10 +90,6 @@ def generate(
         for text in continue_prompts(loaded.model, loaded.tokenizer, batch, config, first_prompt=written):
             _tell(console, text, first=written == 0)
             written += 1
-
-
-def _assignments(options: dict[str, Any]) -> list[str]:
-    return [f"generate.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
 
 
 def _tell(console: Console, text: "Generation", first: bool) -> None:

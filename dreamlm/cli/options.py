@@ -1,9 +1,13 @@
 """The options that several commands share, so that they are spelled and explained once."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from dreamlm.presets.layers import Assignment
 
 PresetOption = Annotated[
     str | None, typer.Option("--preset", "-p", metavar="NAME|FILE", help="A preset of the library, or a JSON file.")
@@ -23,3 +27,20 @@ WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, metavar="N", help="Processes that read and tokenise.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+
+
+def assignments(section: str, options: dict[str, Any]) -> list["Assignment"]:
+    """What was given of a command's own options, `{"--top-p": ("top_p", 0.9)}`, as keys of a preset's section.
+
+    None was not given. A mistake in one is then shown with the option that was typed.
+    """
+    from dreamlm.presets.layers import Assignment
+
+    given = [(option, key, value) for option, (key, value) in options.items() if value is not None]
+    return [Assignment(f"{section}.{key}={json.dumps(value)}", _typed(option, value)) for option, key, value in given]
+
+
+def _typed(option: str, value: Any) -> str:
+    if value is True:
+        return option
+    return " ".join(f"{option} {one}" for one in (value if isinstance(value, list) else [value]))

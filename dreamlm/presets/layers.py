@@ -14,6 +14,14 @@ from dreamlm.presets.document import JsonDocument, KeyPath, dotted
 
 
 @dataclass(frozen=True)
+class Assignment:
+    """One `a.b=c`, and how messages call it: what the user typed."""
+
+    text: str
+    typed: str
+
+
+@dataclass(frozen=True)
 class Layers:
     """The merged values, and for every layer, lowest first, where it wrote each of its keys."""
 
@@ -33,24 +41,28 @@ class Layers:
         places = {path: f"{name}:{line}" for path, line in document.lines.items()}
         return Layers(merge(self.values, document.values), (*self.written, places))
 
-    def with_assignments(self, assignments: Sequence[str]) -> tuple["Layers", list[Mistake]]:
+    def with_assignments(self, assignments: Sequence[str | Assignment]) -> tuple["Layers", list[Mistake]]:
         """These values with each `a.b=c` on top, and the mistakes of those that cannot be applied.
 
+        A bare text was typed after `--set`.
         The value is read as JSON where it is JSON (`3`, `true`, `null`, `["a"]`), as plain text otherwise.
         """
         values, written, mistakes = self.values, list(self.written), []
         for assignment in assignments:
-            key, equals, text = assignment.partition("=")
+            if isinstance(assignment, str):
+                assignment = Assignment(assignment, f"--set {assignment}")
+            typed = assignment.typed
+            key, equals, text = assignment.text.partition("=")
             path = parse_key(key.strip())
             if not equals or not path:
-                mistakes.append(Mistake(f"--set {assignment}", "is not KEY=VALUE", "for example --set train.seed=1"))
+                mistakes.append(Mistake(typed, "is not KEY=VALUE", "for example --set train.seed=1"))
                 continue
             try:
                 values = _assign(values, path, _parse_value(text))
             except LookupError as error:
-                mistakes.append(Mistake(dotted(path), str(error.args[0]), f"--set {assignment}"))
+                mistakes.append(Mistake(dotted(path), str(error.args[0]), typed))
             else:
-                written.append({path: f"--set {assignment}"})
+                written.append({path: typed})
         return Layers(values, tuple(written)), mistakes
 
 

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from dreamlm.core.errors import Mistake
 from dreamlm.presets.document import KeyPath, dotted
 from dreamlm.presets.layers import Layers
-from dreamlm.presets.suggestions import close, schema_keys, suggest
+from dreamlm.presets.suggestions import close, keys_at, schema_keys, suggest
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -119,12 +119,17 @@ def explain(
             findings += [_finding((*around, *path), message, layers) for path, message in raised.objections]
         else:
             by_path.setdefault(_key_path(details, values), []).append(details)
-    keys = schema_keys(schema.model_json_schema())
+    published = schema.model_json_schema()
+    keys = schema_keys(published)
     for path, group in by_path.items():
         if any(len(other) > len(path) and other[: len(path)] == path for other in by_path):
             group = [details for details in group if details["type"] == "value_error"]
         if group:
-            findings.append(_finding(path, _message(group, path, keys), layers, group[0]["type"] == "missing"))
+            if group[0]["type"] == "extra_forbidden":
+                message = _unknown_key(path, keys, keys_at(published, group[0]["loc"][:-1]))
+            else:
+                message = _message(group)
+            findings.append(_finding(path, message, layers, group[0]["type"] == "missing"))
     return findings
 
 
@@ -153,10 +158,8 @@ def _key_path(details: ErrorDetails, values: Any) -> KeyPath:
     return tuple(path)
 
 
-def _message(group: Sequence[ErrorDetails], path: KeyPath, keys: Sequence[KeyPath]) -> str:
+def _message(group: Sequence[ErrorDetails]) -> str:
     kind = group[0]["type"]
-    if kind == "extra_forbidden":
-        return _unknown_key(path, keys)
     if kind == "missing":
         return "is missing, and has no default"
     if kind == "value_error":
@@ -170,11 +173,14 @@ def _message(group: Sequence[ErrorDetails], path: KeyPath, keys: Sequence[KeyPat
     return f"{message}; did you mean {meant!r}?" if meant else message
 
 
-def _unknown_key(path: KeyPath, keys: Sequence[KeyPath]) -> str:
+def _unknown_key(path: KeyPath, keys: Sequence[KeyPath], own: Sequence[str]) -> str:
+    """`own`: the keys of the very object it stands in; those of another type are no help there."""
     without_indexes = tuple(part for part in path if isinstance(part, str))
-    if without_indexes in keys:
-        return "unknown key for the type chosen here"
     beside = without_indexes[:-1]
+    if without_indexes in keys:
+        return f"unknown key for the type chosen here; its keys: {', '.join(own)}"
+    if own:
+        keys = [*((*beside, name) for name in own), *(key for key in keys if key[:-1] != beside)]
     meant = [dotted((*path[:-1], key[-1]) if key[:-1] == beside else key) for key in suggest(without_indexes, keys)]
     return f"unknown key; did you mean {' or '.join(meant)}?" if meant else "unknown key"
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreamlm.core.errors import PresetError
 from dreamlm.presets.document import JsonDocument
-from dreamlm.presets.layers import Layers
+from dreamlm.presets.layers import Assignment, Layers
 from dreamlm.presets.library import chain, find
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ _ABOUT_THE_FILE = frozenset({"$schema", "extends"})
 _ABOUT_THE_PRESET = frozenset({"description", "name"})
 
 
-def resolve(preset: str | Path, sets: Sequence[str] = ()) -> "Preset":
+def resolve(preset: str | Path, sets: Sequence[str | Assignment] = ()) -> "Preset":
     """The preset of a library name or a JSON file, its `extends` chain and the `--set` assignments applied.
 
     Raises: PresetError with every mistake, UserMistake when a file is missing or is not JSON.
@@ -28,7 +28,7 @@ def resolve(preset: str | Path, sets: Sequence[str] = ()) -> "Preset":
     return _checked(str(preset), layers.with_document(_without(own.document, _ABOUT_THE_FILE), own.shown), sets)
 
 
-def resolve_values(values: Mapping[str, Any], name: str, sets: Sequence[str] = ()) -> "Preset":
+def resolve_values(values: Mapping[str, Any], name: str, sets: Sequence[str | Assignment] = ()) -> "Preset":
     """The preset of values that were resolved before, such as those inside a snapshot; `name` is for messages.
 
     Raises: PresetError with every mistake.
@@ -41,7 +41,7 @@ def _without(document: JsonDocument, keys: frozenset[str]) -> JsonDocument:
     return JsonDocument({key: value for key, value in document.values.items() if key not in keys}, document.lines)
 
 
-def _checked(name: str, layers: Layers, sets: Sequence[str]) -> "Preset":
+def _checked(name: str, layers: Layers, sets: Sequence[str | Assignment]) -> "Preset":
     from dreamlm.presets.mistakes import check
     from dreamlm.presets.schema import (
         Preset,

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from dreamlm.core.config import ConfigModel
 from dreamlm.core.evaluation.perplexity import Evaluation
@@ -36,6 +36,13 @@ class Preset(ConfigModel):
     train: TrainingConfig = TrainingConfig()
     eval: Evaluation.Config = Evaluation.Config()
     generate: Sampler.Config = Sampler.Config()
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if name.strip() in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\"):
+            raise ValueError("runs and corpora are called after it: must not be empty, '.' or '..', nor hold / or \\")
+        return name
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "Preset":
@@ -76,7 +83,8 @@ def published_schema() -> dict[str, Any]:
 
 
 def _with_bare_types(node: Any, definitions: dict[str, Any]) -> Any:
-    """Say that a choice whose keys all have defaults may be written as the bare name of its type."""
+    """Say what a choice may be written as: an object whose type may come from a parent or be the default, or, where all
+    of its keys have defaults, the bare name of a type."""
     if isinstance(node, list):
         return [_with_bare_types(inner, definitions) for inner in node]
     if not isinstance(node, dict):
@@ -86,5 +94,6 @@ def _with_bare_types(node: Any, definitions: dict[str, Any]) -> Any:
         return node
     members = node["discriminator"]["mapping"]
     bare = [name for name, place in members.items() if not definitions[place.removeprefix("#/$defs/")].get("required")]
-    choice = {key: node.pop(key) for key in ("oneOf", "discriminator")}
+    del node["discriminator"]
+    choice = {"anyOf": node.pop("oneOf")}
     return {**node, "anyOf": [choice, {"type": "string", "enum": bare}]} if bare else {**node, **choice}

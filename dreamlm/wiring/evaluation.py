@@ -9,6 +9,7 @@ from dreamlm.core.evaluation.report import PerplexityReport
 from dreamlm.core.evaluation.text import TextHeldOut
 from dreamlm.core.types import HeldOut
 from dreamlm.data_sources.corpus import Corpus
+from dreamlm.presets.layers import Assignment
 from dreamlm.presets.resolve import resolve_values
 from dreamlm.wiring.loading import Loaded, load
 from dreamlm.wiring.places import corpus_folder
@@ -25,7 +26,7 @@ class EvaluationRequest:
     corpus: Path | None = None
     """Default: the corpus of the model's preset."""
     max_tokens: int | None = None
-    sets: Sequence[str] = ()
+    sets: Sequence[str | Assignment] = ()
     """Applied to the model's preset."""
     device: str = "auto"
 

@@ -111,8 +111,8 @@ def test_generate_reports_bad_options_like_a_preset(cli: Any, place: Path) -> No
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err == (
         "error: preset runs/walk/checkpoints/lm_current has 2 mistakes:\n"
-        "  generate.temperature: must be at least 0.0, not -1.0 (--set generate.temperature=-1.0)\n"
-        "  generate.top_p: must be at most 1.0, not 2.0 (--set generate.top_p=2.0)\n"
+        "  generate.temperature: must be at least 0.0, not -1.0 (--temperature -1.0)\n"
+        "  generate.top_p: must be at most 1.0, not 2.0 (--top-p 2.0)\n"
         "help: dreamlm presets schema prints every key\n"
     )
 

@@ -1,7 +1,7 @@
 """Merging presets and `--set` assignments."""
 
 from dreamlm.presets.document import JsonDocument
-from dreamlm.presets.layers import Layers, merge
+from dreamlm.presets.layers import Assignment, Layers, merge
 
 
 def test_objects_merge_and_everything_else_is_replaced() -> None:
@@ -74,3 +74,10 @@ def test_the_origin_of_a_key_is_the_topmost_layer_that_wrote_it() -> None:
     assert layers.origin(("a", "z")) == "--set a.z=1"
     assert layers.origin(("a", "absent")) == "c:7"
     assert layers.origin(("absent",)) == ""
+
+
+def test_a_mistake_in_an_option_names_the_option() -> None:
+    layers, mistakes = Layers({}).with_assignments([Assignment("generate.top_p=3.0", "--top-p 3.0"), "a.b=1"])
+    assert not mistakes
+    assert layers.origin(("generate", "top_p")) == "--top-p 3.0"
+    assert layers.origin(("a", "b")) == "--set a.b=1"

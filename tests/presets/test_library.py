@@ -115,3 +115,23 @@ def test_an_unknown_name_lists_the_library_and_the_near_one() -> None:
     assert caught.value.what == "no preset is called 'tinny'"
     assert caught.value.valid == tuple(names())
     assert caught.value.hint == "did you mean tiny?"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"data": {"sources": [{"type": "pdf", "paths": "papers"}]}},
+        {"data": {"sources": [{"type": "jsonl", "paths": "a.jsonl", "fields": "text"}]}},
+        {"data": {"sources": [{"type": "hf", "dataset": "csv", "data_files": "a.csv", "column_names": "text"}]}},
+        {"data": {"sources": [{"type": "hf", "dataset": "csv", "data_files": {"train": ["a.csv", "b.csv"]}}]}},
+        {"data": {"sources": ["wikipedia"]}, "train": {"optimizer": {"learning_rate": 0.1}}},
+        {"data": {"sources": ["wikipedia"]}, "tokenizer": {"vocab_size": 1000}},
+    ],
+)
+def test_the_published_schema_accepts_what_resolving_accepts(
+    values: dict[str, object], tmp_path: Path, validator: jsonschema.Draft202012Validator
+) -> None:
+    path = tmp_path / "good.json"
+    path.write_text(json.dumps(values))
+    resolve(path)
+    validator.validate(values)

@@ -98,7 +98,7 @@ def complaints(values: dict[str, Any]) -> list[str]:
         ),
         (
             {"train": {"optimizer": {"type": "muon", "betas": [1, 2]}}},
-            "train.optimizer.betas: unknown key for the type chosen here",
+            "train.optimizer.betas: unknown key for the type chosen here; its keys: type, learning_rate, momentum",
         ),
         (
             {"train": {"optimizer": {"type": "muon", "learning_rate": 2}}},

@@ -124,3 +124,30 @@ def test_a_resolved_preset_still_takes_assignments_and_refuses_mistakes() -> Non
     assert resolve_values(values, "preset.json", ["generate.top_k=5"]).generate.top_k == 5
     with pytest.raises(PresetError, match=r"preset preset\.json has 1 mistake"):
         resolve_values(values, "preset.json", ["generate.top_k=-5"])
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ({"type": "pdf", "path": "x"}, "data.sources.0.path: unknown key; did you mean data.sources.0.paths?"),
+        ({"type": "text", "folder": "x"}, "data.sources.0.folder: unknown key; did you mean data.sources.0.paths?"),
+        ({"type": "hf", "path": "x"}, "data.sources.0.path: unknown key; did you mean data.sources.0.dataset?"),
+        ({"type": "hf", "split": "a", "lines": 3}, "data.sources.0.lines: unknown key"),
+    ],
+)
+def test_an_unknown_key_of_a_source_suggests_a_key_of_its_own_type(
+    source: dict[str, object], complaint: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"data": {"sources": [source]}}))
+    with pytest.raises(PresetError) as caught:
+        resolve(path)
+    assert complaint in [f"{mistake.key}: {mistake.message}" for mistake in caught.value.mistakes]
+
+
+@pytest.mark.parametrize("name", ["", " ", "..", "../../elsewhere", "a/b", "a\\b", "a\nb"])
+def test_a_name_that_would_lead_out_of_its_folder_is_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"name": name, "extends": "tiny"}))
+    with pytest.raises(PresetError, match="runs and corpora are called after it"):
+        resolve(path)

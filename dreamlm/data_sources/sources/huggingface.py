@@ -8,9 +8,9 @@ JSON arrays and nested JSON, tables without a header line and JSON Lines under a
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self, final
+from typing import Annotated, Literal, Self, final
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, TypeAdapter, WithJsonSchema, field_validator, model_validator
 
 from dreamlm.core.types import Document
 from dreamlm.data_sources.cleaning import CLEANING_VERSION
@@ -23,6 +23,11 @@ from dreamlm.data_sources.sources.records import Record, RecordFormat, check_for
 from dreamlm.data_sources.sources.source import Source, SourceContext, SourceOptions, SourceReport, fingerprint_of
 
 BUILDERS = ("csv", "json", "parquet", "text")
+
+_FilesInSchema = WithJsonSchema(
+    TypeAdapter(str | tuple[str, ...] | dict[str, str | tuple[str, ...]]).json_schema(), mode="validation"
+)
+"""What may be written for `data_files`."""
 
 
 @final
@@ -42,7 +47,7 @@ class HuggingFace(Source):
         """Part of the data set."""
         revision: str | None = None
         """Branch, tag or commit on the hub; a commit makes the corpus repeatable for ever."""
-        data_files: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+        data_files: Annotated[dict[str, tuple[str, ...]], _FilesInSchema] = Field(default_factory=dict)
         """Files or patterns by split; a string or a list stands for the files of `split`."""
         fields: tuple[str, ...] = ()
         """Fields of a record to read; joined by a line break when there is no format. Absent: `text`."""
@@ -55,7 +60,7 @@ class HuggingFace(Source):
         delimiter: str = Field(default=",", min_length=1, max_length=1)
         """For local CSV files: what stands between two values; a tab for TSV."""
 
-        @field_validator("fields", "column_names", mode="before")
+        @field_validator("fields", "column_names", mode="before", json_schema_input_type=str | tuple[str, ...])
         @classmethod
         def _single_string(cls, value: object) -> object:
             return (value,) if isinstance(value, str) else value

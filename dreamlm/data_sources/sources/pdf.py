@@ -47,7 +47,7 @@ class PdfFolder(Source):
         memory_limit_megabytes: int = Field(default=1024, ge=256, le=65536)
         """Address space (MiB) of a reading process; files that need more are skipped."""
 
-        @field_validator("paths", mode="before")
+        @field_validator("paths", mode="before", json_schema_input_type=str | tuple[str, ...])
         @classmethod
         def _single_string(cls, value: object) -> object:
             return (value,) if isinstance(value, str) else value

@@ -1,7 +1,7 @@
 """Local files of text: plain text, JSON Lines or Parquet, each also compressed with gzip or zstd."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Literal, Self, final
 
@@ -11,7 +11,7 @@ from dreamlm.core.types import Document
 from dreamlm.data_sources.cleaning import CLEANING_VERSION
 from dreamlm.data_sources.retry import reason_of
 from dreamlm.data_sources.sources.admission import admitted, admitted_records, limited
-from dreamlm.data_sources.sources.files import InputFile, Listing, list_files, name_of_path, open_bytes
+from dreamlm.data_sources.sources.files import InputFile, Listing, list_files, name_of_path, open_bytes, plain_suffix
 from dreamlm.data_sources.sources.pieces import cut
 from dreamlm.data_sources.sources.record_files import RecordOptions, read_records
 from dreamlm.data_sources.sources.records import RecordFormat, check_format
@@ -52,7 +52,7 @@ class TextFiles(Source):
         document_characters: int = Field(default=20_000, ge=100)
         """Text files longer than this are cut at paragraph ends into documents of half to all of this length."""
 
-        @field_validator("paths", "fields", mode="before")
+        @field_validator("paths", "fields", mode="before", json_schema_input_type=str | tuple[str, ...])
         @classmethod
         def _single_string(cls, value: object) -> object:
             return (value,) if isinstance(value, str) else value
@@ -62,6 +62,8 @@ class TextFiles(Source):
             check_format(self.fields, self.format)
             if self.type == "text" and (self.fields or self.format is not None or self.records_path is not None):
                 raise ValueError("fields, format and records_path are for type jsonl and parquet: text has no records")
+            if self.type == "text":
+                _require_text(self.paths)
             return self
 
         def default_name(self) -> str:
@@ -104,8 +106,13 @@ class TextFiles(Source):
         report.inputs += 1
         longest = self._config.document_characters
         try:
-            for piece in cut(_blocks(file), int(longest * SHORTEST_SHARE), longest, at_paragraphs=True):
+            empty = True
+            pieces = cut(_blocks(file), int(longest * SHORTEST_SHARE), longest, at_paragraphs=True)
+            for piece in pieces:
+                empty = False
                 yield from admitted(piece, file.name, "document", self._context.min_text_length, report)
+            if empty:
+                report.drop("file: empty", file.name)
         except UnicodeDecodeError as error:
             report.drop("file: not in UTF-8", f"{file.name} (at byte {error.start} of a block)")
         except (OSError, EOFError, ValueError) as error:
@@ -121,6 +128,14 @@ class TextFiles(Source):
     def _listing(self) -> Listing:
         plain = SUFFIXES[self._config.type]
         return list_files(self._config.paths, self._context.base_folder, plain, self.name)
+
+
+def _require_text(paths: Sequence[str]) -> None:
+    """Raises: ValueError for a path that says that it leads to records: read as text, their syntax would be learned."""
+    for path in paths:
+        for kind in ("jsonl", "parquet"):
+            if plain_suffix(path) in SUFFIXES[kind]:
+                raise ValueError(f'{path} holds records: the type "{kind}" reads them')
 
 
 def _blocks(file: InputFile) -> Iterator[str]:

@@ -237,7 +237,23 @@ def test_fields_make_no_sense_for_plain_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "name"), [("corpora/my books", "my-books"), ("a/b.jsonl.gz", "b"), ("*.txt", "text"), ("x/*.txt", "x")]
+    ("path", "name"), [("corpora/my books", "my-books"), ("a/b.txt.gz", "b"), ("*.txt", "text"), ("x/*.txt", "x")]
 )
 def test_the_default_name_comes_from_the_path(path: str, name: str) -> None:
     assert TextFiles.Config(type="text", paths=(path,)).source_name == name
+
+
+@pytest.mark.parametrize(("path", "kind"), [("a.jsonl", "jsonl"), ("x/*.json.gz", "jsonl"), ("a.PARQUET", "parquet")])
+def test_records_are_not_read_as_plain_text(path: str, kind: str) -> None:
+    with pytest.raises(ValueError, match=f'holds records: the type "{kind}" reads them'):
+        TextFiles.Config(type="text", paths=("notes", path))
+
+
+def test_an_empty_file_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "full.txt").write_text("Some text that is long enough.")
+    report = SourceReport("text")
+    context = SourceContext(base_folder=tmp_path, cache_folder=tmp_path)
+    documents = list(TextFiles.Config(type="text", paths=(".",)).build(context).documents(report))
+    assert len(documents) == 1
+    assert report.examples == {"file: empty": ["empty.txt"]}
