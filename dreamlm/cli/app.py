@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 failed, 2 the user's mistake, 130 or 143 interrupted by SIGINT or SIGTERM.
 """
 
+import errno
 import os
 import select
 import signal
@@ -73,7 +74,32 @@ def run(arguments: Sequence[str]) -> int:
     except DreamLMError as error:
         Console().error(error)
         code = error.exit_code
+    except OSError as error:
+        if error.errno not in _SURROUNDINGS:
+            raise
+        Console().error(_refused_by_the_system(error))
+        code = DreamLMError.exit_code
     return _flushed(code)
+
+
+_SURROUNDINGS = {
+    errno.EACCES: "check the permissions, or choose another place",
+    errno.EDQUOT: "free some space, or choose another place",
+    errno.EEXIST: "a folder is needed here, and a file is in the way: choose another place",
+    errno.EIO: "the disk or the network behind it fails",
+    errno.EMFILE: "raise the limit on open files: ulimit -n",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOSPC: "free some space, or choose another place",
+    errno.ENOTDIR: "a folder is needed here, and a file is in the way: choose another place",
+    errno.EPERM: "check the permissions, or choose another place",
+    errno.EROFS: "this file system cannot be written to: choose another place",
+}
+"""What the system refuses whatever our code does, and what helps; any other OSError is a bug of ours."""
+
+
+def _refused_by_the_system(error: OSError) -> DreamLMError:
+    what = f"the system refused to read or write: {error.strerror or error}"
+    return DreamLMError(what, where=str(error.filename or ""), hint=_SURROUNDINGS[error.errno or 0])
 
 
 def _end_cleanly_on_sigterm() -> None:
@@ -105,7 +131,9 @@ def _flushed(code: int) -> int:
     """Write out what is buffered; `dreamlm ... | head` ends without a word once the reader is gone."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError) and code == 0:
+            Console().error(_refused_by_the_system(error) if error.errno in _SURROUNDINGS else DreamLMError(str(error)))
         return code or 1
     return code

@@ -11,13 +11,16 @@ from dreamlm.core.errors import UserMistake
 def read_prompts(lines: Iterable[str]) -> Iterator[str]:
     """Every line is a prompt; when the first that is not empty begins with `{`, every line is a JSON object.
 
-    Raises: UserMistake naming the line that is no object with a text as `prompt`.
+    Raises: UserMistake naming the line that is not UTF-8, or no object with a text as `prompt`.
     """
     as_json = None
     for number, line in enumerate(lines, start=1):
         text = line.rstrip("\r\n")
         if not text.strip():
             continue
+        if not _is_unicode(text):
+            hint = "convert it, for example with: iconv -f LATIN1 -t UTF-8"
+            raise UserMistake("this prompt is not UTF-8 text", where=f"stdin, line {number}", hint=hint)
         if as_json is None:
             as_json = text.lstrip().startswith("{")
         yield _prompt_of(text, number) if as_json else text
@@ -38,6 +41,11 @@ def batches(prompts: Iterable[str], size: int) -> Iterator[list[str]]:
     source = iter(prompts)
     while batch := list(islice(source, size)):
         yield batch
+
+
+def _is_unicode(text: str) -> bool:
+    """False when bytes that are no UTF-8 were carried along as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _prompt_of(text: str, number: int) -> str:

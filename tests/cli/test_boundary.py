@@ -1,5 +1,6 @@
 """The error boundary: exit codes, and which stream says what. Exact texts, because people and scripts read them."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -116,3 +117,35 @@ def test_sigterm_unwinds_so_that_temporary_files_go(tmp_path: Path) -> None:
         assert time.monotonic() - began < 30
         assert process.stderr.read() == b""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "sentence", "help_begins"),
+    [
+        (errno.EACCES, "Permission denied", "check the permissions"),
+        (errno.ENOSPC, "No space left on device", "free some space"),
+        (errno.EROFS, "Read-only file system", "this file system cannot be written to"),
+    ],
+)
+def test_what_the_system_refuses_is_no_bug(command: Any, number: int, sentence: str, help_begins: str) -> None:
+    outcome = command(raising(OSError(number, sentence, "/far/away")))
+    assert (outcome.code, outcome.out) == (1, "")
+    expected = f"error: the system refused to read or write: {sentence}\nat: /far/away\nhelp: {help_begins}"
+    assert outcome.err.startswith(expected)
+
+
+def test_a_file_that_our_code_forgot_keeps_its_traceback(command: Any) -> None:
+    with pytest.raises(FileNotFoundError):
+        command(raising(FileNotFoundError(errno.ENOENT, "No such file", "x")))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("arguments", [("presets", "list"), ("presets", "schema")])
+def test_a_result_that_cannot_be_written_is_a_failure(arguments: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "dreamlm.cli", *arguments], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: the system refused to read or write: No space left on device\n")
+    assert "Traceback" not in ended.stderr

@@ -77,3 +77,10 @@ def test_nobody_to_ask_means_the_default(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr("sys.stdin", io.StringIO("tiny\n"))
     assert choose_preset(Console()) == "best_general"
     assert capsys.readouterr().err == "no --preset given: taking best_general\n"
+
+
+def test_a_prompt_in_another_encoding_is_named_by_its_line() -> None:
+    latin = "ab\nGr\udcfc\udcdfe\n"  # how stdin hands on bytes that are no UTF-8
+    with pytest.raises(UserMistake, match="not UTF-8") as caught:
+        list(read_prompts(latin.splitlines()))
+    assert caught.value.where == "stdin, line 2"
