@@ -96,12 +96,13 @@ class StoreLocked(UserMistake):
 class OutOfSpace(DreamLMError):
     """The disk has not enough room for what is about to be written."""
 
-    def __init__(self, path: str, needed_bytes: int, free_bytes: int) -> None:
+    def __init__(self, path: str, needed_bytes: int, free_bytes: int, option: str = "--run DIR") -> None:
+        """`option`: what chooses another folder."""
         self.path, self.needed_bytes, self.free_bytes = path, needed_bytes, free_bytes
         super().__init__(
             f"not enough disk space: {needed_bytes / 1e6:,.1f} MB needed, {free_bytes / 1e6:,.1f} MB free",
             where=path,
-            hint="free some space, or choose another folder with --run DIR",
+            hint=f"free some space, or choose another folder with {option}",
         )
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from dreamlm.core.errors import OutOfSpace
 
+CHOSEN_BY = "--corpus DIR"
+"""What says where a corpus goes."""
+
 
 def write_durably(path: Path, content: bytes) -> None:
     """Write a new file and wait until the disk has it."""
@@ -43,7 +46,7 @@ def require_space(folder: Path, needed_bytes: int) -> None:
     """Raises: OutOfSpace when the file system of the folder has less room than needed."""
     free = free_bytes(folder)
     if free < needed_bytes:
-        raise OutOfSpace(str(folder), needed_bytes, free)
+        raise OutOfSpace(str(folder), needed_bytes, free, CHOSEN_BY)
 
 
 @contextmanager
@@ -54,8 +57,8 @@ def full_disk_explained(folder: Path, needed_bytes: Callable[[], int]) -> Iterat
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise OutOfSpace(str(folder), needed_bytes(), free_bytes(folder)) from error
+        raise OutOfSpace(str(folder), needed_bytes(), free_bytes(folder), CHOSEN_BY) from error
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
             raise
-        raise OutOfSpace(str(folder), needed_bytes(), free_bytes(folder)) from error
+        raise OutOfSpace(str(folder), needed_bytes(), free_bytes(folder), CHOSEN_BY) from error

@@ -12,6 +12,7 @@ Memory is bounded whatever the size of the input: the sources' own bound, the sa
 a byte, `tokenizer.sample_bytes`), and for each process about five times `shard_text_bytes` plus the longest document.
 """
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -24,11 +25,11 @@ from pydantic import Field
 
 from dreamlm.core.config import ConfigModel
 from dreamlm.core.errors import DataError, UserMistake
-from dreamlm.core.tokenizer import BytePair, Pretrained
+from dreamlm.core.tokenizer import CONFIG_FILE, TOKENIZER_FILE, BytePair, Pretrained
 from dreamlm.data_sources.corpus import Corpus
 from dreamlm.data_sources.durable import full_disk_explained, sync_folder
 from dreamlm.data_sources.manifest import MANIFEST_FILE
-from dreamlm.data_sources.preparation.build import CorpusBuilder
+from dreamlm.data_sources.preparation.build import SPLITS, CorpusBuilder
 from dreamlm.data_sources.preparation.cache_key import (
     CODE_VERSION,
     LIMIT,
@@ -218,8 +219,20 @@ def _limit(source: Source, options: SourceConfig, stream_byte_limit: int | None)
 
 
 def _require_replaceable(folder: Path) -> None:
-    """A folder that is no corpus belongs to somebody else. Raises: UserMistake."""
+    """A folder that is no corpus, whole or damaged, belongs to somebody else. Raises: UserMistake."""
     occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if occupied and not (folder / MANIFEST_FILE).is_file():
+    if occupied and not _is_ours(folder):
         hint = "choose another folder, or move this one away"
         raise UserMistake("the folder for the corpus holds something else", where=str(folder), hint=hint)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder holds what a corpus holds and nothing else; a snapshot, for one, has a manifest.json as well."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if MANIFEST_FILE not in names or names - {MANIFEST_FILE, TOKENIZER_FILE, CONFIG_FILE, *SPLITS}:
+        return False
+    try:
+        manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
+    except ValueError:
+        return True  # damaged: there is nothing in it to lose
+    return isinstance(manifest, dict) and "shards" in manifest

@@ -254,12 +254,30 @@ def test_a_folder_with_something_else_in_it_is_left_alone(base: Path) -> None:
     assert content(base / "thesis") == {"chapter.txt": b"years of work"}
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"manifest.json": "{}", "model.safetensors": "weeks of training"},
+        {"manifest.json": '{"images": 3}', "tokenizer.json": "{}"},
+    ],
+)
+def test_a_folder_with_a_manifest_of_another_kind_is_left_alone(base: Path, files: dict[str, str]) -> None:
+    (base / "snapshot").mkdir()
+    for name, text in files.items():
+        (base / "snapshot" / name).write_text(text)
+    with pytest.raises(UserMistake, match="something else"):
+        prepared(config_of(TEXTS), base / "snapshot", base)
+    assert content(base / "snapshot") == {name: text.encode() for name, text in files.items()}
+
+
 def test_too_little_space_is_found_before_anything_is_read(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(durable, "free_bytes", lambda folder: 1000)
     monkeypatch.setattr(TextFiles, "documents", lambda *_: pytest.fail("the sources were read"))
     with pytest.raises(OutOfSpace) as caught:
         prepared(config_of(TEXTS), base / "corpus", base)
     assert caught.value.free_bytes == 1000
+    assert caught.value.where == str(base)
+    assert caught.value.hint == "free some space, or choose another folder with --corpus DIR"
     assert not (base / "corpus").exists()
 
 
@@ -330,3 +348,11 @@ def test_how_training_draws_from_a_corpus_is_no_part_of_its_key(base: Path) -> N
 
     assert key() == key(packing="concat", mix_strategy="weighted", source_weights={"texts": 2.0})
     assert key() != key(min_text_length=51)
+
+
+def test_why_a_source_failed_includes_what_helps(base: Path) -> None:
+    (base / "empty").mkdir()
+    with pytest.raises(AllSourcesFailed) as caught:
+        prepared(config_of({"type": "text", "paths": "empty"}), base / "corpus", base)
+    (failure,) = caught.value.failures
+    assert failure.reason == f"no file found: {base / 'empty'} (empty); valid: *.txt, *.text, *.md, *.rst"

@@ -91,7 +91,7 @@ class CorpusBuilder:
         return self._corpus
 
     def _check_space(self, spooled_bytes: int) -> None:
-        require_space(self._spools.parent, int(spooled_bytes * SHARD_BYTES_PER_TEXT_BYTE) + SPARE_BYTES)
+        require_space(self._spools.parent.parent, int(spooled_bytes * SHARD_BYTES_PER_TEXT_BYTE) + SPARE_BYTES)
 
     def _save_tokenizer(self, sources: Sequence[SplitSpool]) -> Tokenizer:
         self._progress.stage("tokenizer", None)

@@ -103,5 +103,8 @@ class Drawing:
 
 
 def reason(error: DataError) -> str:
-    """What happened and where, in one line."""
-    return f"{error.what} ({error.where})" if error.where else error.what
+    """What happened, where, and what helps, in one line."""
+    parts = [f"{error.what} ({error.where})" if error.where else error.what]
+    if error.valid:
+        parts.append(f"valid: {', '.join(error.valid)}")
+    return "; ".join([*parts, error.hint] if error.hint else parts)
