@@ -44,7 +44,7 @@ def evaluate(request: EvaluationRequest, on_progress: Callable[[int, int], None]
         held_out: HeldOut = TextHeldOut(_read(request.text), loaded.tokenizer, preset.model.seq_length)
         names: Sequence[str] = [request.text.name]
     else:
-        corpus = _corpus(request.corpus or corpus_folder(loaded.preset), loaded)
+        corpus = _corpus(request.corpus, loaded)
         held_out = corpus.held_out(preset.model.seq_length, request.max_tokens, preset.data.packing)
         names = corpus.source_names
     return preset.eval.build().run(loaded.model, held_out, names, on_progress)
@@ -59,12 +59,19 @@ def _read(path: Path) -> str:
         raise UserMistake(f"the text is not UTF-8: {error.reason} at byte {error.start:,}", where=str(path)) from error
 
 
-def _corpus(folder: Path, loaded: Loaded) -> Corpus:
+def _corpus(named: Path | None, loaded: Loaded) -> Corpus:
+    folder = named or corpus_folder(loaded.preset)
     corpus = Corpus.open(folder)
     if corpus.manifest.tokenizer.digest != loaded.tokenizer.digest:
         raise UserMistake(
             "the corpus was tokenised with another tokenizer than the model's",
             where=str(folder),
             hint="measure on its text with --text FILE, or on another corpus with --corpus DIR",
+        )
+    if named is None and corpus.fingerprint != loaded.state.corpus:
+        raise UserMistake(
+            "the corpus of the model's preset was prepared anew and is not the one that the model was trained on",
+            where=str(folder),
+            hint=f"measure on it all the same with --corpus {folder}, or on its text with --text FILE",
         )
     return corpus

@@ -1,0 +1,31 @@
+"""Which corpus an evaluation measures on."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from workplace import Workplace, write_text
+
+from dreamlm.core.errors import UserMistake
+from dreamlm.core.tokenizer import Tokenizer
+from dreamlm.data_sources.progress import Silence
+from dreamlm.wiring.corpora import prepare_corpus
+from dreamlm.wiring.evaluation import EvaluationRequest, evaluate
+from dreamlm.wiring.places import corpus_folder
+
+
+def test_a_corpus_that_is_no_longer_the_models_is_measured_on_only_when_named(
+    place: Workplace, trained: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained()
+    folder = corpus_folder(place.preset())
+    tokenizer = Tokenizer.load(folder)
+    measured = evaluate(EvaluationRequest(run), lambda done, total: None)
+    write_text(place.folder / "text.jsonl", documents=150, seed=1)
+    monkeypatch.setattr(Tokenizer, "train", lambda config, texts: tokenizer)  # as a pretrained one would be
+    prepare_corpus(place.preset(), Silence(), workers=1)
+    with pytest.raises(UserMistake, match="not the one that the model was trained on") as caught:
+        evaluate(EvaluationRequest(run), lambda done, total: None)
+    assert f"--corpus {folder}" in caught.value.hint
+    again = evaluate(EvaluationRequest(run, corpus=folder), lambda done, total: None)
+    assert again.cross_entropy != measured.cross_entropy
