@@ -45,3 +45,9 @@ def test_a_mistake_in_the_preset_is_found_before_any_rank_starts(cli: Any, monke
     outcome = cli("train", "--preset", "tiny", "--nproc", "2", "--set", "train.seed=-1")
     assert outcome.code == 2
     assert "train.seed: must be at least 0, not -1" in outcome.err
+
+
+def test_the_option_that_the_deepspeed_launcher_adds_is_understood(cli: Any) -> None:
+    outcome = cli("train", "--local_rank=1", "--preset", "tinny")
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: no preset is called 'tinny'")
