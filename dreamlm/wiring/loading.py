@@ -7,7 +7,7 @@ import torch
 
 from dreamlm.checkpoints.snapshot import read_snapshot
 from dreamlm.checkpoints.store import Store
-from dreamlm.core.errors import UserMistake
+from dreamlm.core.errors import CheckpointError, UserMistake
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.tokenizer import Tokenizer
 from dreamlm.core.training.state import TrainingState
@@ -37,9 +37,11 @@ def load(path: str | Path, device: str = "auto") -> Loaded:
     preset = resolve_values(snapshot.preset, str(folder / "preset.json"))
     tokenizer = Tokenizer.load(folder)
     model = preset.model.build(snapshot.config["vocab_size"])
-    missing = model.load_state_dict(dict(snapshot.model), strict=False).missing_keys
-    if missing and missing != ["head.weight"]:
-        raise UserMistake(f"the snapshot lacks {', '.join(missing)}", where=str(folder))
+    lacking = model.load_state_dict(dict(snapshot.model), strict=False).missing_keys
+    tied = {"head.weight"} if preset.model.tie_embeddings else set()
+    if missing := [name for name in lacking if name not in tied]:
+        hint = "dreamlm ckpt list shows the run's other snapshots; dreamlm ckpt rotate goes back to one"
+        raise CheckpointError(f"the snapshot lacks {', '.join(missing)}", where=str(folder), hint=hint)
     model.to(choose_device(device)).eval()
     return Loaded(model, tokenizer, preset, TrainingState.from_json(dict(snapshot.state)), folder)
 

@@ -81,13 +81,17 @@ def train(request: TrainRequest, hook: Hook, progress: Progress) -> TrainingStat
                 hook.on_notice(sentence)
             snapshot = _newest(store)
             preset = _preset(request, snapshot, hook)
+            state = TrainingState.from_json(dict(snapshot.state)) if snapshot else None
+            if state is not None and state.tokens >= preset.train.train_tokens:
+                if first:
+                    _complete_report(RunFolder(request.run), state)
+                return _already_finished(state, hook)
+            if first and snapshot is not None:
+                store.require_space(snapshot.size_bytes)
             trained_on = str(snapshot.state["corpus"]) if snapshot else ""
             corpus = prepare_corpus(preset, progress, request.corpus, request.workers, trained_on)
-        state = _state(corpus, snapshot)
-        if state is not None and state.tokens >= preset.train.train_tokens:
-            if first:
-                _complete_report(RunFolder(request.run), state)
-            return _already_finished(state, hook)
+        if state is not None:
+            _require_same_corpus(corpus, state)
         around = _Surrounding(place, device, store if first else None, hook)
         return _Training(request.run, preset, corpus, snapshot, state, around).run()
 
@@ -127,11 +131,8 @@ def _complete_report(folder: RunFolder, state: TrainingState) -> None:
         Hooks([metrics, report]).on_end(end)
 
 
-def _state(corpus: Corpus, snapshot: Snapshot | None) -> TrainingState | None:
-    """The state to go on from.  Raises: ResumeMismatch when corpus or batch are not the run's."""
-    if snapshot is None:
-        return None
-    state = TrainingState.from_json(dict(snapshot.state))
+def _require_same_corpus(corpus: Corpus, state: TrainingState) -> None:
+    """Raises: ResumeMismatch when the corpus is not the run's."""
     if state.corpus != corpus.fingerprint:
         raise ResumeMismatch(
             f"the run was trained on a corpus with fingerprint {state.corpus[:12]}, this one has "
@@ -139,7 +140,6 @@ def _state(corpus: Corpus, snapshot: Snapshot | None) -> TrainingState | None:
             where=str(corpus.folder),
             hint="restore the inputs, name the old corpus with --corpus DIR, or start another run with --run OTHER",
         )
-    return state
 
 
 @dataclass(frozen=True)

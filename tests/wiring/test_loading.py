@@ -1,12 +1,16 @@
 """The public way to a trained model."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import dreamlm
+from dreamlm.checkpoints.manifest import Record
+from dreamlm.checkpoints.snapshot import read_snapshot, write_snapshot
+from dreamlm.checkpoints.store import Store
 from dreamlm.core.errors import CheckpointError, UserMistake
 from dreamlm.wiring.loading import choose_device
 
@@ -57,3 +61,13 @@ def test_a_device_that_is_not_there_is_a_mistake() -> None:
     with pytest.raises(UserMistake, match="'abacus' cannot be used") as caught:
         choose_device("abacus")
     assert "auto" in caught.value.valid
+
+
+@pytest.mark.parametrize("name", ["head.weight", "norm.weight"])
+def test_a_weight_that_the_snapshot_lacks_is_never_left_to_chance(trained: Trained, name: str) -> None:
+    run = trained("model.tie_embeddings=false")
+    whole = read_snapshot(run / "checkpoints" / "lm_current")
+    lacking = replace(whole, model={key: value for key, value in whole.model.items() if key != name})
+    Store(run).commit(Record(9, 9, True), lambda folder: write_snapshot(folder, lacking), expected_bytes=0)
+    with pytest.raises(CheckpointError, match=f"lacks {name}"):
+        dreamlm.load(run)

@@ -1,6 +1,7 @@
 """What a run folder holds, and what may change between two visits to it."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 import torch
 from workplace import Workplace, write_text
 
-from dreamlm.core.errors import ResumeMismatch, UserMistake
+from dreamlm.checkpoints.files import DiskFiles
+from dreamlm.core.errors import OutOfSpace, ResumeMismatch, UserMistake
 from dreamlm.core.training.backend.backend import Measured, MicroBatch
 from dreamlm.core.training.backend.single import SingleProcess
 
@@ -165,3 +167,22 @@ def test_a_run_killed_before_its_report_gets_it_at_the_next_start(
     assert after["evaluations"] == before["evaluations"]
     for key in ("reason", "step", "tokens", "validation_nll", "bits_per_byte"):
         assert after["end"][key] == before["end"][key]
+
+
+def test_a_finished_run_needs_no_data_to_say_so(place: Workplace, trained: Trained) -> None:
+    run = trained()
+    (place.folder / "text.jsonl").unlink()
+    shutil.rmtree(place.folder / "home")
+    assert [end.reason for end in place.train(run).ends] == ["already_finished"]
+
+
+def test_a_disk_without_room_for_a_snapshot_is_noticed_before_the_first_step(
+    place: Workplace, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained()
+    before = (run / "metrics.jsonl").read_bytes()
+    monkeypatch.setattr(DiskFiles, "free_bytes", lambda files, path: 1000)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("training had begun"))
+    with pytest.raises(OutOfSpace):
+        place.train(run, "train.train_tokens=2048", "train.save_interval_steps=1", "train.retry_seconds=0.01")
+    assert (run / "metrics.jsonl").read_bytes() == before

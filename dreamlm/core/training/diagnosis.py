@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.signal import Signal
+from dreamlm.core.objectives.causal import CausalObjective
 from dreamlm.core.training.backend.backend import Backend, MicroBatch, on_device
 from dreamlm.core.types import Stream
 
@@ -24,7 +25,28 @@ def name_cause(backend: Backend, stream: Stream, micro_batches: Sequence[MicroBa
         if layer:
             names = [name for row in rows[:3] for name in stream.describe(micro.batch.windows[row])]
             return f"the first output that is not finite is that of {layer}, reading {', '.join(names[:6])}"
+    if backend.world_size > 1:
+        return "this process met nothing that is not finite on the way forward: look at the others, or the way back"
+    for micro in micro_batches:
+        if weight := _first_bad_gradient(backend, micro):
+            names = [name for window in micro.batch.windows[:3] for name in stream.describe(window)]
+            return (
+                f"every layer's output is finite, but the gradient of {weight} is not, reading {', '.join(names[:6])}"
+            )
     return "every layer's output is finite: the gradient overflowed on the way back"
+
+
+def _first_bad_gradient(backend: Backend, micro: MicroBatch) -> str:
+    """The weight nearest to the loss whose gradient over this micro-batch alone is not finite, or nothing."""
+    torch.manual_seed(micro.seed)
+    names, weights = zip(*reversed(list(backend.model.named_parameters())), strict=True)
+    with backend.autocast():
+        losses = CausalObjective(backend.model, 0.0)(*on_device(micro.batch, backend.device))
+    gradients = torch.autograd.grad(losses.objectives["token"] / losses.tokens, weights, allow_unused=True)
+    found = (
+        name for name, grad in zip(names, gradients, strict=True) if grad is not None and not grad.isfinite().all()
+    )
+    return next(found, "")
 
 
 def _first_bad_layer(backend: Backend, micro: MicroBatch) -> tuple[str, list[int]]:

@@ -6,7 +6,8 @@ snapshot goes is the saver's. The state is a value: each step makes a new one, a
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, final
@@ -134,7 +135,8 @@ class Trainer:
         self._report(state, measured, update)
         if not update.applied:
             self._skipped(state, measured, micro_batches)
-        return self._check_early(state, measured) if self._config.sanity_checks else state
+        with self._on_record(state):
+            return self._check_early(state, measured) if self._config.sanity_checks else state
 
     def _share(self, state: TrainingState, windows: Sequence[Window]) -> list[MicroBatch]:
         """This rank's micro-batches. Numbered over all ranks, so that a micro-batch is the same at any world size."""
@@ -171,7 +173,8 @@ class Trainer:
 
     def _check_fresh(self, state: TrainingState) -> None:
         if self._config.sanity_checks:
-            sanity.check_initial_loss(self._backend, state.micro_rows, self._stream.seq_length)
+            with self._on_record(state):
+                sanity.check_initial_loss(self._backend, state.micro_rows, self._stream.seq_length)
             self._first_weights = sanity.weight_sums(self._backend.model)
 
     def _check_early(self, state: TrainingState, measured: Measured) -> TrainingState:
@@ -184,6 +187,15 @@ class Trainer:
         if len(losses) == sanity.EARLY_STEPS:
             sanity.check_loss_falls(losses)
         return replace(state, early_losses=losses)
+
+    @contextmanager
+    def _on_record(self, state: TrainingState) -> Iterator[None]:
+        """A check that fails ends the run, which is to be told like any other end."""
+        try:
+            yield
+        except TrainingFailed:
+            self._end("failed", state)
+            raise
 
     def _with_less_memory(self, state: TrainingState) -> TrainingState:
         self._backend.discard()

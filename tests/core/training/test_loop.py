@@ -330,6 +330,32 @@ def test_a_head_that_overflows_is_named_with_what_it_read(run: Make) -> None:
     assert cause.startswith("the first output that is not finite is that of head, reading text: window ")
 
 
+def test_a_gradient_that_overflows_is_named_with_what_was_read(run: Make) -> None:
+    healthy = run()
+    backend = healthy.backend()
+    windows, _ = healthy.stream.draw(healthy.stream.start(), 1)
+    micro = MicroBatch(healthy.stream.read(windows), 0)
+    backend.model.layers[1].attention.output.weight.register_hook(lambda gradient: gradient * float("inf"))
+    assert name_cause(backend, healthy.stream, [micro]) == (
+        "every layer's output is finite, but the gradient of layers.1.attention.output.weight is not, "
+        f"reading text: window {windows[0].index}"
+    )
+
+
+@pytest.mark.parametrize("moment", ["at once", "later"])
+def test_a_failed_check_ends_the_run_on_record(run: Make, moment: str) -> None:
+    broken = run()
+    backend = broken.backend()
+    if moment == "at once":
+        with torch.no_grad():
+            backend.model.embedding.weight.mul_(30)
+    else:
+        backend.model.norm.unused = torch.nn.Parameter(torch.ones(3))
+    with pytest.raises(TrainingFailed):
+        broken.go(backend=backend)
+    assert [(end.reason, end.step) for end in broken.hook.ends] == [("failed", 0 if moment == "at once" else 10)]
+
+
 def test_the_state_survives_json() -> None:
     state = Run().first_state()
     assert TrainingState.from_json(state.to_json()) == state
