@@ -356,3 +356,9 @@ def test_why_a_source_failed_includes_what_helps(base: Path) -> None:
         prepared(config_of({"type": "text", "paths": "empty"}), base / "corpus", base)
     (failure,) = caught.value.failures
     assert failure.reason == f"no file found: {base / 'empty'} (empty); valid: *.txt, *.text, *.md, *.rst"
+
+
+def test_where_there_is_no_corpus_the_explanation_is_a_sentence(base: Path) -> None:
+    folders = {"cache_folder": base / "cache", "base_folder": base}
+    (difference,) = Preparation(config_of(TEXTS), BytePair(vocab_size=300), base / "corpus", **folders).differences()
+    assert str(difference) == "no corpus here; wanted is a complete corpus"

@@ -18,6 +18,8 @@ UNKNOWN = "unknown"
 FAILED = "failed"
 """Stands for a source that was there but gave nothing; it is tried again the next time."""
 
+WHOLE = "corpus"
+"""The component that differs when there is no corpus to compare with."""
 LIMIT = "limit of "
 """Begins the component that says how many bytes of text were kept of a source without an end."""
 
@@ -31,6 +33,8 @@ class Difference:
     wanted: str
 
     def __str__(self) -> str:
+        if self.component == WHOLE:
+            return f"{self.existing}; wanted is {self.wanted}"
         return f"{self.component}: the corpus has {self.existing}, wanted is {self.wanted}"
 
 
@@ -64,7 +68,7 @@ def reusable(folder: Path, wanted: Mapping[str, str], trained_on: str = "") -> C
     try:
         corpus = Corpus.open(folder)
     except DataError as error:
-        return [Difference("corpus", error.what, "a complete corpus")]
+        return [Difference(WHOLE, error.what, "a complete corpus")]
     found = differences(wanted, corpus.manifest.key)
     if corpus.fingerprint == trained_on:
         found = [difference for difference in found if not difference.component.startswith(LIMIT)]

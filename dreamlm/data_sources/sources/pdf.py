@@ -133,7 +133,8 @@ class PdfFolder(Source):
                 extraction = process.read(file.path)
             finally:
                 processes.put(process)
-            self._cache.put(file.sha256, extraction)
+            if not extraction.crashed:
+                self._cache.put(file.sha256, extraction)
             return extraction
 
         pool = ThreadPoolExecutor(workers, thread_name_prefix="pdf")

@@ -16,6 +16,7 @@ WORKER = Path(__file__).with_name("pdf_worker.py")
 STALL_FACTOR = 4
 """A reader that uses no processor time is ended after this many times its time limit on the clock."""
 TRIES_AFTER_CRASH = 2
+CRASHED = "crashed the reader"
 START_SECONDS = 120.0
 OVER_PROCESSOR_TIME = -signal.SIGXCPU if sys.platform != "win32" else None
 """Exit code of a child that the system ended because its processor time was up."""
@@ -41,6 +42,11 @@ class Extraction:
     failure: str = ""
     """Why the whole file is skipped; empty when it could be read."""
     detail: str = ""
+
+    @property
+    def crashed(self) -> bool:
+        """Whether the reader died: the file's doing, or that of a machine without memory, which may have some later."""
+        return self.failure == CRASHED
 
     def as_json(self) -> dict[str, Any]:
         """The value that `from_json` takes."""
@@ -86,7 +92,7 @@ class PdfProcess:
             if self._closed.is_set():
                 self._end_child()
                 raise ReadingStopped
-            if not extraction.failure.startswith("crashed"):
+            if not extraction.crashed:
                 break
         return extraction
 
@@ -115,7 +121,7 @@ class PdfProcess:
             self._end_child()
             if stalled or code == OVER_PROCESSOR_TIME:
                 return Extraction(failure=f"over the time limit of {seconds:g} s")
-            return Extraction(failure="crashed the reader", detail=f"exit code {code}")
+            return Extraction(failure=CRASHED, detail=f"exit code {code}")
         if answer.get("failure") == "over the memory limit":
             self._end_child()
             megabytes = self._limits.memory_limit_bytes >> 20

@@ -39,7 +39,7 @@ def read_records(file: InputFile, kind: str, options: RecordOptions, report: Sou
     report.inputs += 1
     try:
         yield from _READERS[kind](file, options, report)
-    except (OSError, EOFError, ValueError, csv.Error) as error:
+    except (OSError, EOFError, ValueError, RecursionError, csv.Error) as error:
         report.drop(f"file: damaged or no {kind}", f"{file.name} ({reason_of(error)})")
 
 
@@ -73,7 +73,7 @@ def _starts_as_json_lines(stream: BinaryIO) -> bool:
         if line.strip(b"\xef\xbb\xbf \t\r\n"):
             try:
                 return isinstance(json.loads(line.decode("utf-8-sig")), dict)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return False
     return False
 

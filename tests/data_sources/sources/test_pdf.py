@@ -283,3 +283,12 @@ def test_the_fingerprint_follows_content_and_options(context: SourceContext, dat
 def test_piece_sizes_must_be_in_order() -> None:
     with pytest.raises(ValidationError, match="100 <= shortest <= longest"):
         PdfFolder.Config(type="pdf", paths=("a",), piece_characters=(5000, 3000))
+
+
+@pytest.mark.usefixtures("obedient_worker")
+def test_a_crash_is_not_remembered(context: SourceContext, data: Path) -> None:
+    (data / "a.pdf").write_bytes(b"a")
+    (data / "crash.pdf").write_bytes(b"crash")
+    assert len(texts(context)[0]) == 1
+    (data / "crash.pdf").rename(data / "b.pdf")  # what killed the reader is gone
+    assert len(texts(context)[0]) == 2

@@ -183,6 +183,7 @@ def test_parquet_gives_the_documents_of_the_same_json_lines(context: SourceConte
         ("bad.txt", b"caf\xe9 and many other words", "file: not in UTF-8"),
         ("bad.parquet", b"PAR1 nonsense", "file: damaged or no parquet"),
         ("bad.jsonl.gz", b"no gzip at all", "file: damaged or no jsonl"),
+        ("bad.jsonl", b"[" * 200_000, "file: damaged or no jsonl"),
     ],
 )
 def test_a_damaged_file_is_counted_and_the_others_are_read(
