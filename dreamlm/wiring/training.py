@@ -110,7 +110,9 @@ def _preset(request: TrainRequest, snapshot: Snapshot | None, hook: Hook) -> Pre
         return request.preset
     where = str(request.run / "checkpoints")
     preset = request.preset or resolve_values(snapshot.preset, where, request.sets)
-    for sentence in check_resume(snapshot.preset, preset, request.allow_changes):
+    # Resolved again, so that a key which is newer than the run counts with its default.
+    before = resolve_values(snapshot.preset, where).model_dump(mode="json")
+    for sentence in check_resume(before, preset, request.allow_changes):
         hook.on_notice(sentence)
     return preset
 

@@ -14,12 +14,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def halved(micro_rows: int) -> int:
-    """Half of the micro-batch, which must be divisible.  Raises: TrainingFailed when it cannot be halved."""
-    if micro_rows % 2:
+    """The largest divisor of the micro-batch up to its half.  Raises: TrainingFailed when it is one row already."""
+    if micro_rows == 1:
         raise TrainingFailed(
-            f"out of memory with {micro_rows} row{'s' if micro_rows > 1 else ''} in a micro-batch, "
-            "and an odd number cannot be halved",
+            "out of memory with 1 row in a micro-batch, which cannot be halved",
             where="train.per_gpu_batch_size",
             hint="lower model.seq_length or model.hidden_size, or set train.activation_checkpointing=true",
         )
-    return micro_rows // 2
+    return next(rows for rows in range(micro_rows // 2, 0, -1) if micro_rows % rows == 0)

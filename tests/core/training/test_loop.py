@@ -81,8 +81,8 @@ def test_running_out_of_memory_halves_the_micro_batch_and_repeats_the_step(run: 
     roomy.go()
     assert losses(small) == pytest.approx(losses(roomy), rel=1e-4)
     assert [notice for notice in small.hook.notices if "out of memory" in notice] == [
-        "out of memory: micro-batch 4 -> 2 rows, accumulation doubled; the step is the same",
-        "out of memory: micro-batch 2 -> 1 rows, accumulation doubled; the step is the same",
+        "out of memory: micro-batch 4 -> 2 rows, accumulation x2; the step is the same",
+        "out of memory: micro-batch 2 -> 1 rows, accumulation x2; the step is the same",
     ]
     assert small.shelf.saved[-1][0].micro_rows == 1
 

@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dreamlm.core.nn.decoder import DreamLM
-from dreamlm.core.training.memory import is_out_of_memory
+from dreamlm.core.training.memory import halved, is_out_of_memory
 from dreamlm.core.training.meters import matmul_peak, training_flops_per_token
 from dreamlm.core.training.precision import choose_precision
 
@@ -42,3 +42,8 @@ def test_the_peak_is_positive_and_asked_precision_is_kept() -> None:
 )
 def test_out_of_memory_is_recognised(error: BaseException, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
+
+
+@pytest.mark.parametrize(("rows", "fewer"), [(8, 4), (6, 3), (9, 3), (7, 1), (2, 1)])
+def test_a_smaller_micro_batch_still_makes_up_the_step(rows: int, fewer: int) -> None:
+    assert halved(rows) == fewer
