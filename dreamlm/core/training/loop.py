@@ -201,7 +201,8 @@ class Trainer:
         self._backend.discard()
         rows = halved(state.micro_rows)
         self._hooks.on_notice(
-            f"out of memory: micro-batch {state.micro_rows} -> {rows} rows, accumulation x{state.micro_rows // rows}; the step is the same"
+            f"out of memory: micro-batch {state.micro_rows} -> {rows} rows, "
+            f"accumulation x{state.micro_rows // rows}; the step is the same"
         )
         return replace(state, micro_rows=rows)
 
