@@ -39,11 +39,13 @@ def dreamlm(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    local_rank: Annotated[int | None, typer.Option("--local_rank", hidden=True)] = None,
 ) -> None:
     """Prepare documents, train a small language model, measure it and let it write.
 
     Start with: dreamlm train --preset tiny
     """
+    del local_rank  # the deepspeed launcher puts it before every command, and says the same in LOCAL_RANK
 
 
 app.command()(prepare.prepare)

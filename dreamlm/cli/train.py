@@ -36,7 +36,6 @@ def train(
         bool, typer.Option("--allow-changes", help="Continue a run although safe settings differ.")
     ] = False,
     as_json: JsonOption = False,
-    local_rank: Annotated[int | None, typer.Option("--local_rank", hidden=True)] = None,
 ) -> None:
     """Train a model, or go on where the run stopped.
 
@@ -48,7 +47,6 @@ def train(
     from dreamlm.cli.ranks import command_line, run_ranks
     from dreamlm.presets.resolve import resolve
 
-    del local_rank  # the deepspeed launcher adds it to every command line, and says the same in LOCAL_RANK
     console = Console(as_json)
     changes = [*(sets or ()), *([] if seed is None else [f"train.seed={seed}"])]
     chosen = None

@@ -48,6 +48,6 @@ def test_a_mistake_in_the_preset_is_found_before_any_rank_starts(cli: Any, monke
 
 
 def test_the_option_that_the_deepspeed_launcher_adds_is_understood(cli: Any) -> None:
-    outcome = cli("train", "--local_rank=1", "--preset", "tinny")
+    outcome = cli("--local_rank=1", "train", "--preset", "tinny")
     assert outcome.code == 2
     assert outcome.err.startswith("error: no preset is called 'tinny'")
