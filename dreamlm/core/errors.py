@@ -115,6 +115,10 @@ class ResumeMismatch(UserMistake):
     """The run on disk and the request differ in something that must not change silently."""
 
 
+class LossNotFinite(DreamLMError):
+    """A held-out loss is NaN or infinite."""
+
+
 class TrainingFailed(DreamLMError):
     """Training cannot go on: a sanity check failed, or too many steps in a row were not finite."""
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from dreamlm.core.errors import DataError, DreamLMError
+from dreamlm.core.errors import DataError, DreamLMError, LossNotFinite
 from dreamlm.core.inference import inference
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.types import Batch, HeldOut
@@ -46,8 +46,8 @@ def score(
 ) -> WindowScores:
     """Run the model over all windows, `rows` at a time; on_progress gets batches done and in all.
 
-    Raises: DataError when the windows hold other targets than they promise; DreamLMError when a loss is not finite or
-    differs from a plain cross-entropy.
+    Raises: DataError when the windows hold other targets than they promise; LossNotFinite; DreamLMError
+    when a loss differs from a plain cross-entropy.
     """
     batches = held_out.batches(rows)
     if len(batches) == 0:
@@ -109,7 +109,7 @@ def _parity_tolerance(model: DreamLM) -> float:
 def _check(scores: WindowScores, promised: int, parity_tolerance: float) -> None:
     broken = np.flatnonzero(~np.isfinite(scores.nll_N))
     if len(broken):
-        raise DreamLMError(
+        raise LossNotFinite(
             f"the loss is not finite on {len(broken)} of {len(scores.nll_N)} held-out windows",
             where=f"first at window {broken[0]}",
             hint="the weights may be damaged or have diverged: dreamlm ckpt verify, or an earlier snapshot",

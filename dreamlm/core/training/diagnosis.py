@@ -15,25 +15,36 @@ from dreamlm.core.types import Stream
 def name_cause(backend: Backend, stream: Stream, micro_batches: Sequence[MicroBatch]) -> str:
     """The first layer whose output is not finite and the documents it was reading, in a sentence.
 
-    Runs the micro-batches forward again with a watch on every layer; call it inside `backend.whole()`.
+    Runs the micro-batches forward again with a watch on every layer. Collective, inside `backend.whole()`.
     """
     bad_weights = [name for name, p in backend.model.named_parameters() if not torch.isfinite(p).all()]
     if bad_weights:
         return f"the weights of {bad_weights[0]} are not finite"
+    for look in (_on_the_way_forward, _on_the_way_back):
+        if cause := backend.first(look(backend, stream, micro_batches)):
+            return cause
+    return "every layer's output is finite: the gradient overflowed on the way back"
+
+
+def _on_the_way_forward(backend: Backend, stream: Stream, micro_batches: Sequence[MicroBatch]) -> str:
     for micro in micro_batches:
         layer, rows = _first_bad_layer(backend, micro)
         if layer:
             names = [name for row in rows[:3] for name in stream.describe(micro.batch.windows[row])]
             return f"the first output that is not finite is that of {layer}, reading {', '.join(names[:6])}"
+    return ""
+
+
+def _on_the_way_back(backend: Backend, stream: Stream, micro_batches: Sequence[MicroBatch]) -> str:
     if backend.world_size > 1:
-        return "this process met nothing that is not finite on the way forward: look at the others, or the way back"
+        return ""  # DeepSpeed's gradient hooks allow no second backward pass beside its own
     for micro in micro_batches:
         if weight := _first_bad_gradient(backend, micro):
             names = [name for window in micro.batch.windows[:3] for name in stream.describe(window)]
             return (
                 f"every layer's output is finite, but the gradient of {weight} is not, reading {', '.join(names[:6])}"
             )
-    return "every layer's output is finite: the gradient overflowed on the way back"
+    return ""
 
 
 def _first_bad_gradient(backend: Backend, micro: MicroBatch) -> str:

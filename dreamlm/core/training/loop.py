@@ -14,7 +14,7 @@ from typing import Protocol, final
 
 import torch
 
-from dreamlm.core.errors import Interrupted, OutOfSpace, TrainingFailed
+from dreamlm.core.errors import Interrupted, LossNotFinite, OutOfSpace, TrainingFailed
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.training import sanity
 from dreamlm.core.training.backend.backend import Backend, Measured, MicroBatch, Tensors, Update
@@ -163,13 +163,15 @@ class Trainer:
             cause = name_cause(self._backend, self._stream, micro_batches)
         self._hooks.on_notice(f"step {state.step} skipped, its {kind} is not finite: {cause}")
         if state.skipped_in_a_row >= self._config.max_skipped_steps:
-            step = self._saver.roll_back()
-            self._end("failed", state)
-            raise TrainingFailed(
-                f"{state.skipped_in_a_row} steps in a row were not finite; last: {cause}; "
-                f"the run is back at its last finite snapshot, step {step}",
-                hint="continue with a lower rate: --set train.optimizer.learning_rate=... --allow-changes",
-            )
+            raise self._given_up(state, f"{state.skipped_in_a_row} steps in a row were not finite; last: {cause}")
+
+    def _given_up(self, state: TrainingState, why: str) -> TrainingFailed:
+        step = self._saver.roll_back()
+        self._end("failed", state)
+        return TrainingFailed(
+            f"{why}; the run is back at its last finite snapshot, step {step}",
+            hint="continue with a lower rate: --set train.optimizer.learning_rate=... --allow-changes",
+        )
 
     def _check_fresh(self, state: TrainingState) -> None:
         if self._config.sanity_checks:
@@ -208,7 +210,10 @@ class Trainer:
 
     def _evaluate(self, state: TrainingState) -> TrainingState:
         with self._backend.whole():
-            found = self._around.validate()
+            try:
+                found = self._around.validate()
+            except LossNotFinite as error:
+                raise self._given_up(state, f"on held-out text {error.what}") from error
             samples = self._around.sample(state.step)
         self._last_bits_per_byte = found.bits_per_byte
         best = state.best_validation_loss is None or found.nll < state.best_validation_loss

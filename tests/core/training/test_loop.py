@@ -12,7 +12,7 @@ import torch
 from small_runs import Run
 from stream_of_text import VOCAB, TextStream
 
-from dreamlm.core.errors import Interrupted, OutOfSpace, TrainingFailed
+from dreamlm.core.errors import Interrupted, LossNotFinite, OutOfSpace, TrainingFailed
 from dreamlm.core.training import loop
 from dreamlm.core.training.backend.backend import MicroBatch
 from dreamlm.core.training.diagnosis import name_cause
@@ -359,3 +359,16 @@ def test_a_failed_check_ends_the_run_on_record(run: Make, moment: str) -> None:
 def test_the_state_survives_json() -> None:
     state = Run().first_state()
     assert TrainingState.from_json(state.to_json()) == state
+
+
+def test_a_held_out_loss_that_is_not_finite_ends_at_the_last_finite_snapshot(run: Make) -> None:
+    diverged = run(save_interval_steps=4)
+
+    def validate() -> Validation:
+        raise LossNotFinite("the loss is not finite on 3 of 7 held-out windows")
+
+    diverged.validate = validate
+    with pytest.raises(TrainingFailed, match=r"on held-out text the loss is not finite on 3 of 7 .* step 8"):
+        diverged.go()
+    assert diverged.shelf.rolled_back
+    assert diverged.hook.ends[-1].reason == "failed"

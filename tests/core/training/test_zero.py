@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Run
 from safetensors.torch import load_file, save_file
+from small_runs import Run
 from zero_scenes import CASES, MOVED_STAGES, RESUMED_CASES, SAVED_AT, STEPS, FewWindows, held_out_loss, single, train
 
 from dreamlm.core.training.backend.backend import Tensors
@@ -146,6 +146,11 @@ def test_evaluation_sees_whole_weights_whatever_other_ranks_do(
 
 def test_a_flag_of_any_rank_is_seen_by_all(seen: dict[str, Any]) -> None:
     assert all(seen[f"z{stage}-{precision}-resumed"]["any"] == [True, False] for stage, precision in RESUMED_CASES)
+
+
+def test_the_first_rank_that_has_something_to_say_is_heard_by_all(seen: dict[str, Any]) -> None:
+    said = [seen[f"z{stage}-{precision}-resumed"]["first"] for stage, precision in RESUMED_CASES]
+    assert all(texts == ["second", "0", ""] for texts in said)
 
 
 def test_what_each_rank_measures_is_decided_by_the_first(seen: dict[str, Any]) -> None:

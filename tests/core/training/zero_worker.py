@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import Run
 from safetensors.torch import load_file, save_file
+from small_runs import Run
 from torch import distributed
 from zero_scenes import (
     CASES,
@@ -89,6 +89,7 @@ def resumed(folder: Path, stage: int, precision: str) -> dict[str, Any]:
         "overflow": [overflowing.nll, skipped.applied, str(skipped.gradient_norm)],
         "held_out": losses[0],
         "any": [backend.any(backend.rank == 1), backend.any(False)],
+        "first": [backend.first("second" if backend.rank else ""), backend.first(str(backend.rank)), backend.first("")],
     }
 
 

@@ -106,6 +106,10 @@ class Backend(ABC):
         """Sums over the ranks, in fp64. Collective."""
 
     @abstractmethod
+    def first(self, text: str) -> str:
+        """The first text, by rank, that is not empty; empty when all are. Collective."""
+
+    @abstractmethod
     def close(self) -> None:
         """Leave the process group, if there is one."""
 

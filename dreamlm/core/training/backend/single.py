@@ -99,5 +99,8 @@ class SingleProcess(Backend):
     def sum(self, values: Sequence[float]) -> list[float]:
         return list(values)
 
+    def first(self, text: str) -> str:
+        return text
+
     def close(self) -> None:
         """Nothing to leave."""

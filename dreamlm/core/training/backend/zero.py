@@ -166,6 +166,11 @@ class ZeroBackend(Backend):
         distributed.all_reduce(total)
         return [float(value) for value in total.tolist()]
 
+    def first(self, text: str) -> str:
+        texts = [""] * self.world_size
+        distributed.all_gather_object(texts, text)
+        return next(filter(None, texts), "")
+
     def close(self) -> None:
         self._engine.destroy()
         process_group.leave()
