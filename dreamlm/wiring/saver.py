@@ -17,7 +17,7 @@ from dreamlm.presets.schema import Preset
 
 @final
 class SnapshotSaver:
-    """Implements `core.training.loop.Saver` on the process that writes."""
+    """Implements `core.training.surroundings.Saver` on the process that writes."""
 
     def __init__(self, store: Store, preset: Preset, model: DreamLM, tokenizer: Tokenizer, corpus: Path) -> None:
         self._store = store

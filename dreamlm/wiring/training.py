@@ -26,11 +26,12 @@ from dreamlm.core.training.backend.backend import Backend, Tensors
 from dreamlm.core.training.backend.choose import build_backend
 from dreamlm.core.training.backend.process_group import Place, as_the_first_rank, first_rank_first, join
 from dreamlm.core.training.hooks import Hook, Hooks, RunEnd, Sample
-from dreamlm.core.training.loop import Surroundings, Trainer, Validation
+from dreamlm.core.training.loop import Trainer
 from dreamlm.core.training.precision import choose_precision
 from dreamlm.core.training.recorders import MetricsFile, ReportFile, TensorBoard
 from dreamlm.core.training.sharing import validate_together
 from dreamlm.core.training.state import TrainingState
+from dreamlm.core.training.surroundings import Surroundings, Validation
 from dreamlm.data_sources.corpus import Corpus
 from dreamlm.data_sources.progress import Progress
 from dreamlm.data_sources.stream import CorpusStream

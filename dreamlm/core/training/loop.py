@@ -6,59 +6,27 @@ snapshot goes is the saver's. The state is a value: each step makes a new one, a
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Protocol, final
+from dataclasses import replace
+from typing import final
 
 import torch
 
 from dreamlm.core.errors import Interrupted, LossNotFinite, OutOfSpace, TrainingFailed
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.training import sanity
-from dreamlm.core.training.backend.backend import Backend, Measured, MicroBatch, Tensors, Update
+from dreamlm.core.training.backend.backend import Backend, Measured, MicroBatch, Update
 from dreamlm.core.training.config import TrainingConfig
 from dreamlm.core.training.diagnosis import name_cause
-from dreamlm.core.training.hooks import EvaluationReport, Hook, RunEnd, RunStart, Sample, Saved, StepReport
+from dreamlm.core.training.hooks import EvaluationReport, RunEnd, RunStart, Saved, StepReport
 from dreamlm.core.training.interruption import StopRequest
 from dreamlm.core.training.memory import halved, is_out_of_memory
 from dreamlm.core.training.meters import Throughput, matmul_peak, training_flops_per_token
 from dreamlm.core.training.schedules import Schedule
 from dreamlm.core.training.state import TrainingState
+from dreamlm.core.training.surroundings import Surroundings
 from dreamlm.core.types import Stream, Window
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Held-out loss in nats per token, the same per byte of text in bits, and nats per token of each source."""
-
-    nll: float
-    bits_per_byte: float
-    sources: dict[str, float]
-
-
-class Saver(Protocol):
-    """Where snapshots go. Called on every rank; only the first one writes."""
-
-    def save(self, state: TrainingState, tensors: Tensors) -> Path:
-        """Commit a snapshot.  Raises: OutOfSpace, with the older snapshots untouched."""
-        ...
-
-    def roll_back(self) -> int:
-        """Make the newest finite snapshot the current one; its step."""
-        ...
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What the loop talks to besides its backend and its stream."""
-
-    saver: Saver
-    hooks: Hook
-    validate: Callable[[], Validation]
-    sample: Callable[[int], Sequence[Sample]]
-    padding_id: int
 
 
 @final

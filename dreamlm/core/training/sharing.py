@@ -10,7 +10,7 @@ from dreamlm.core.errors import DataError
 from dreamlm.core.evaluation.score import score
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.training.backend.backend import Backend, real_targets
-from dreamlm.core.training.loop import Validation
+from dreamlm.core.training.surroundings import Validation
 from dreamlm.core.types import Batch, HeldOut
 
 

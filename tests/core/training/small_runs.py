@@ -15,8 +15,9 @@ from dreamlm.core.training.backend.backend import Tensors
 from dreamlm.core.training.backend.single import SingleProcess
 from dreamlm.core.training.config import TrainingConfig
 from dreamlm.core.training.hooks import EvaluationReport, Hook, RunEnd, Sample, StepReport
-from dreamlm.core.training.loop import Surroundings, Trainer, Validation
+from dreamlm.core.training.loop import Trainer
 from dreamlm.core.training.state import TrainingState
+from dreamlm.core.training.surroundings import Surroundings, Validation
 
 
 @dataclass

@@ -17,8 +17,8 @@ from dreamlm.core.training import loop
 from dreamlm.core.training.backend.backend import MicroBatch
 from dreamlm.core.training.diagnosis import name_cause
 from dreamlm.core.training.hooks import StepReport
-from dreamlm.core.training.loop import Validation
 from dreamlm.core.training.state import TrainingState
+from dreamlm.core.training.surroundings import Validation
 
 Make = Callable[..., Run]
 
