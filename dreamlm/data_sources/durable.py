@@ -1,6 +1,5 @@
 """Files and names that survive a power cut: the bytes are on the disk before the name that promises them."""
 
-import errno
 import os
 import shutil
 import sqlite3
@@ -8,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dreamlm.core.errors import OutOfSpace
+from dreamlm.core.errors import OutOfSpace, is_out_of_space
 
 CHOSEN_BY = "--corpus DIR"
 """What says where a corpus goes."""
@@ -55,7 +54,7 @@ def full_disk_explained(folder: Path, needed_bytes: Callable[[], int]) -> Iterat
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_out_of_space(error):
             raise
         raise OutOfSpace(str(folder), needed_bytes(), free_bytes(folder), CHOSEN_BY) from error
     except sqlite3.OperationalError as error:

@@ -34,7 +34,7 @@ class TrainingConfig(ConfigModel):
     backend: Literal["auto", "torch", "deepspeed"] = "auto"
     """`auto`: plain PyTorch in one process, DeepSpeed in several."""
     zero_stage: Literal[0, 1, 2, 3] = 2
-    """What DeepSpeed divides among processes: 1 optimizer, 2 also gradients, 3 also weights."""
+    """What DeepSpeed divides among processes: 0 nothing, 1 optimizer, 2 also gradients, 3 also weights."""
     seed: int = Field(0, ge=0)
     eval_tokens: int = Field(2_000_000, ge=1)
     """Evaluate on held-out documents after every so many training tokens, and at the end."""
