@@ -40,6 +40,8 @@ _EXPRESSED = {
 }
 _IRRELEVANT = {"segment_length", "dropout"}
 """A plain decoder computes the same for every segment length, and drops nothing outside training."""
+_KINDS = {"positions": "rope", "feed_forward": "swiglu", "norm": "rmsnorm"}
+"""Parts of which a stock architecture has just this kind."""
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _ENVELOPE = {"model_type", "architectures", "vocab_size", "dtype", "transformers_version", *_SPECIAL_TOKENS}
 """What config.json holds beside the decoder's own configuration."""
@@ -97,10 +99,13 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _require_expressible(config: Mapping[str, Any], snapshot: Path) -> None:
-    known = _EXPRESSED | _IRRELEVANT | _ENVELOPE
+    known = _EXPRESSED | _IRRELEVANT | _ENVELOPE | _KINDS.keys()
     features = [name for name, value in config.items() if name not in known and value not in (None, False, [], {})]
-    if config["positions"]["type"] != "rope":
-        features.append(f"positions {config['positions']['type']}")
+    for name, kind in _KINDS.items():
+        value = config.get(name, kind)
+        chosen = value["type"] if isinstance(value, dict) else value
+        if chosen != kind:
+            features.append(f"{name} {chosen}")
     if features:
         raise UserMistake(
             f"neither Llama nor Qwen3 can express this model's {', '.join(features)}",

@@ -5,30 +5,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreamlm.core.nn.cache import KeyValueCache
-from dreamlm.core.nn.norm import RMSNorm
+from dreamlm.core.nn.norm import NormName, build_norm
 from dreamlm.core.nn.signal import Segment
 
 
 class Attention(nn.Module):
     """softmax(q k^T / sqrt(K)) v over the tokens a token may see; never holds the T x T weights.
 
-    Source: Vaswani et al. 2017; grouped heads: Ainslie et al. 2023; QK-norm: Henry et al. 2020 (RMS, per head).
+    Source: Vaswani et al. 2017; grouped heads: Ainslie et al. 2023; QK-norm: Henry et al. 2020 (per head).
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, num_kv_heads: int, qk_norm: bool, norm_epsilon: float) -> None:
+    def __init__(
+        self, hidden_size: int, num_heads: int, num_kv_heads: int, qk_norm: bool, norm: NormName, norm_epsilon: float
+    ) -> None:
         super().__init__()
         self.num_heads, self.num_kv_heads, self.head_size = num_heads, num_kv_heads, hidden_size // num_heads
         self.query = nn.Linear(hidden_size, hidden_size, bias=False)
         self.key = nn.Linear(hidden_size, num_kv_heads * self.head_size, bias=False)
         self.value = nn.Linear(hidden_size, num_kv_heads * self.head_size, bias=False)
         self.output = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.query_norm = RMSNorm(self.head_size, norm_epsilon) if qk_norm else nn.Identity()
-        self.key_norm = RMSNorm(self.head_size, norm_epsilon) if qk_norm else nn.Identity()
+        self.query_norm = build_norm(norm, self.head_size, norm_epsilon) if qk_norm else nn.Identity()
+        self.key_norm = build_norm(norm, self.head_size, norm_epsilon) if qk_norm else nn.Identity()
 
     def forward(self, hidden_BTD: Tensor, segment: Segment, past: KeyValueCache) -> tuple[Tensor, KeyValueCache]:
         """Mixed hidden vectors (B, T, D), and the cache with this segment's keys and values behind the past's."""
-        query_BHTK = segment.rotation(self.query_norm(self._heads(self.query(hidden_BTD))))
-        key_BGTK = segment.rotation(self.key_norm(self._heads(self.key(hidden_BTD))))
+        query_BHTK = segment.placement.query(self.query_norm(self._heads(self.query(hidden_BTD))))
+        key_BGTK = segment.placement.key(self.key_norm(self._heads(self.key(hidden_BTD))))
         value_BGTK = self._heads(self.value(hidden_BTD))
         cache = past.append(key_BGTK, value_BGTK)
         mixed_BHTK = F.scaled_dot_product_attention(

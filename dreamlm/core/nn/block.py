@@ -3,32 +3,29 @@
 from torch import nn
 
 from dreamlm.core.nn.attention import Attention
-from dreamlm.core.nn.feedforward import SwiGLU
-from dreamlm.core.nn.norm import RMSNorm
-from dreamlm.core.nn.signal import Signal
+from dreamlm.core.nn.feedforward.feedforward import FeedForward
+from dreamlm.core.nn.signal import Output, Signal
 
 
 class Block(nn.Module):
     """Pre-norm transformer block; its state in the carry is the key/value cache.
 
-    Source: Xiong et al. 2020 (pre-norm); Zhang & Sennrich 2019 (RMSNorm).
+    Source: Xiong et al. 2020.
     """
 
     def __init__(
         self,
         name: str,
-        hidden_size: int,
+        attention_norm: nn.Module,
         attention: Attention,
-        feed_forward: SwiGLU,
-        norm_epsilon: float,
+        feed_forward_norm: nn.Module,
+        feed_forward: FeedForward,
         dropout: float,
     ) -> None:
         super().__init__()
         self.name = name
-        self.attention_norm = RMSNorm(hidden_size, norm_epsilon)
-        self.attention = attention
-        self.feed_forward_norm = RMSNorm(hidden_size, norm_epsilon)
-        self.feed_forward = feed_forward
+        self.attention_norm, self.attention = attention_norm, attention
+        self.feed_forward_norm, self.feed_forward = feed_forward_norm, feed_forward
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, signal: Signal) -> Signal:
@@ -36,5 +33,6 @@ class Block(nn.Module):
             self.attention_norm(signal.hidden), signal.segment, signal.carry.states[self.name]
         )
         hidden_BTD = signal.hidden + self.dropout(mixed_BTD)
-        hidden_BTD = hidden_BTD + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_BTD)))
-        return signal.with_hidden(hidden_BTD).with_state(self.name, cache)
+        mapped: Output = self.feed_forward(self.feed_forward_norm(hidden_BTD), signal.segment)
+        signal = signal.with_hidden(hidden_BTD + self.dropout(mapped.hidden)).with_state(self.name, cache)
+        return signal.with_losses(mapped.losses).with_probes(self.name, mapped.probes)

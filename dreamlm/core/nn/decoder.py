@@ -21,9 +21,12 @@ from dreamlm.core.heads.lm import LanguageModelHead
 from dreamlm.core.nn.attention import Attention
 from dreamlm.core.nn.block import Block
 from dreamlm.core.nn.cache import KeyValueCache
-from dreamlm.core.nn.feedforward import SwiGLU
-from dreamlm.core.nn.norm import RMSNorm
-from dreamlm.core.nn.positions import Positions, PositionsConfig, Rotary
+from dreamlm.core.nn.feedforward import FeedForwardConfig
+from dreamlm.core.nn.feedforward.swiglu import SwiGLU
+from dreamlm.core.nn.norm import NormName, build_norm
+from dreamlm.core.nn.positions import PositionsConfig
+from dreamlm.core.nn.positions.positions import Positions
+from dreamlm.core.nn.positions.rotary import Rotary
 from dreamlm.core.nn.signal import Carry, Signal, advance
 
 
@@ -39,12 +42,14 @@ class DreamLM(nn.Module):
         num_kv_heads: int | None = Field(None, ge=1)
         """Key/value heads, a divisor of `num_heads` (grouped-query attention); default `num_heads`."""
         intermediate_size: int | None = Field(None, ge=8)
-        """Width of the feed-forward; default 8/3 of `hidden_size`, rounded up to a multiple of 32."""
+        """Width inside the feed-forward; the default depends on its type, rounded up to a multiple of 32."""
         seq_length: int = Field(256, ge=2)
         """Tokens of a training window."""
         segment_length: int | None = Field(None, ge=1)
         """Tokens computed in parallel between two commits of the carry, a divisor of `seq_length`; default all."""
         positions: PositionsConfig = Rotary.Config()
+        feed_forward: FeedForwardConfig = SwiGLU.Config()
+        norm: NormName = "rmsnorm"
         qk_norm: bool = True
         """RMS-normalise queries and keys per head; a snapshot then exports as Qwen3 instead of Llama."""
         tie_embeddings: bool = True
@@ -71,7 +76,7 @@ class DreamLM(nn.Module):
 
         @property
         def feed_forward_size(self) -> int:
-            return self.intermediate_size or 32 * math.ceil(self.hidden_size * 8 / 3 / 32)
+            return self.intermediate_size or 32 * math.ceil(self.feed_forward.default_size(self.hidden_size) / 32)
 
         @property
         def segment(self) -> int:
@@ -85,12 +90,11 @@ class DreamLM(nn.Module):
         super().__init__()
         self.config = config
         self.vocab_size = vocab_size
-        head_size = config.hidden_size // config.num_heads
         self.embedding = nn.Embedding(vocab_size, config.hidden_size)
-        self.positions: Positions = config.positions.build(config.hidden_size, head_size, config.seq_length)
+        self.positions: Positions = config.positions.build(config.hidden_size, config.num_heads, config.seq_length)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(_block(config, index) for index in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_size, config.norm_epsilon)
+        self.norm = build_norm(config.norm, config.hidden_size, config.norm_epsilon)
         own_weight = nn.Parameter(torch.empty(vocab_size, config.hidden_size))
         self.head = LanguageModelHead(self.embedding.weight if config.tie_embeddings else own_weight)
         self._run: Callable[[nn.Module, Signal], Signal] = _call
@@ -194,9 +198,15 @@ class DreamLM(nn.Module):
 
 
 def _block(config: DreamLM.Config, index: int) -> Block:
-    attention = Attention(config.hidden_size, config.num_heads, config.kv_heads, config.qk_norm, config.norm_epsilon)
-    feed_forward = SwiGLU(config.hidden_size, config.feed_forward_size)
-    return Block(f"layers.{index}", config.hidden_size, attention, feed_forward, config.norm_epsilon, config.dropout)
+    size, epsilon = config.hidden_size, config.norm_epsilon
+    return Block(
+        f"layers.{index}",
+        build_norm(config.norm, size, epsilon),
+        Attention(size, config.num_heads, config.kv_heads, config.qk_norm, config.norm, epsilon),
+        build_norm(config.norm, size, epsilon),
+        config.feed_forward.build(size, config.feed_forward_size, config.num_layers),
+        config.dropout,
+    )
 
 
 def _call(layer: nn.Module, signal: Signal) -> Signal:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dreamlm.core.nn.positions import Positions, Rotation
+from dreamlm.core.nn.positions.positions import Placement, Positions
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,17 @@ class Segment:
     visible: Bool[Tensor, "#B 1 T S"] | None
     """Which of the S past and present tokens a token attends to; None needs no mask: the causal
     triangle without past, or one token that sees its whole past."""
-    rotation: Rotation
-    """What turns queries and keys by their position."""
+    placement: Placement
+    """What marks queries and keys with their position."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one part of a layer gives: its vectors, and the losses and probes that belong to them."""
+
+    hidden: Float[Tensor, "B T D"]
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
+    probes: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,15 @@ class Signal:
 
     def with_hidden(self, hidden: Float[Tensor, "B T D"]) -> "Signal":
         return replace(self, hidden=hidden)
+
+    def with_losses(self, losses: Mapping[str, Tensor]) -> "Signal":
+        """Losses of the same name, from several layers or segments, add up."""
+        summed = {name: self.losses[name] + loss if name in self.losses else loss for name, loss in losses.items()}
+        return replace(self, losses={**self.losses, **summed}) if losses else self
+
+    def with_probes(self, layer: str, probes: Mapping[str, Tensor]) -> "Signal":
+        named = {f"{layer}.{name}": value.detach() for name, value in probes.items()}
+        return replace(self, probes={**self.probes, **named}) if probes else self
 
     def with_state(self, name: str, state: Any) -> "Signal":
         if not self.carry.records:
@@ -106,7 +124,7 @@ def advance(
         documents_BT,
         position_BT,
         _visible(carry.tokens, documents_BT, seen_BS, boundaries),
-        positions.rotation(position_BT, dtype),
+        positions.place(position_BT, dtype),
     )
     placed = replace(
         carry,

@@ -1,0 +1,15 @@
+"""The feed-forward layers a block can have: the typed union is the registry."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from dreamlm.core.config import choice
+from dreamlm.core.nn.feedforward.gelu import GELU
+from dreamlm.core.nn.feedforward.swiglu import SwiGLU
+
+FeedForwardConfig = Annotated[
+    GELU.Config | SwiGLU.Config,
+    Field(discriminator="type"),
+    choice("swiglu"),
+]

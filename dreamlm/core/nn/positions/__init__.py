@@ -1,0 +1,15 @@
+"""How tokens know where they stand: the typed union is the registry."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from dreamlm.core.config import choice
+from dreamlm.core.nn.positions.learned import Learned
+from dreamlm.core.nn.positions.rotary import Rotary
+
+PositionsConfig = Annotated[
+    Learned.Config | Rotary.Config,
+    Field(discriminator="type"),
+    choice("rope"),
+]
