@@ -43,9 +43,6 @@ from dreamlm.wiring.places import RunFolder
 from dreamlm.wiring.resume import check_resume
 from dreamlm.wiring.saver import NoSaver, SnapshotSaver
 
-LOSS_WEIGHTS = {"token": 1.0}
-"""Weight of every objective by name; reported losses are unweighted."""
-
 
 @dataclass(frozen=True)
 class TrainRequest:
@@ -216,7 +213,7 @@ class _Training:
         model = self._preset.model.build(self._tokenizer.vocab_size).to(self._around.device)
         model.checkpoint_activations(train.activation_checkpointing)
         objective = CausalObjective(model, train.label_smoothing)
-        return build_backend(train, objective, LOSS_WEIGHTS, precision, self._around.place)
+        return build_backend(train, objective, self._preset.model.loss_weights, precision, self._around.place)
 
     def _first_state(self, precision: str) -> TrainingState:
         train = self._preset.train

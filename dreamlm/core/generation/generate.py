@@ -138,8 +138,9 @@ def _read(model: DreamLM, rows: Sequence[Row]) -> tuple[Float[Tensor, "R D"], Ca
     documents_RT = torch.tensor(
         [[-1] * (length - len(ids)) + [0] * len(ids) for ids in contexts], dtype=torch.int32, device=model.device
     )
-    padded = any(len(ids) < length for ids in contexts)
-    signal = model(tokens_RT, documents_RT, model.start(len(rows)), boundaries=padded)
+    padding = [length - len(ids) for ids in contexts]
+    carry = model.start(len(rows), left_padding=padding)
+    signal = model(tokens_RT, documents_RT, carry, boundaries=any(padding))
     return signal.hidden[:, -1], signal.carry
 
 

@@ -7,7 +7,8 @@ and in what the carry already holds.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,12 +19,16 @@ from torch.utils.checkpoint import checkpoint
 
 from dreamlm.core.config import ConfigModel
 from dreamlm.core.heads.lm import LanguageModelHead
+from dreamlm.core.modules import AnyModule
+from dreamlm.core.modules.module import CognitiveModule, Room
 from dreamlm.core.nn.attention import Attention
 from dreamlm.core.nn.block import Block
 from dreamlm.core.nn.cache import KeyValueCache
 from dreamlm.core.nn.feedforward import FeedForwardConfig
 from dreamlm.core.nn.feedforward.swiglu import SwiGLU
+from dreamlm.core.nn.initialisation import initialise
 from dreamlm.core.nn.norm import NormName, build_norm
+from dreamlm.core.nn.phase import Phase, phases
 from dreamlm.core.nn.positions import PositionsConfig
 from dreamlm.core.nn.positions.positions import Positions
 from dreamlm.core.nn.positions.rotary import Rotary
@@ -46,7 +51,7 @@ class DreamLM(nn.Module):
         seq_length: int = Field(256, ge=2)
         """Tokens of a training window."""
         segment_length: int | None = Field(None, ge=1)
-        """Tokens computed in parallel between two commits of the carry, a divisor of `seq_length`; default all."""
+        """Tokens after which modules write what later tokens read, a divisor of `seq_length`; default all."""
         positions: PositionsConfig = Rotary.Config()
         feed_forward: FeedForwardConfig = SwiGLU.Config()
         norm: NormName = "rmsnorm"
@@ -57,6 +62,8 @@ class DreamLM(nn.Module):
         norm_epsilon: float = Field(1e-5, gt=0)
         dropout: float = Field(0.0, ge=0.0, lt=1.0)
         """Dropout on the embedding and on what each layer adds to the residual stream."""
+        modules: tuple[AnyModule, ...] = ()
+        """Cognitive modules; they need at least two segments in a window."""
 
         @model_validator(mode="after")
         def _sizes_fit(self) -> "DreamLM.Config":
@@ -68,6 +75,14 @@ class DreamLM(nn.Module):
                 raise ValueError(f"num_kv_heads {self.kv_heads} must divide num_heads {self.num_heads}")
             if self.seq_length % self.segment:
                 raise ValueError(f"segment_length {self.segment} must divide seq_length {self.seq_length}")
+            if self.modules and self.segment == self.seq_length:
+                raise ValueError(
+                    f"modules need several segments: set segment_length below seq_length {self.seq_length}"
+                )
+            if wrong := [one.after for one in self.modules if not 0 <= (one.after or 0) < self.num_layers]:
+                raise ValueError(
+                    f"a module cannot sit after layer {wrong[0]}: the layers are 0 to {self.num_layers - 1}"
+                )
             return self
 
         @property
@@ -81,6 +96,25 @@ class DreamLM(nn.Module):
         @property
         def segment(self) -> int:
             return self.segment_length or self.seq_length
+
+        @property
+        def loss_weights(self) -> Mapping[str, float]:
+            """Weight of every objective by name: the next token, and what the model's parts add. Reports are unweighted."""
+            return {"token": 1.0} | {
+                f"{name}.{key}": weight
+                for name, one in zip(self.module_names, self.modules, strict=True)
+                for key, weight in one.loss_weights.items()
+            }
+
+        @property
+        def module_names(self) -> tuple[str, ...]:
+            """A module's type, numbered from the second of its kind on."""
+            seen: Counter[str] = Counter()
+            names = []
+            for one in self.modules:
+                seen[one.type] += 1
+                names.append(one.type if seen[one.type] == 1 else f"{one.type}_{seen[one.type]}")
+            return tuple(names)
 
         def build(self, vocab_size: int) -> "DreamLM":
             """A model with fresh weights, drawn from torch's global generator."""
@@ -97,8 +131,13 @@ class DreamLM(nn.Module):
         self.norm = build_norm(config.norm, config.hidden_size, config.norm_epsilon)
         own_weight = nn.Parameter(torch.empty(vocab_size, config.hidden_size))
         self.head = LanguageModelHead(self.embedding.weight if config.tie_embeddings else own_weight)
+        initialise(self, config.num_layers)
+        # Built last, so that the trunk's weights are those of the decoder without modules.
+        self._modules_in_order = tuple(_modules(config))
+        self.cognition = nn.ModuleList(self._modules_in_order)
+        initialise(self.cognition, config.num_layers)
+        self._stack = tuple(_stack(config, self.layers, self._modules_in_order))
         self._run: Callable[[nn.Module, Signal], Signal] = _call
-        self._initialise()
 
     @property
     def max_positions(self) -> int | None:
@@ -113,17 +152,26 @@ class DreamLM(nn.Module):
         """Keep only each layer's input for the backward pass and compute the rest again; same losses and gradients."""
         self._run = _checkpointed if enabled else _call
 
-    def start(self, rows: int, records: bool = True) -> Carry:
-        """The carry before the first token. `records=False`: no call will follow, so keep no layer state."""
-        head_size = self.config.hidden_size // self.config.num_heads
-        empty = KeyValueCache.empty(rows, self.config.kv_heads, head_size, self.device)
+    def start(self, rows: int, records: bool = True, left_padding: Sequence[int] = ()) -> Carry:
+        """The carry before the first token.
+
+        records: False promises that no call will follow, so no layer's state is kept.
+        left_padding: how many columns of padding (document -1) will come before each row's first token; padding
+        that is not announced counts as tokens where a segment's end is concerned.
+        """
+        device, head_size = self.device, self.config.hidden_size // self.config.num_heads
+        empty = KeyValueCache.empty(rows, self.config.kv_heads, head_size, device)
         return Carry(
             tokens=0,
+            left_padding=tuple(left_padding) if any(left_padding) else (),
             boundaries=False,
-            documents_BP=torch.empty(rows, 0, dtype=torch.int32, device=self.device),
-            last_document_B=torch.full((rows,), -1, dtype=torch.int32, device=self.device),
-            next_position_B=torch.zeros(rows, dtype=torch.int64, device=self.device),
-            states={f"layers.{index}": empty for index in range(self.config.num_layers)},
+            documents_BP=torch.empty(rows, 0, dtype=torch.int32, device=device),
+            last_document_B=torch.full((rows,), -1, dtype=torch.int32, device=device),
+            next_position_B=torch.zeros(rows, dtype=torch.int64, device=device),
+            states={
+                **{f"layers.{index}": empty for index in range(self.config.num_layers)},
+                **{module.name: module.start(rows, device) for module in self._modules_in_order},
+            },
             records=records,
         )
 
@@ -140,35 +188,39 @@ class DreamLM(nn.Module):
         boundaries: False promises that every row is one document without padding; attention then needs no mask.
         Cost: O(T * (P + T)) in attention, for P tokens already in the carry.
         """
-        signals = []
-        for span in self._segments(carry.tokens, tokens_BT.shape[1]):
-            last = span.stop == tokens_BT.shape[1]
-            inner = replace(carry, records=carry.records or not last)
-            signal = self._segment(tokens_BT[:, span], documents_BT[:, span].to(torch.int32), inner, boundaries)
-            signals.append(signal)
+        signals: list[Signal] = []
+        end = carry.tokens + tokens_BT.shape[1]
+        begin, size = carry.tokens, self.config.segment if self.cognition else end
+        for phase in phases(begin, end, size, carry.left_padding if self.cognition else ()):
+            span = slice(phase.begin - begin, phase.end - begin)
+            inner = replace(carry, records=carry.records or phase.end < end)
+            signal = self._segment(tokens_BT[:, span], documents_BT[:, span].to(torch.int32), inner, phase, boundaries)
             carry = replace(signal.carry, records=carry.records)
-        hidden_BTD = torch.cat([signal.hidden for signal in signals], dim=1) if len(signals) > 1 else signals[0].hidden
-        return replace(signals[-1], hidden=self.norm(hidden_BTD), carry=carry)
+            signals.append(signal)
+        joined = signals[0]
+        for signal in signals[1:]:
+            joined = joined.with_losses(signal.losses)
+        hidden_BTD = torch.cat([signal.hidden for signal in signals], dim=1) if len(signals) > 1 else joined.hidden
+        return replace(joined, hidden=self.norm(hidden_BTD), segment=signals[-1].segment, carry=carry)
 
     def logits(self, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
         """Unnormalised log-probabilities of the next token, in fp32."""
         logits: Tensor = self.head.logits(hidden)
         return logits
 
-    def _segments(self, start: int, length: int) -> Iterator[slice]:
-        begin = 0
-        while begin < length:
-            end = min(length, begin + self.config.segment - (start + begin) % self.config.segment)
-            yield slice(begin, end)
-            begin = end
-
     def _segment(
-        self, tokens_BT: Int[Tensor, "B T"], documents_BT: Int[Tensor, "B T"], carry: Carry, boundaries: bool
+        self,
+        tokens_BT: Int[Tensor, "B T"],
+        documents_BT: Int[Tensor, "B T"],
+        carry: Carry,
+        phase: Phase,
+        boundaries: bool,
     ) -> Signal:
-        segment, carry = advance(carry, documents_BT, boundaries, self.positions, self._compute_dtype())
+        dtype = self._compute_dtype()
+        segment, carry = advance(carry, documents_BT, phase, boundaries, self.positions, dtype)
         hidden_BTD = self.dropout(self.positions.embed(self.embedding(tokens_BT), segment.position_BT))
         signal = Signal(hidden_BTD, segment, carry)
-        for layer in self.layers:
+        for layer in self._stack:
             signal = self._run(layer, signal)
         return signal
 
@@ -177,24 +229,6 @@ class DreamLM(nn.Module):
         if torch.is_autocast_enabled(device):
             return torch.get_autocast_dtype(device)
         return self.embedding.weight.dtype
-
-    @torch.no_grad()
-    def _initialise(self) -> None:
-        """Normal(0, 0.4/sqrt(fan_in)) matrices; what writes to the residual stream is scaled by 1/sqrt(2 layers).
-
-        Embedding and head: Normal(0, 0.3/sqrt(D)), so that the logits of a fresh model have a deviation of 0.3 and the
-        first loss is ln V + 0.045 at any width.  Source: GPT-2's residual scaling (Radford et al. 2019).
-        """
-        for name, parameter in self.named_parameters():
-            if parameter.ndim < 2:
-                continue
-            if name in ("embedding.weight", "head.weight", "positions.table.weight"):
-                std = 0.3 / math.sqrt(self.config.hidden_size)
-            else:
-                std = 0.4 / math.sqrt(parameter.shape[1])
-            if name.endswith(("attention.output.weight", "feed_forward.down.weight")):
-                std /= math.sqrt(2 * self.config.num_layers)
-            parameter.normal_(0.0, std)
 
 
 def _block(config: DreamLM.Config, index: int) -> Block:
@@ -207,6 +241,22 @@ def _block(config: DreamLM.Config, index: int) -> Block:
         config.feed_forward.build(size, config.feed_forward_size, config.num_layers),
         config.dropout,
     )
+
+
+def _modules(config: DreamLM.Config) -> Iterator[CognitiveModule]:
+    room = Room(config.hidden_size, config.num_heads, config.segment, config.norm_epsilon)
+    for name, one in zip(config.module_names, config.modules, strict=True):
+        yield one.build(name, room)
+
+
+def _stack(config: DreamLM.Config, layers: Iterable[nn.Module], modules: Sequence[nn.Module]) -> Iterator[nn.Module]:
+    """The layers, each followed by the modules that sit behind it."""
+    middle = (config.num_layers - 1) // 2
+    for index, layer in enumerate(layers):
+        yield layer
+        for one, module in zip(config.modules, modules, strict=True):
+            if (middle if one.after is None else one.after) == index:
+                yield module
 
 
 def _call(layer: nn.Module, signal: Signal) -> Signal:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dreamlm.core.nn.phase import Phase
 from dreamlm.core.nn.positions.positions import Placement, Positions
 
 
@@ -22,7 +23,9 @@ class Carry:
     """
 
     tokens: int
-    """Columns seen so far, padding included: segments start at multiples of `segment_length` of this count."""
+    """Columns seen so far, padding included."""
+    left_padding: tuple[int, ...]
+    """Columns of padding before each row's first token, so that its segments begin there; empty when no row has any."""
     boundaries: bool
     """Whether any row holds padding or more than one document; when False, attention needs no document mask."""
     documents_BP: Int[Tensor, "B P"]
@@ -41,8 +44,10 @@ class Carry:
 
     def select(self, rows: Int[Tensor, " R"]) -> "Carry":
         """The carry of some rows, in the order asked for."""
+        padding = tuple(self.left_padding[row] for row in rows.tolist()) if self.left_padding else ()
         return replace(
             self,
+            left_padding=padding,
             documents_BP=self.documents_BP[rows],
             last_document_B=self.last_document_B[rows],
             next_position_B=self.next_position_B[rows],
@@ -62,6 +67,8 @@ class Segment:
     triangle without past, or one token that sees its whole past."""
     placement: Placement
     """What marks queries and keys with their position."""
+    phase: Phase
+    """Where these columns stand in the segments of their rows."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +111,14 @@ class Signal:
 
 
 def advance(
-    carry: Carry, documents_BT: Int[Tensor, "B T"], boundaries: bool, positions: Positions, dtype: torch.dtype
+    carry: Carry,
+    documents_BT: Int[Tensor, "B T"],
+    phase: Phase,
+    boundaries: bool,
+    positions: Positions,
+    dtype: torch.dtype,
 ) -> tuple[Segment, Carry]:
-    """Place a segment after the carry: positions, visibility, and the carry without the layers' new states.
+    """Place the columns of a phase after the carry: positions, visibility, and the carry without layers' new states.
 
     `boundaries=False` promises that every row goes on with its one document, without padding. `dtype` is the one
     attention computes in.
@@ -125,6 +137,7 @@ def advance(
         position_BT,
         _visible(carry.tokens, documents_BT, seen_BS, boundaries),
         positions.place(position_BT, dtype),
+        phase,
     )
     placed = replace(
         carry,

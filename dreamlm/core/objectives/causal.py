@@ -14,7 +14,7 @@ class Losses:
     """What one forward pass over a micro-batch measured; all sums over its real targets."""
 
     objectives: dict[str, Tensor]
-    """Differentiable, unweighted, by name."""
+    """Differentiable, unweighted, by name; a token that a loss does not concern adds nothing to it."""
     nll: Tensor
     """Negative log-likelihood in nats: unsmoothed, no auxiliaries, detached."""
     tokens: Tensor

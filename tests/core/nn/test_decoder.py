@@ -70,17 +70,6 @@ def test_any_cut_of_the_tokens_gives_the_logits_of_one_pass(model: DreamLM, cuts
     torch.testing.assert_close(torch.cat(parts, dim=1)[real], whole[real], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("segment_length", [1, 4, 8])
-def test_segments_give_the_gradients_of_one_parallel_pass(segment_length: int) -> None:
-    gradients = []
-    for length in (16, segment_length):
-        model = build(segment_length=length)
-        CausalObjective(model, 0.0)(tokens(), one_document(tokens()), True).objectives["token"].backward()
-        gradients.append([parameter.grad for parameter in model.parameters()])
-    for whole, cut in zip(*gradients, strict=True):
-        torch.testing.assert_close(cut, whole, atol=1e-4, rtol=1e-3)
-
-
 def test_a_packed_document_does_not_know_its_neighbour(model: DreamLM) -> None:
     ids = tokens(rows=1)
     documents = torch.tensor([[0] * 6 + [1] * 10], dtype=torch.int32)

@@ -1,0 +1,136 @@
+"""What every cognitive module obeys, and all that it need not care about.
+
+A module sits behind a layer of the decoder. For every segment it
+
+    1. reads: the memory that earlier segments left behind is added to this segment's tokens
+    2. collects: this segment's vectors wait in the carry until the segment is complete
+    3. writes: the complete segment becomes a new memory
+
+Three rules are kept here, once for all modules: a token of another document reads nothing; a segment that begins a
+document inside it writes with that document's tokens alone, upon a blank memory; rows write when their own segment is
+complete, whatever the rows beside them do.
+
+Shapes: B rows, R rows that write, T tokens, S tokens of a segment, D width.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from dreamlm.core.config import ConfigModel
+from dreamlm.core.modules.state import ModuleState
+from dreamlm.core.nn.signal import Signal
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a decoder offers its modules."""
+
+    hidden_size: int
+    num_heads: int
+    segment_length: int
+    norm_epsilon: float
+
+
+class ModuleConfig(ConfigModel, ABC):
+    """Parent of every module's `Config`, which adds `type` and `build(room) -> CognitiveModule`."""
+
+    after: int | None = None
+    """Index of the layer it sits behind; default the middle one."""
+
+    @property
+    def loss_weights(self) -> Mapping[str, float]:
+        """Weight of each loss of the module, by the name of `Written.losses`."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a module makes of a segment."""
+
+    memory: Mapping[str, Tensor]
+    """Each (R, ...), like `blank`."""
+    losses: Mapping[str, Float[Tensor, " R"]] = field(default_factory=dict)
+    """Mean per token of each row, unweighted, by name."""
+    probes: Mapping[str, Tensor] = field(default_factory=dict)
+    """Values worth looking at, of any shape."""
+
+
+class CognitiveModule(nn.Module, ABC):
+    """Conditions a segment on what earlier segments of the same document left behind."""
+
+    frozen: ClassVar[frozenset[str]] = frozenset()
+    """Names of parameters that no objective reaches, on purpose."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        """Of its state, losses and probes."""
+
+    @abstractmethod
+    def blank(self, rows: int, device: torch.device) -> Mapping[str, Tensor]:
+        """The memory before anything was written, each tensor (rows, ...)."""
+
+    @abstractmethod
+    def read(self, hidden_BTD: Float[Tensor, "B T D"], memory: Mapping[str, Tensor]) -> Float[Tensor, "B T D"]:
+        """What is added to the tokens."""
+
+    @abstractmethod
+    def write(
+        self, memory: Mapping[str, Tensor], hidden_RSD: Float[Tensor, "R S D"], own_RS: Bool[Tensor, "R S"]
+    ) -> Written:
+        """The memory after a segment. `own_RS`: the tokens of its last document; the others must have no influence."""
+
+    @final
+    def start(self, rows: int, device: torch.device) -> ModuleState:
+        """The state before the first token."""
+        return ModuleState.start(self.blank(rows, device), rows, device)
+
+    @final  # type: ignore[misc]  # torch declares forward as an attribute
+    def forward(self, signal: Signal) -> Signal:
+        """The signal with the memory read and, when a segment is complete and another may follow, written."""
+        state: ModuleState = signal.carry.states[self.name]
+        phase, documents_BT = signal.segment.phase, signal.segment.documents_BT
+        incoming_BTD = signal.hidden
+        if state.written:
+            reads_BT = (documents_BT == state.document_B[:, None]) & (documents_BT >= 0)
+            added_BTD = self.read(incoming_BTD, state.memory)
+            signal = signal.with_hidden(incoming_BTD + torch.where(reads_BT[:, :, None], added_BTD, 0))
+        if not signal.carry.records:
+            return signal
+        state = state.collect(incoming_BTD, documents_BT, phase)
+        rows = phase.completed(len(documents_BT))
+        if rows:
+            signal, state = self._commit(signal, state, rows)
+        return signal.with_state(self.name, state)
+
+    def _commit(self, signal: Signal, state: ModuleState, rows: list[int]) -> tuple[Signal, ModuleState]:
+        everyone = len(rows) == len(state.document_B)
+        row_R = torch.tensor(rows, device=state.document_B.device)
+        part = state if everyone else state.select(row_R)
+        last_R = part.pending_documents_BS.amax(dim=1)
+        own_RS = (part.pending_documents_BS == last_R[:, None]) & (last_R >= 0)[:, None]
+        blank = self.blank(len(rows), row_R.device)
+        before = _choose(part.document_B == last_R, part.memory, blank)
+        written = self.write(before, part.pending_BSD, own_RS)
+        # Under autocast a module may compute in less than the memory keeps.
+        kept = {key: value.to(blank[key].dtype) for key, value in written.memory.items()}
+        memory = _choose(last_R >= 0, kept, part.memory)
+        counts_R = own_RS.sum(dim=1)
+        losses = {f"{self.name}.{key}": (loss_R * counts_R).sum() for key, loss_R in written.losses.items()}
+        signal = signal.with_losses(losses).with_probes(self.name, written.probes)
+        return signal, state.commit(memory, torch.maximum(last_R, part.document_B), row_R, everyone)
+
+
+def _choose(
+    which_R: Bool[Tensor, " R"], first: Mapping[str, Tensor], second: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Row by row the first memory or the second."""
+    return {
+        key: torch.where(which_R.view(-1, *[1] * (value.ndim - 1)), value, second[key]) for key, value in first.items()
+    }

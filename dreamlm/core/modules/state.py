@@ -1,0 +1,81 @@
+"""The state of a module in the carry: its memory, whose it is, and the segment that is not complete yet.
+
+Shapes: B rows, R some of them, T tokens, S tokens of a segment, D width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dreamlm.core.nn.phase import Phase
+
+NOBODY = -2
+"""Document of a memory that nothing was written to; padding is -1."""
+
+
+@dataclass(frozen=True)
+class ModuleState:
+    """A value: every method gives a new one."""
+
+    memory: Mapping[str, Tensor]
+    """Each (B, ...)."""
+    document_B: Int[Tensor, " B"]
+    """The document that wrote each row's memory."""
+    written: bool
+    """Whether any row's memory was written to."""
+    pending_BSD: Float[Tensor, "B S D"]
+    """Vectors of the unfinished segment by their place in it; no columns as long as segments come whole."""
+    pending_documents_BS: Int[Tensor, "B S"]
+    """Their documents, -1 where none has come yet."""
+
+    @classmethod
+    def start(cls, blank: Mapping[str, Tensor], rows: int, device: torch.device) -> "ModuleState":
+        document_B = torch.full((rows,), NOBODY, dtype=torch.int32, device=device)
+        nothing = torch.empty(rows, 0, dtype=torch.int32, device=device)
+        return cls(blank, document_B, False, torch.empty(rows, 0, 0, device=device), nothing)
+
+    def select(self, rows: Int[Tensor, " R"]) -> "ModuleState":
+        memory = {key: value[rows] for key, value in self.memory.items()}
+        pending, documents = self.pending_BSD[rows], self.pending_documents_BS[rows]
+        return ModuleState(memory, self.document_B[rows], self.written, pending, documents)
+
+    def collect(self, hidden_BTD: Tensor, documents_BT: Tensor, phase: Phase) -> "ModuleState":
+        """The vectors laid to those that wait."""
+        if phase.whole:
+            return replace(self, pending_BSD=hidden_BTD, pending_documents_BS=documents_BT)
+        slot_BT = phase.slots(documents_BT.shape[0], documents_BT.device)
+        pending_BSD, pending_documents_BS = self._with_room(phase.size, hidden_BTD)
+        # The slot behind the last takes what belongs to no segment.
+        spare_BSD = torch.cat([pending_BSD, torch.zeros_like(hidden_BTD[:, :1])], dim=1)
+        spare_BS = torch.cat([pending_documents_BS, torch.full_like(documents_BT[:, :1], -1)], dim=1)
+        index_BTD = slot_BT[:, :, None].expand_as(hidden_BTD)
+        return replace(
+            self,
+            pending_BSD=spare_BSD.scatter(1, index_BTD, hidden_BTD)[:, :-1],
+            pending_documents_BS=spare_BS.scatter(1, slot_BT, documents_BT)[:, :-1],
+        )
+
+    def commit(
+        self, memory: Mapping[str, Tensor], document_R: Tensor, row_R: Int[Tensor, " R"], everyone: bool
+    ) -> "ModuleState":
+        """New memories for some rows, whose next segment begins empty."""
+        if everyone:
+            pending, documents = self.pending_BSD[:, :0], self.pending_documents_BS[:, :0]
+            return ModuleState(memory, document_R, True, pending, documents)
+        return replace(
+            self,
+            memory={key: value.index_copy(0, row_R, memory[key]) for key, value in self.memory.items()},
+            document_B=self.document_B.index_copy(0, row_R, document_R),
+            written=True,
+            pending_documents_BS=self.pending_documents_BS.index_fill(0, row_R, -1),
+        )
+
+    def _with_room(self, size: int, like_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        if self.pending_documents_BS.shape[1] == size:
+            return self.pending_BSD, self.pending_documents_BS
+        rows, width = like_BTD.shape[0], like_BTD.shape[2]
+        documents_BS = torch.full((rows, size), -1, dtype=self.pending_documents_BS.dtype, device=like_BTD.device)
+        return like_BTD.new_zeros(rows, size, width), documents_BS
