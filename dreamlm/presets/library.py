@@ -40,15 +40,39 @@ def find(preset: str, beside: Path | None = None) -> Found:
     A text with a path separator or ending in `.json` is a file, anything else a name.
     Raises: UserMistake when there is no such preset.
     """
+    folder = beside or Path()
     if preset.endswith(".json") or Path(preset).name != preset:
-        path = Path(preset) if beside is None else beside / preset
+        path = folder / preset
+        if not path.exists():
+            raise UserMistake(
+                "there is no such preset file", where=str(path), valid=names(), hint=_instead_of_file(path)
+            )
         return Found(read_document(path), path, str(path))
     if preset not in names():
-        meant = close(preset, names())
-        hint = f"did you mean {meant}?" if meant else f"for a file, give its path, such as ./{preset or 'my'}.json"
+        hint = _instead_of_name(preset, folder)
         raise UserMistake(f"no preset is called {preset!r}", valid=names(), hint=hint)
     path = LIBRARY / f"{preset}.json"
     return Found(read_document(path), path, path.name)
+
+
+def _instead_of_file(path: Path) -> str:
+    """What the writer of a path that leads nowhere probably meant: a preset of the library, or a file nearby."""
+    named = path.name.removesuffix(".json")
+    nearby = close(named, (file.stem for file in path.parent.glob("*.json")))
+    if nearby and named not in names():
+        return f"did you mean the file {path.with_name(nearby)}.json?"
+    if meant := close(named, names()):
+        return f"did you mean {meant}? a preset of the library is named without a folder and without .json"
+    return "give the path of a JSON file, or the name of a preset of the library"
+
+
+def _instead_of_name(preset: str, folder: Path) -> str:
+    """The same for a name that the library does not have."""
+    if preset and (folder / f"{preset}.json").exists():
+        return f"to use the file of that name, write {preset}.json"
+    if meant := close(preset, names()):
+        return f"did you mean {meant}?"
+    return f"for a file, give its path, such as ./{preset or 'my'}.json"
 
 
 def chain(start: Found) -> Sequence[Found]:

@@ -118,6 +118,37 @@ def test_an_unknown_name_lists_the_library_and_the_near_one() -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "hint"),
+    [
+        ("tiny.json", "did you mean tiny? a preset of the library is named without a folder and without .json"),
+        ("./tiny.json", "did you mean tiny? a preset of the library is named without a folder and without .json"),
+        ("presets/tinny", "did you mean tiny? a preset of the library is named without a folder and without .json"),
+        ("minee.json", "did you mean the file mine.json?"),
+        ("zebra.json", "give the path of a JSON file, or the name of a preset of the library"),
+        ("mine", "to use the file of that name, write mine.json"),
+        ("zebra", "for a file, give its path, such as ./zebra.json"),
+    ],
+)
+def test_a_name_and_a_file_are_each_suggested_for_the_other(
+    asked: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserMistake) as caught:
+        find(asked)
+    assert (caught.value.hint, caught.value.valid) == (hint, tuple(names()))
+
+
+def test_a_parent_that_is_no_file_points_to_the_library(tmp_path: Path) -> None:
+    (tmp_path / "child.json").write_text('{"extends": "tiny.json"}')
+    with pytest.raises(UserMistake) as caught:
+        resolve(tmp_path / "child.json")
+    assert caught.value.what == "the preset to extend was not found: there is no such preset file"
+    assert caught.value.where == f"{tmp_path / 'child.json'}:1"
+    assert caught.value.hint.startswith("did you mean tiny?")
+
+
+@pytest.mark.parametrize(
     "values",
     [
         {"data": {"sources": [{"type": "pdf", "paths": "papers"}]}},
