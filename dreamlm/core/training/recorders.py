@@ -2,7 +2,7 @@
 
 A resumed run continues from its snapshot, which may be older than the last line written; lines past the snapshot's
 step are cut off, so that the file always tells one story. A full disk ends no run: the snapshots wait for space, what
-is written down waits with them.
+is written down waits with them. Neither does a damaged line: what can be read is kept, and the rest is said to be lost.
 """
 
 import json
@@ -21,8 +21,8 @@ from dreamlm.core.training.hooks import EvaluationReport, Hook, RunEnd, RunStart
 class MetricsFile(Hook):
     """One JSON object per line: `{"event": "step" | "evaluation" | "sample" | ..., "step": ..., ...}`."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, on_notice: Callable[[str], None] = lambda message: None) -> None:
+        self._path, self._on_notice = path, on_notice
         self._waiting = b""
         """What a full disk has not taken yet."""
 
@@ -57,18 +57,28 @@ class MetricsFile(Hook):
                 raise
 
     def keep_until(self, step: int) -> None:
-        """Cut off what was written past a step, and a line that a kill cut short."""
+        """Cut off what was written past a step, a line that a kill cut short, and lines that the disk has damaged.
+
+        Damaged lines are named in a notice.
+        """
         if not self._path.exists():
             return
         kept = self._path.with_suffix(".jsonl.tmp")
-        with self._path.open(encoding="utf-8") as old, kept.open("w", encoding="utf-8") as new:
-            for line in old:
+        damaged: list[int] = []
+        with self._path.open("rb") as old, kept.open("wb") as new:
+            for number, line in enumerate(old, start=1):
+                event = _event(line)
                 # A line cut short by a kill is the last one, and is past every snapshot.
-                if line.endswith("\n") and json.loads(line)["step"] <= step:
+                if event is None and line.endswith(b"\n"):
+                    damaged.append(number)
+                elif event is not None and event["step"] <= step:
                     new.write(line)
             new.flush()
             os.fsync(new.fileno())
         kept.replace(self._path)
+        if damaged:
+            lines = f"line {damaged[0]}" + (f" and {len(damaged) - 1} more are" if damaged[1:] else " is")
+            self._on_notice(f"{self._path}: {lines} unreadable and left out; the rest of the metrics is kept")
 
 
 @final
@@ -131,7 +141,8 @@ class TensorBoard(Hook):
 class ReportFile(Hook):
     """`training_report.json`: how the run ended, how it last began, and every evaluation; replaced as a whole.
 
-    All but the end is read from the run's metrics, so that it does not matter how often the run was stopped.
+    All but the end is read from the run's metrics, so that it does not matter how often the run was stopped. Damaged
+    lines do not count; `MetricsFile` tells of them when the run goes on.
     """
 
     def __init__(self, path: Path, metrics: Path) -> None:
@@ -158,13 +169,22 @@ class ReportFile(Hook):
     def _events(self, kind: str) -> Iterator[dict[str, Any]]:
         if not self._metrics.exists():
             return
-        begins = f'{{"event": "{kind}",'
-        with self._metrics.open(encoding="utf-8") as lines:
+        begins = f'{{"event": "{kind}",'.encode()
+        with self._metrics.open("rb") as lines:
             for line in lines:
-                if line.startswith(begins) and line.endswith("\n"):
-                    event = json.loads(line)
+                if line.startswith(begins) and (event := _event(line)) is not None:
                     del event["event"]
                     yield event
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    """The event of a line, or None when the line is cut short or damaged."""
+    try:
+        event = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    whole = isinstance(event, dict) and isinstance(event.get("step"), int) and "event" in event
+    return event if whole else None
 
 
 def _json_numbers(values: Mapping[str, Any]) -> dict[str, Any]:

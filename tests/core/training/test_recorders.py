@@ -42,6 +42,46 @@ def test_a_resumed_run_tells_one_story(tmp_path: Path) -> None:
     assert lines[-1]["nll"] == 1.5
 
 
+@pytest.mark.parametrize(
+    "damage", [b"\x00" * 40, b'{"event": "step", "st\xff\xfe', b"[1, 2]", b'{"event": "step"}', b""]
+)
+def test_a_damaged_line_is_left_out_with_a_notice_and_the_rest_is_kept(damage: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    first = MetricsFile(path)
+    first.on_start(start(0))
+    for step in (1, 2, 3):
+        first.on_step(report(step))
+    first.on_evaluation(EVALUATION)
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([*lines[:2], damage, *lines[3:]]) + b"\n")
+    notices: list[str] = []
+    MetricsFile(path, notices.append).on_start(start(3))
+    kept = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(event["event"], event["step"]) for event in kept] == [
+        ("start", 0), ("step", 1), ("step", 3), ("evaluation", 3), ("start", 3),
+    ]  # fmt: skip
+    assert notices == [f"{path}: line 3 is unreadable and left out; the rest of the metrics is kept"]
+
+
+def test_several_damaged_lines_are_one_notice(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"x\n\x00\n\xff\n")
+    notices: list[str] = []
+    MetricsFile(path, notices.append).keep_until(5)
+    assert notices == [f"{path}: line 1 and 2 more are unreadable and left out; the rest of the metrics is kept"]
+    assert path.read_bytes() == b""
+
+
+def test_a_line_damaged_while_the_run_goes_on_does_not_keep_the_report_from_being_written(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.on_evaluation(EVALUATION)
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"event": "evaluation", "step": 3, \xff\n')
+    ReportFile(tmp_path / "training_report.json", tmp_path / "metrics.jsonl").on_end(END)
+    written = json.loads((tmp_path / "training_report.json").read_text())
+    assert [evaluation["step"] for evaluation in written["evaluations"]] == [3]
+
+
 def test_floats_in_metrics_are_exact_and_lines_are_json(tmp_path: Path) -> None:
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     metrics.on_step(report(1, nll=0.1 + 0.2))
