@@ -3,7 +3,7 @@
 Nothing here is ever mutated: a layer returns a new signal, a forward returns a new carry.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -108,6 +108,21 @@ class Signal:
         if not self.carry.records:
             return self
         return replace(self, carry=replace(self.carry, states={**self.carry.states, name: state}))
+
+
+def join(signals: Sequence[Signal]) -> Signal:
+    """One signal of several in a row: vectors behind one another, losses summed, probes averaged, the last carry."""
+    if len(signals) == 1:
+        return signals[0]
+    joined = signals[-1]
+    for signal in signals[:-1]:
+        joined = joined.with_losses(signal.losses)
+    names = dict.fromkeys(name for signal in signals for name in signal.probes)
+    probes = {
+        name: torch.stack([signal.probes[name] for signal in signals if name in signal.probes]).mean(dim=0)
+        for name in names
+    }
+    return replace(joined, hidden=torch.cat([signal.hidden for signal in signals], dim=1), probes=probes)
 
 
 def advance(

@@ -1,6 +1,7 @@
 """Next-token prediction: the objective of a causal language model."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Int
@@ -19,6 +20,8 @@ class Losses:
     """Negative log-likelihood in nats: unsmoothed, no auxiliaries, detached."""
     tokens: Tensor
     """How many real targets there were."""
+    probes: Mapping[str, Tensor] = field(default_factory=dict)
+    """Detached values that the model's parts show, by name."""
 
 
 class CausalObjective(nn.Module):
@@ -36,4 +39,4 @@ class CausalObjective(nn.Module):
         real_BT = (documents_BX[:, 1:] >= 0) & (documents_BX[:, :-1] >= 0)
         target_BT = torch.where(real_BT, tokens_BX[:, 1:], -1)
         loss, nll = self.model.head(signal.hidden.flatten(0, 1), target_BT.flatten(), self.label_smoothing)
-        return Losses({"token": loss, **signal.losses}, nll, real_BT.sum())
+        return Losses({"token": loss, **signal.losses}, nll, real_BT.sum(), signal.probes)

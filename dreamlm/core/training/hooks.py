@@ -1,7 +1,7 @@
 """The named moments of a run, and who listens: logging, live lines and metrics hang here, never in the loop."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 
@@ -39,6 +39,8 @@ class StepReport:
     mfu: float | None
     """Share of the measured matmul peak; None before it was measured."""
     seconds: float
+    probes: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Values that the model's parts show, by name, flat."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ Tensors go in and out by parameter name, in full: a snapshot depends neither on 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ class Measured:
     nll: float
     objectives: Mapping[str, float]
     tokens: int
+    probes: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Values that the model's parts show, means over micro-batches and ranks, flat."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Backend(ABC):
     device: torch.device
     precision: str
     """`bf16` or `fp32`."""
+    can_repeat: ClassVar[bool]
+    """Whether `discard` makes up for a `forward_backward` that failed: ranks that waited for this one cannot go on."""
 
     @property
     @abstractmethod

@@ -17,11 +17,14 @@ from dreamlm.core.training.backend.backend import (
     on_device,
     real_targets,
 )
+from dreamlm.core.training.backend.tally import Tally
 from dreamlm.core.training.optim import OptimizerConfig
 
 
 class SingleProcess(Backend):
     """The reference backend: every other one must agree with it."""
+
+    can_repeat = True
 
     def __init__(
         self,
@@ -54,18 +57,15 @@ class SingleProcess(Backend):
 
     def forward_backward(self, micro_batches: Sequence[MicroBatch]) -> Measured:
         total = sum(real_targets(micro.batch) for micro in micro_batches)
-        nll = torch.zeros((), dtype=torch.float64, device=self.device)
-        objectives: dict[str, torch.Tensor] = {}
+        tally = Tally(self.device, len(micro_batches))
         for micro in micro_batches:
             torch.manual_seed(micro.seed)
             with self.autocast():
                 losses = self._forward(*on_device(micro.batch, self.device))
             weighted = sum(self._loss_weights[name] * loss for name, loss in losses.objectives.items())
             (weighted / total).backward()
-            nll += losses.nll
-            for name, loss in losses.objectives.items():
-                objectives[name] = objectives.get(name, 0.0) + loss.detach()
-        return Measured(nll.item() / total, {name: loss.item() / total for name, loss in objectives.items()}, total)
+            tally.add(losses.nll, losses.objectives, losses.probes)
+        return tally.measured(total, self.sum, ranks=1)
 
     def update(self, factor: float) -> Update:
         norm = nn.utils.get_total_norm([p.grad for _, p in self._parameters if p.grad is not None])

@@ -30,7 +30,7 @@ from dreamlm.core.training.backend.backend import (
     real_targets,
 )
 from dreamlm.core.training.backend.process_group import Place
-from dreamlm.core.training.memory import is_out_of_memory
+from dreamlm.core.training.backend.tally import Tally
 from dreamlm.core.training.optim import AdamW
 
 BUCKET = 1 << 25
@@ -40,6 +40,8 @@ BUCKET = 1 << 25
 @final
 class ZeroBackend(Backend):
     """One rank of a DeepSpeed run; agrees with `SingleProcess` on the same global batch."""
+
+    can_repeat = False
 
     def __init__(
         self,
@@ -83,26 +85,16 @@ class ZeroBackend(Backend):
 
     def forward_backward(self, micro_batches: Sequence[MicroBatch]) -> Measured:
         total = self._count_targets(micro_batches)
-        nll = torch.zeros((), dtype=torch.float64, device=self.device)
-        objectives: dict[str, Tensor] = {}
-        try:
-            for number, micro in enumerate(micro_batches, start=1):
-                torch.manual_seed(micro.seed)
-                self._engine.set_gradient_accumulation_boundary(number == len(micro_batches))
-                # DeepSpeed averages over the ranks; what is wanted is the sum over all of them per real target.
-                scale = self.world_size / total
-                loss, micro_nll, micro_objectives = self._engine(*on_device(micro.batch, self.device), scale)
-                self._engine.backward(loss)
-                nll += micro_nll
-                for name, value in micro_objectives.items():
-                    objectives[name] = objectives.get(name, 0.0) + value.double()
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            raise _out_of_memory(len(micro_batches[0].batch.tokens)) from error
-        sums = self.sum([nll.item(), *(value.item() for value in objectives.values())])
-        means = [value / total for value in sums]
-        return Measured(means[0], dict(zip(objectives, means[1:], strict=True)), total)
+        tally = Tally(self.device, len(micro_batches))
+        for number, micro in enumerate(micro_batches, start=1):
+            torch.manual_seed(micro.seed)
+            self._engine.set_gradient_accumulation_boundary(number == len(micro_batches))
+            # DeepSpeed averages over the ranks; what is wanted is the sum over all of them per real target.
+            scale = self.world_size / total
+            loss, nll, objectives, probes = self._engine(*on_device(micro.batch, self.device), scale)
+            self._engine.backward(loss)
+            tally.add(nll, objectives, probes)
+        return tally.measured(total, self.sum, self.world_size)
 
     def _count_targets(self, micro_batches: Sequence[MicroBatch]) -> int:
         """Real targets of the global batch.  Raises: UserMistake when a rank has more micro-batches than another."""
@@ -192,8 +184,8 @@ class _StepLoss(nn.Module):
 
     def forward(
         self, tokens_BX: Tensor, documents_BX: Tensor, boundaries: bool, scale: float
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The scaled weighted loss to differentiate; then, detached, the nll and each objective, summed over targets.
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """The scaled weighted loss to differentiate; then, detached: sums of nll and objectives over targets, and probes.
 
         DeepSpeed turns autocast off around its own forward pass, so it is turned on inside.
         """
@@ -201,7 +193,11 @@ class _StepLoss(nn.Module):
             losses = self.objective(tokens_BX, documents_BX, boundaries)
         weighted = [self._loss_weights[name] * loss for name, loss in losses.objectives.items()]
         loss = torch.stack(weighted).sum() * scale
-        return loss, losses.nll, {name: value.detach() for name, value in losses.objectives.items()}
+        return loss, losses.nll, _detached(losses.objectives), _detached(losses.probes)
+
+
+def _detached(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in values.items()}
 
 
 def _configuration(stage: int, max_grad_norm: float, parameters: int) -> dict[str, Any]:
@@ -219,11 +215,3 @@ def _configuration(stage: int, max_grad_norm: float, parameters: int) -> dict[st
         "zero_optimization": {"stage": stage, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket},
         "steps_per_print": None,
     }
-
-
-def _out_of_memory(rows: int) -> TrainingFailed:
-    return TrainingFailed(
-        f"out of memory with {rows} row{'s' if rows > 1 else ''} in a micro-batch",
-        where="train.per_gpu_batch_size",
-        hint="halve train.per_gpu_batch_size and double train.accumulation_steps: the step stays the same",
-    )
