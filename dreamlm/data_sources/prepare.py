@@ -15,7 +15,7 @@ a byte, `tokenizer.sample_bytes`), and for each process about five times `shard_
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import final
@@ -34,7 +34,9 @@ from dreamlm.data_sources.preparation.cache_key import (
     CODE_VERSION,
     LIMIT,
     UNKNOWN,
+    VERSION,
     Difference,
+    differences,
     options_component,
     reusable,
     tokenizer_component,
@@ -106,12 +108,19 @@ class Preparation:
         for source, limit in zip(self.sources, self.limits, strict=True):
             if limit is not None:
                 key[f"{LIMIT}{source.name}"] = str(limit)
-            try:
-                key[f"source {source.name}"] = source.fingerprint()
-            except DataError as error:
-                self.progress.notice(f"source {source.name} cannot be looked at: {reason(error)}")
-                key[f"source {source.name}"] = UNKNOWN
+            key[f"source {source.name}"] = self._looked_at(source, source.fingerprint)
+            if version := self._looked_at(source, source.version):
+                key[f"{VERSION}{source.name}"] = version
         return key
+
+    def _looked_at(self, source: Source, look: Callable[[], str]) -> str:
+        """What a look at the source says, or UNKNOWN, with a notice."""
+        try:
+            return look()
+        except DataError as error:
+            what = f"source {source.name} cannot be looked at: {reason(error)}"
+            self.progress.notice(f"{what}; a corpus that is there is taken to be up to date")
+            return UNKNOWN
 
     def differences(self) -> list[Difference]:
         """Why the corpus in the folder cannot be used for this request; empty when it can."""
@@ -121,8 +130,8 @@ class Preparation:
     def run(self, trained_on: str = "") -> Corpus:
         """Use the corpus in the folder when its key is the same, else build it and put it there.
 
-        `trained_on` is the fingerprint of a run's corpus: the limit of a stream may differ then, because it follows
-        from `train_tokens`, and a run that asks for more must find its corpus again.
+        `trained_on` is the fingerprint of a run's corpus, which the run keeps although a stream changed upstream since,
+        or its limit differs: that follows from `train_tokens`, and a run that asks for more must find its corpus again.
 
         Raises: AllSourcesFailed, OutOfSpace, UserMistake when the folder holds something else than a corpus.
         """
@@ -132,6 +141,8 @@ class Preparation:
         with self._only_one():
             found = reusable(self.folder, key, trained_on)
             if isinstance(found, Corpus):
+                for difference in differences(key, found.manifest.key):
+                    self.progress.notice(f"the run keeps its corpus: {difference}")
                 return found
             _require_replaceable(self.folder)
             return self._build(key)

@@ -7,7 +7,7 @@ from typing import Protocol
 from dreamlm.core.tokenizer import CONFIG_FILE, TOKENIZER_FILE, BytePair, Pretrained, Tokenizer
 from dreamlm.data_sources.durable import require_space, sync_file, sync_folder, write_durably
 from dreamlm.data_sources.manifest import MANIFEST_FILE, Manifest, ShardRecord, SourceRecord, Split, TokenizerRecord
-from dreamlm.data_sources.preparation.cache_key import FAILED
+from dreamlm.data_sources.preparation.cache_key import FAILED, VERSION
 from dreamlm.data_sources.preparation.draw import Drawing, DrawnSource
 from dreamlm.data_sources.preparation.encoders import choose_encoder
 from dreamlm.data_sources.preparation.sample import training_sample
@@ -76,7 +76,7 @@ class CorpusBuilder:
         if not any(record.split == "validation" for record in records):
             self._progress.notice("no document was held out: there are too few for a validation part")
         manifest = Manifest(
-            key=_with_failures(key, drawn),
+            key=_as_drawn(key, drawn),
             tokenizer=TokenizerRecord(
                 digest=tokenizer.digest,
                 vocab_size=tokenizer.vocab_size,
@@ -129,9 +129,11 @@ class CorpusBuilder:
         return records
 
 
-def _with_failures(key: Mapping[str, str], drawn: Sequence[DrawnSource]) -> dict[str, str]:
+def _as_drawn(key: Mapping[str, str], drawn: Sequence[DrawnSource]) -> dict[str, str]:
+    """The key with what is known since the sources were read: which of them failed, and what versions they have."""
     failed = {f"source {source.name}": FAILED for source in drawn if source.worth_another_try}
-    return {**key, **failed}
+    versions = {f"{VERSION}{source.name}": source.version for source in drawn if source.version}
+    return {**key, **failed, **versions}
 
 
 def _source_record(

@@ -20,6 +20,8 @@ FAILED = "failed"
 
 WHOLE = "corpus"
 """The component that differs when there is no corpus to compare with."""
+VERSION = "version of "
+"""Begins the component that says which version of a source was read, such as a commit."""
 LIMIT = "limit of "
 """Begins the component that says how many bytes of text were kept of a source without an end."""
 
@@ -63,7 +65,8 @@ def differences(wanted: Mapping[str, str], existing: Mapping[str, str]) -> list[
 def reusable(folder: Path, wanted: Mapping[str, str], trained_on: str = "") -> Corpus | list[Difference]:
     """The corpus of the folder when it is what is wanted, else why it is not.
 
-    The corpus with the fingerprint `trained_on` is wanted even when more or less was kept of a stream without an end.
+    The corpus with the fingerprint `trained_on` is wanted even when more or less was kept of a stream without an end,
+    or its source has a newer version.
     """
     try:
         corpus = Corpus.open(folder)
@@ -71,9 +74,9 @@ def reusable(folder: Path, wanted: Mapping[str, str], trained_on: str = "") -> C
         return [Difference(WHOLE, error.what, "a complete corpus")]
     found = differences(wanted, corpus.manifest.key)
     if corpus.fingerprint == trained_on:
-        found = [difference for difference in found if not difference.component.startswith(LIMIT)]
+        found = [difference for difference in found if not difference.component.startswith((LIMIT, VERSION))]
     return found or corpus
 
 
 def _short(value: str) -> str:
-    return value[:12] if len(value) == 64 and set(value) <= set("0123456789abcdef") else value
+    return value[:12] if len(value) in (40, 64) and set(value) <= set("0123456789abcdef") else value

@@ -23,6 +23,8 @@ class DrawnSource:
     failure: str | None = None
     worth_another_try: bool = False
     """Whether the same content may give documents the next time, as when the network was down."""
+    version: str = ""
+    """See `Source.version`."""
 
 
 @dataclass
@@ -70,7 +72,7 @@ class Drawing:
         if spool.documents == 0:
             failure = "every document was already there, from an earlier source"
             return DrawnSource(source.name, report, failure=failure)
-        return DrawnSource(source.name, report, spool)
+        return DrawnSource(source.name, report, spool, version=source.version())
 
     def _fill(
         self,

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from dreamlm.data_sources.sources.records import Record
 
 RECORDS_PER_MARK = 256
 """After so many records the stream's position is noted; after a failure at most so many are passed over again."""
+LOOK_SECONDS = 10.0
+"""How long the hub may take to say what a branch stands for."""
+_COMMIT = re.compile("[0-9a-f]{40}")
 NOISY_LOGGERS = ("datasets", "huggingface_hub", "fsspec")
 
 
@@ -111,6 +115,28 @@ def open_hub_stream(address: DatasetAddress) -> ResumableStream:
             kind = UserMistake if isinstance(error, ValueError) else DataError  # of split and configuration it says
             raise kind(f"cannot be opened: {reason_of(error)}", where=str(address), hint=_hint(error)) from error
     return stream
+
+
+def commit_of(dataset: str, revision: str | None) -> str:
+    """The commit that a branch, a tag or nothing (which is `main`) stands for on the hub now; a commit is itself.
+
+    Raises: DataError when there is no such data set or revision; network errors as they come.
+    """
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return revision
+    check_network()
+    import huggingface_hub
+
+    where = f"{dataset}@{revision or 'main'}"
+    try:
+        found = huggingface_hub.HfApi().dataset_info(dataset, revision=revision, timeout=LOOK_SECONDS, expand=["sha"])
+    except Exception as error:
+        if is_network_failure(error):
+            raise
+        raise DataError(f"cannot be found on the hub: {reason_of(error)}", where=where, hint=_hint(error)) from error
+    if found.sha is None:
+        raise DataError("the hub names no commit", where=where)
+    return found.sha
 
 
 def check_network() -> None:

@@ -5,19 +5,27 @@ out the rows of another folder with the same name. Plain local files are read by
 JSON arrays and nested JSON, tables without a header line and JSON Lines under any name.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self, final
 
 from pydantic import Field, JsonValue, TypeAdapter, WithJsonSchema, field_validator, model_validator
 
+from dreamlm.core.errors import DataError
 from dreamlm.core.types import Document
 from dreamlm.data_sources.cleaning import CLEANING_VERSION
-from dreamlm.data_sources.retry import RetryPolicy
+from dreamlm.data_sources.retry import RetryPolicy, is_network_failure, reason_of
 from dreamlm.data_sources.sources.admission import admitted_records, limited
 from dreamlm.data_sources.sources.files import Listing, list_files, name_of_path
-from dreamlm.data_sources.sources.hub_stream import DatasetAddress, open_hub_stream, resumed_records
+from dreamlm.data_sources.sources.hub_stream import (
+    DatasetAddress,
+    ResumableStream,
+    commit_of,
+    open_hub_stream,
+    resumed_records,
+)
 from dreamlm.data_sources.sources.record_files import RecordOptions, read_records
 from dreamlm.data_sources.sources.records import Record, RecordFormat, check_format
 from dreamlm.data_sources.sources.source import Source, SourceContext, SourceOptions, SourceReport, fingerprint_of
@@ -46,7 +54,7 @@ class HuggingFace(Source):
         split: str = "train"
         """Part of the data set."""
         revision: str | None = None
-        """Branch, tag or commit on the hub; a commit makes the corpus repeatable for ever."""
+        """Branch, tag or commit on the hub; a commit makes the corpus repeatable for ever. Absent: `main`."""
         data_files: Annotated[dict[str, tuple[str, ...]], _FilesInSchema] = Field(default_factory=dict)
         """Files or patterns by split; a string or a list stands for the files of `split`."""
         fields: tuple[str, ...] = ()
@@ -96,22 +104,27 @@ class HuggingFace(Source):
 
         def build(self, context: SourceContext) -> "HuggingFace":
             """The live source."""
-            return HuggingFace(self, context, RetryPolicy())
+            return HuggingFace(self, context, RetryPolicy(), commit_of)
 
-    def __init__(self, config: Config, context: SourceContext, policy: RetryPolicy) -> None:
+    def __init__(
+        self, config: Config, context: SourceContext, policy: RetryPolicy, resolve: Callable[[str, str | None], str]
+    ) -> None:
+        """`resolve`: the commit of a data set's revision."""
         self.name = config.source_name
         self._config = config
         self._context = context
         self._policy = policy
+        self._resolve = resolve
         self._data_files = config.data_files.get(config.split, ())
         self._folder = context.base_folder / Path(config.dataset).expanduser()
         remote = any("://" in name for name in self._data_files)
         self._from_files = config.dataset in BUILDERS and not remote
         self._from_folder = not self._from_files and config.dataset not in BUILDERS and self._folder.is_dir()
+        self._on_hub = not self._from_folder and config.dataset not in BUILDERS
         self.bounded = self._from_files or self._from_folder
 
     def fingerprint(self) -> str:
-        """See `Source`. Of local files the content counts; of the hub the id, revision and split.
+        """See `Source`. Of local files the content counts; of the hub the id, revision and split; see `version`.
 
         In a data set folder the names of the files count too: they decide which rows belong to which split.
         """
@@ -126,6 +139,17 @@ class HuggingFace(Source):
                 "names": self._names_in_folder() if self._from_folder else [],
             }
         )
+
+    def version(self) -> str:
+        """See `Source`: the commit of a data set of the hub. Asks the hub once, unless the revision is a commit."""
+        if not self._on_hub:
+            return ""
+        try:
+            return self._commit
+        except Exception as error:
+            if not is_network_failure(error):
+                raise
+            raise DataError(f"no connection: {reason_of(error)}", where=self._config.dataset) from error
 
     def documents(self, report: SourceReport) -> Iterator[Document]:
         """See `Source`."""
@@ -145,12 +169,19 @@ class HuggingFace(Source):
             split=self._config.split,
             revision=self._config.revision,
             data_files=self._data_files,
-            on_hub=not self._from_folder and self._config.dataset not in BUILDERS,
+            on_hub=self._on_hub,
         )
         what = f"{self._folder.name}/{self._config.split}" if self._from_folder else str(address)
-        records = resumed_records(lambda: open_hub_stream(address), what, self._policy, self._context.on_notice)
+        records = resumed_records(lambda: self._open(address), what, self._policy, self._context.on_notice)
         report.inputs += 1
         yield from self._admitted(records, what, report)
+
+    def _open(self, address: DatasetAddress) -> ResumableStream:
+        return open_hub_stream(replace(address, revision=self._commit) if self._on_hub else address)
+
+    @cached_property
+    def _commit(self) -> str:
+        return self._resolve(self._config.dataset, self._config.revision)
 
     def _admitted(self, records: Iterator[Record], name: str, report: SourceReport) -> Iterator[Document]:
         form = RecordFormat(self._config.fields, self._config.format)

@@ -86,6 +86,10 @@ class PdfFolder(Source):
             }
         )
 
+    def version(self) -> str:
+        """See `Source`."""
+        return ""
+
     def documents(self, report: SourceReport) -> Iterator[Document]:
         """See `Source`."""
         return limited(self._all(report), self._config, report, self.name)

@@ -89,6 +89,10 @@ class PythonDocs(Source):
             }
         )
 
+    def version(self) -> str:
+        """See `Source`."""
+        return ""
+
     def documents(self, report: SourceReport) -> Iterator[Document]:
         """See `Source`."""
         return limited(self._all(report), self._config, report, self.name)

@@ -92,6 +92,14 @@ class Source(ABC):
         """
 
     @abstractmethod
+    def version(self) -> str:
+        """Which version is read of what others may change, such as a commit; empty where `fingerprint` says it all.
+
+        Once known it stays the same for this object, and `documents` reads exactly it.
+        Raises: DataError when it cannot be found out now.
+        """
+
+    @abstractmethod
     def documents(self, report: SourceReport) -> Iterator[Document]:
         """Cleaned documents of at least `min_text_length` characters, always in the same order.
 

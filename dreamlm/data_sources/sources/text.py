@@ -92,6 +92,10 @@ class TextFiles(Source):
             }
         )
 
+    def version(self) -> str:
+        """See `Source`."""
+        return ""
+
     def documents(self, report: SourceReport) -> Iterator[Document]:
         """See `Source`."""
         return limited(self._all(report), self._config, report, self.name)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from dreamlm.core.errors import DataError, UserMistake
 from dreamlm.data_sources.retry import RetryPolicy
-from dreamlm.data_sources.sources import hub_stream
-from dreamlm.data_sources.sources.hub_stream import DatasetAddress, open_hub_stream, resumed_records
+from dreamlm.data_sources.sources import hub_stream, huggingface
+from dreamlm.data_sources.sources.hub_stream import DatasetAddress, commit_of, open_hub_stream, resumed_records
 from dreamlm.data_sources.sources.huggingface import HuggingFace
 from dreamlm.data_sources.sources.source import SourceContext, SourceReport
 
@@ -27,7 +27,8 @@ def texts(context: SourceContext, **options: Any) -> tuple[list[str], SourceRepo
     """All documents of a data set, and the report."""
     config = HuggingFace.Config(type="hf", **options)
     report = SourceReport(config.source_name)
-    return [document.text for document in HuggingFace(config, context, NO_WAIT).documents(report)], report
+    source = HuggingFace(config, context, NO_WAIT, commit_of)
+    return [document.text for document in source.documents(report)], report
 
 
 class FailingStream:
@@ -113,7 +114,7 @@ def test_without_network_the_reason_comes_after_three_quick_tries(
     policy = RetryPolicy(sleep=slept.append)
     config = HuggingFace.Config(type="hf", dataset="wikimedia/wikipedia", config_name="20231101.en")
     with pytest.raises(DataError) as caught:
-        list(HuggingFace(config, context, policy).documents(SourceReport("wikipedia")))
+        list(HuggingFace(config, context, policy, commit_of).documents(SourceReport("wikipedia")))
     assert caught.value.what == "no connection after 3 tries: huggingface.co: Name or service not known"
     assert caught.value.where == "wikimedia/wikipedia/20231101.en@main/train"
     assert len(slept) == 2
@@ -250,3 +251,99 @@ def test_a_hub_fingerprint_needs_no_network_and_follows_the_revision(context: So
     other = config.model_copy(update={"dataset": "a/c"}).build(context)
     assert len({source.fingerprint(), pinned.fingerprint(), other.fingerprint()}) == 3
     assert config.model_copy(update={"name": "mine"}).build(context).fingerprint() == source.fingerprint()
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub:
+    """Says what a revision stands for; a test moves `main` on or takes the network away."""
+
+    def __init__(self, main: str) -> None:
+        self.main, self.reachable = main, True
+        self.asked: list[tuple[str, str | None]] = []
+
+    def __call__(self, dataset: str, revision: str | None) -> str:
+        self.asked.append((dataset, revision))
+        if not self.reachable:
+            raise ConnectionError("name resolution failed")
+        return self.main
+
+
+def test_the_version_is_the_commit_of_the_revision_asked_for_once(context: SourceContext) -> None:
+    hub = Hub(COMMIT)
+    source = HuggingFace(HuggingFace.Config(type="hf", dataset="a/b", revision="v2"), context, NO_WAIT, hub)
+    assert source.version() == COMMIT
+    hub.main = "f" * 40
+    assert source.version() == COMMIT
+    assert hub.asked == [("a/b", "v2")]
+
+
+def test_without_network_the_version_is_not_known_and_asked_for_again(context: SourceContext) -> None:
+    hub = Hub(COMMIT)
+    source = HuggingFace(HuggingFace.Config(type="hf", dataset="a/b"), context, NO_WAIT, hub)
+    hub.reachable = False
+    with pytest.raises(DataError, match="no connection: name resolution failed"):
+        source.version()
+    hub.reachable = True
+    assert source.version() == COMMIT
+
+
+def test_exactly_the_version_is_streamed_also_when_main_moves_on(
+    context: SourceContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, opened = Hub(COMMIT), list[str | None]()
+    breaks = {100}
+
+    class Texts(FailingStream):
+        def __iter__(self) -> Iterator[Any]:
+            return ({"text": f"This is the document number {record['n']}."} for record in super().__iter__())
+
+    def stream(address: DatasetAddress) -> FailingStream:
+        opened.append(address.revision)
+        hub.main = "f" * 40
+        return Texts(200, breaks, reset)
+
+    monkeypatch.setattr(huggingface, "open_hub_stream", stream)
+    source = HuggingFace(HuggingFace.Config(type="hf", dataset="a/b"), context, NO_WAIT, hub)
+    assert len(list(source.documents(SourceReport("b")))) == 200
+    assert opened == [COMMIT, COMMIT]
+
+
+def test_a_commit_stands_for_itself_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_stream, "check_network", lambda: pytest.fail("the network was used"))
+    assert commit_of("a/b", COMMIT) == COMMIT
+
+
+def test_the_hub_is_asked_for_the_commit_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def dataset_info(self: object, dataset: str, **options: Any) -> huggingface_hub.DatasetInfo:
+        assert (dataset, options["revision"], options["expand"]) == ("a/b", "v2", ["sha"])
+        return huggingface_hub.DatasetInfo(id="a/b", sha=COMMIT)
+
+    monkeypatch.setattr(hub_stream, "check_network", lambda: None)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
+    assert commit_of("a/b", "v2") == COMMIT
+
+
+def test_a_data_set_that_the_hub_does_not_have_is_said_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def missing(self: object, dataset: str, **options: Any) -> None:
+        raise ValueError("Repository Not Found for url")
+
+    monkeypatch.setattr(hub_stream, "check_network", lambda: None)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", missing)
+    with pytest.raises(DataError) as caught:
+        commit_of("a/b", None)
+    assert caught.value.what == "cannot be found on the hub: Repository Not Found for url"
+    assert caught.value.where == "a/b@main"
+
+
+@pytest.mark.parametrize("options", [{"dataset": "corpus"}, {"dataset": "csv", "data_files": "a.csv"}])
+def test_local_data_has_no_version_besides_its_content(
+    context: SourceContext, data: Path, options: dict[str, Any]
+) -> None:
+    (data / "corpus").mkdir()
+    assert HuggingFace(HuggingFace.Config(type="hf", **options), context, NO_WAIT, Hub(COMMIT)).version() == ""
