@@ -1,5 +1,8 @@
 """Causal self-attention over the whole past, with grouped key/value heads."""
 
+import math
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,19 +10,32 @@ from torch.nn import functional as F
 from dreamlm.core.nn.cache import KeyValueCache
 from dreamlm.core.nn.norm import NormName, build_norm
 from dreamlm.core.nn.signal import Segment
+from dreamlm.core.nn.sparsemax import sparsemax_attention
+
+AttentionActivation = Literal["softmax", "sparsemax"]
 
 
 class Attention(nn.Module):
-    """softmax(q k^T / sqrt(K)) v over the tokens a token may see; never holds the T x T weights.
+    """activation(q k^T / sqrt(K)) v over the tokens a token may see; never holds the T x T weights.
 
     Source: Vaswani et al. 2017; grouped heads: Ainslie et al. 2023; QK-norm: Henry et al. 2020 (per head).
     """
 
     def __init__(
-        self, hidden_size: int, num_heads: int, num_kv_heads: int, qk_norm: bool, norm: NormName, norm_epsilon: float
+        self,
+        layer: int,
+        hidden_size: int,
+        num_heads: int,
+        num_kv_heads: int,
+        qk_norm: bool,
+        norm: NormName,
+        norm_epsilon: float,
     ) -> None:
+        """layer: number of the layer it belongs to, whose placement it asks for."""
         super().__init__()
+        self.layer = layer
         self.num_heads, self.num_kv_heads, self.head_size = num_heads, num_kv_heads, hidden_size // num_heads
+        self._mix = {"softmax": _softmax_attention, "sparsemax": sparsemax_attention}[activation]
         self.query = nn.Linear(hidden_size, hidden_size, bias=False)
         self.key = nn.Linear(hidden_size, num_kv_heads * self.head_size, bias=False)
         self.value = nn.Linear(hidden_size, num_kv_heads * self.head_size, bias=False)
@@ -29,9 +45,9 @@ class Attention(nn.Module):
 
     def forward(self, hidden_BTD: Tensor, segment: Segment, past: KeyValueCache) -> tuple[Tensor, KeyValueCache]:
         """Mixed hidden vectors (B, T, D), and the cache with this segment's keys and values behind the past's."""
-        query_BHTK = segment.placement.query(self.query_norm(self._heads(self.query(hidden_BTD))))
-        key_BGTK = segment.placement.key(self.key_norm(self._heads(self.key(hidden_BTD))))
-        value_BGTK = self._heads(self.value(hidden_BTD))
+        query_BHTK = segment.placement.query(self.query_norm(self._heads(self.query(hidden_BTD))), self.layer)
+        key_BGTK = segment.placement.key(self.key_norm(self._heads(self.key(hidden_BTD))), self.layer)
+        value_BGTK = _as_wide_as(key_BGTK, self._heads(self.value(hidden_BTD)))
         cache = past.append(key_BGTK, value_BGTK)
         mixed_BHTK = F.scaled_dot_product_attention(
             query_BHTK,
@@ -39,8 +55,9 @@ class Attention(nn.Module):
             self._for_every_head(cache.value),
             attn_mask=segment.visible,
             is_causal=segment.visible is None and query_BHTK.shape[2] > 1,
+            scale=self.head_size**-0.5,
         )
-        mixed_BTD = mixed_BHTK.transpose(1, 2).flatten(2)
+        mixed_BTD = mixed_BHTK[..., : self.head_size].transpose(1, 2).flatten(2)
         mixed: Tensor = self.output(mixed_BTD)
         return mixed, cache
 
@@ -51,3 +68,21 @@ class Attention(nn.Module):
     def _for_every_head(self, heads_BGTK: Tensor) -> Tensor:
         repeats = self.num_heads // self.num_kv_heads
         return heads_BGTK if repeats == 1 else torch.repeat_interleave(heads_BGTK, repeats, dim=1)
+
+
+def _as_wide_as(key_BGTJ: Tensor, value_BGTK: Tensor) -> Tensor:
+    """The values, with zeros behind them where keys have appended components.
+
+    Kernels that hold no T x T weights want one width; padding here costs less than at every step of a generation.
+    """
+    missing = key_BGTJ.shape[-1] - value_BGTK.shape[-1]
+    return F.pad(value_BGTK, (0, missing)) if missing else value_BGTK
+
+
+def _softmax_attention(
+    query_BHTK: Tensor, key_BHSK: Tensor, value_BHSK: Tensor, visible: Tensor | None, scale: float
+) -> Tensor:
+    causal = visible is None and query_BHTK.shape[2] > 1
+    return F.scaled_dot_product_attention(
+        query_BHTK, key_BHSK, value_BHSK, attn_mask=visible, is_causal=causal, scale=scale
+    )

@@ -75,6 +75,7 @@ class DreamLM(nn.Module):
                 raise ValueError(f"num_kv_heads {self.kv_heads} must divide num_heads {self.num_heads}")
             if self.seq_length % self.segment:
                 raise ValueError(f"segment_length {self.segment} must divide seq_length {self.seq_length}")
+            self.positions.check(self.num_layers)
             if self.modules and self.segment == self.seq_length:
                 raise ValueError(
                     f"modules need several segments: set segment_length below seq_length {self.seq_length}"
@@ -125,7 +126,9 @@ class DreamLM(nn.Module):
         self.config = config
         self.vocab_size = vocab_size
         self.embedding = nn.Embedding(vocab_size, config.hidden_size)
-        self.positions: Positions = config.positions.build(config.hidden_size, config.num_heads, config.seq_length)
+        self.positions: Positions = config.positions.build(
+            config.hidden_size, config.num_heads, config.num_layers, config.seq_length
+        )
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(_block(config, index) for index in range(config.num_layers))
         self.norm = build_norm(config.norm, config.hidden_size, config.norm_epsilon)
@@ -236,7 +239,7 @@ def _block(config: DreamLM.Config, index: int) -> Block:
     return Block(
         f"layers.{index}",
         build_norm(config.norm, size, epsilon),
-        Attention(size, config.num_heads, config.kv_heads, config.qk_norm, config.norm, epsilon),
+        Attention(index, size, config.num_heads, config.kv_heads, config.qk_norm, config.norm, epsilon),
         build_norm(config.norm, size, epsilon),
         config.feed_forward.build(size, config.feed_forward_size, config.num_layers),
         config.dropout,
