@@ -40,7 +40,7 @@ _EXPRESSED = {
 }
 _IRRELEVANT = {"segment_length", "dropout"}
 """A plain decoder computes the same for every segment length, and drops nothing outside training."""
-_KINDS = {"positions": "rope", "feed_forward": "swiglu", "norm": "rmsnorm"}
+_KINDS = {"attention_activation": "softmax", "positions": "rope", "feed_forward": "swiglu", "norm": "rmsnorm"}
 """Parts of which a stock architecture has just this kind."""
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _ENVELOPE = {"model_type", "architectures", "vocab_size", "dtype", "transformers_version", *_SPECIAL_TOKENS}

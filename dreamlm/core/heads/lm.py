@@ -3,6 +3,7 @@
 Shapes: N tokens, D width, V vocabulary, C tokens of a chunk.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -14,11 +15,16 @@ CHUNK_LOGITS = 1 << 22
 
 
 class LanguageModelHead(nn.Module):
-    """Projects hidden vectors to the vocabulary; the weight may be the token embedding's."""
+    """Projects hidden vectors to the vocabulary; the weight may be the token embedding's.
 
-    def __init__(self, weight_VD: Tensor) -> None:
+    A finite `soft_cap` bends the logits to soft_cap * tanh(logits / soft_cap).
+    Source of the cap: Gemma 2 (Riviere et al. 2024), section 2.
+    """
+
+    def __init__(self, weight_VD: Tensor, soft_cap: float = math.inf) -> None:
         super().__init__()
         self.weight = weight_VD
+        self.soft_cap = soft_cap
 
     def forward(
         self, hidden_ND: Float[Tensor, "N D"], target_N: Int[Tensor, " N"], label_smoothing: float
@@ -28,13 +34,12 @@ class LanguageModelHead(nn.Module):
         Cost: three products of N x D x V; the gradient is computed with the loss, so backward only scales it.
         """
         loss, nll = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            hidden_ND, self.weight, target_N, label_smoothing, torch.is_grad_enabled()
+            hidden_ND, self.weight, target_N, label_smoothing, self.soft_cap, torch.is_grad_enabled()
         )
         return loss, nll
 
     def logits(self, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
-        logits: Tensor = nn.functional.linear(hidden, self.weight).float()
-        return logits
+        return _capped(nn.functional.linear(hidden, self.weight).float(), self.soft_cap)
 
     @torch.no_grad()
     def token_nll(self, hidden_ND: Float[Tensor, "N D"], target_N: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
@@ -57,7 +62,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, smoothing: float, with_gradient: bool
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        target_N: Tensor,
+        smoothing: float,
+        soft_cap: float,
+        with_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
         device = hidden_ND.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
@@ -72,7 +83,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             hidden_CD = hidden_CD.to(dtype)
             real_C1 = (target_C >= 0)[:, None]
             index_C1 = target_C.clamp(min=0)[:, None]
-            logits_CV = (hidden_CD @ weight.T).float()
+            logits_CV = _capped((hidden_CD @ weight.T).float(), soft_cap)
             normaliser_C1 = logits_CV.logsumexp(dim=1, keepdim=True)
             chosen_C1 = logits_CV.gather(1, index_C1)
             nll_C1 = (normaliser_C1 - chosen_C1) * real_C1
@@ -83,11 +94,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
             else:
                 loss += nll_C1.sum()
             if grad_hidden_ND is not None and grad_weight_VD is not None:
+                # What reaches the uncapped logits: nothing of a target that is not real, and tanh's slope of the rest.
+                passing = real_C1 if soft_cap == math.inf else real_C1 * (1 - (logits_CV / soft_cap).square_())
                 error_CV = logits_CV.sub_(normaliser_C1).exp_()
                 if smoothing > 0:
                     error_CV -= smoothing / vocab_size
                 error_CV.scatter_add_(1, index_C1, torch.full_like(normaliser_C1, smoothing - 1))
-                error_CV *= real_C1
+                error_CV *= passing
                 error = error_CV.to(dtype)
                 grad_hidden_ND[begin : begin + len(target_C)] = error @ weight
                 grad_weight_VD += error.T @ hidden_CD
@@ -101,9 +114,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         scale = grad_outputs[0]
         grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
-        return grad_hidden_ND * scale, (grad_weight_VD * scale).to(ctx.weight_dtype), None, None, None
+        return grad_hidden_ND * scale, (grad_weight_VD * scale).to(ctx.weight_dtype), None, None, None, None
 
 
 def _chunks(vocab_size: int, hidden_ND: Tensor, target_N: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     rows = max(1, CHUNK_LOGITS // vocab_size)
     return torch.split(hidden_ND, rows), torch.split(target_N, rows)
+
+
+def _capped(logits: Float[Tensor, "*B V"], soft_cap: float) -> Float[Tensor, "*B V"]:
+    return logits if soft_cap == math.inf else soft_cap * (logits / soft_cap).tanh_()

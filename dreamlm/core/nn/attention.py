@@ -1,6 +1,5 @@
 """Causal self-attention over the whole past, with grouped key/value heads."""
 
-import math
 from typing import Literal
 
 import torch
@@ -27,6 +26,7 @@ class Attention(nn.Module):
         hidden_size: int,
         num_heads: int,
         num_kv_heads: int,
+        activation: AttentionActivation,
         qk_norm: bool,
         norm: NormName,
         norm_epsilon: float,
@@ -49,13 +49,12 @@ class Attention(nn.Module):
         key_BGTK = segment.placement.key(self.key_norm(self._heads(self.key(hidden_BTD))), self.layer)
         value_BGTK = _as_wide_as(key_BGTK, self._heads(self.value(hidden_BTD)))
         cache = past.append(key_BGTK, value_BGTK)
-        mixed_BHTK = F.scaled_dot_product_attention(
+        mixed_BHTK = self._mix(
             query_BHTK,
             self._for_every_head(cache.key),
             self._for_every_head(cache.value),
-            attn_mask=segment.visible,
-            is_causal=segment.visible is None and query_BHTK.shape[2] > 1,
-            scale=self.head_size**-0.5,
+            segment.visible,
+            self.head_size**-0.5,
         )
         mixed_BTD = mixed_BHTK[..., : self.head_size].transpose(1, 2).flatten(2)
         mixed: Tensor = self.output(mixed_BTD)

@@ -21,7 +21,7 @@ from dreamlm.core.config import ConfigModel
 from dreamlm.core.heads.lm import LanguageModelHead
 from dreamlm.core.modules import AnyModule
 from dreamlm.core.modules.module import CognitiveModule, Room
-from dreamlm.core.nn.attention import Attention
+from dreamlm.core.nn.attention import Attention, AttentionActivation
 from dreamlm.core.nn.block import Block
 from dreamlm.core.nn.cache import KeyValueCache
 from dreamlm.core.nn.feedforward import FeedForwardConfig
@@ -32,7 +32,7 @@ from dreamlm.core.nn.phase import Phase, phases
 from dreamlm.core.nn.positions import PositionsConfig
 from dreamlm.core.nn.positions.positions import Positions
 from dreamlm.core.nn.positions.rotary import Rotary
-from dreamlm.core.nn.signal import Carry, Signal, advance
+from dreamlm.core.nn.signal import Carry, Signal, advance, join
 
 
 class DreamLM(nn.Module):
@@ -53,12 +53,16 @@ class DreamLM(nn.Module):
         segment_length: int | None = Field(None, ge=1)
         """Tokens after which modules write what later tokens read, a divisor of `seq_length`; default all."""
         positions: PositionsConfig = Rotary.Config()
+        attention_activation: AttentionActivation = "softmax"
+        """What makes weights of attention scores; `sparsemax` gives most tokens exactly none, and is slower."""
         feed_forward: FeedForwardConfig = SwiGLU.Config()
         norm: NormName = "rmsnorm"
         qk_norm: bool = True
         """RMS-normalise queries and keys per head; a snapshot then exports as Qwen3 instead of Llama."""
         tie_embeddings: bool = True
         """Use the token embedding as the output head too."""
+        logit_soft_cap: float | None = Field(None, gt=0)
+        """c bends logits to c * tanh(logits / c), so that none exceeds c; default no cap."""
         norm_epsilon: float = Field(1e-5, gt=0)
         dropout: float = Field(0.0, ge=0.0, lt=1.0)
         """Dropout on the embedding and on what each layer adds to the residual stream."""
@@ -100,8 +104,8 @@ class DreamLM(nn.Module):
 
         @property
         def loss_weights(self) -> Mapping[str, float]:
-            """Weight of every objective by name: the next token, and what the model's parts add. Reports are unweighted."""
-            return {"token": 1.0} | {
+            """Weight of every objective by name: the next token, and what the parts add. Reports are unweighted."""
+            return {"token": 1.0, **self.feed_forward.loss_weights} | {
                 f"{name}.{key}": weight
                 for name, one in zip(self.module_names, self.modules, strict=True)
                 for key, weight in one.loss_weights.items()
@@ -133,7 +137,9 @@ class DreamLM(nn.Module):
         self.layers = nn.ModuleList(_block(config, index) for index in range(config.num_layers))
         self.norm = build_norm(config.norm, config.hidden_size, config.norm_epsilon)
         own_weight = nn.Parameter(torch.empty(vocab_size, config.hidden_size))
-        self.head = LanguageModelHead(self.embedding.weight if config.tie_embeddings else own_weight)
+        self.head = LanguageModelHead(
+            self.embedding.weight if config.tie_embeddings else own_weight, config.logit_soft_cap or math.inf
+        )
         initialise(self, config.num_layers)
         # Built last, so that the trunk's weights are those of the decoder without modules.
         self._modules_in_order = tuple(_modules(config))
@@ -200,11 +206,8 @@ class DreamLM(nn.Module):
             signal = self._segment(tokens_BT[:, span], documents_BT[:, span].to(torch.int32), inner, phase, boundaries)
             carry = replace(signal.carry, records=carry.records)
             signals.append(signal)
-        joined = signals[0]
-        for signal in signals[1:]:
-            joined = joined.with_losses(signal.losses)
-        hidden_BTD = torch.cat([signal.hidden for signal in signals], dim=1) if len(signals) > 1 else joined.hidden
-        return replace(joined, hidden=self.norm(hidden_BTD), segment=signals[-1].segment, carry=carry)
+        joined = join(signals)
+        return replace(joined, hidden=self.norm(joined.hidden), carry=carry)
 
     def logits(self, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
         """Unnormalised log-probabilities of the next token, in fp32."""
@@ -239,7 +242,16 @@ def _block(config: DreamLM.Config, index: int) -> Block:
     return Block(
         f"layers.{index}",
         build_norm(config.norm, size, epsilon),
-        Attention(index, size, config.num_heads, config.kv_heads, config.qk_norm, config.norm, epsilon),
+        Attention(
+            index,
+            size,
+            config.num_heads,
+            config.kv_heads,
+            config.attention_activation,
+            config.qk_norm,
+            config.norm,
+            epsilon,
+        ),
         build_norm(config.norm, size, epsilon),
         config.feed_forward.build(size, config.feed_forward_size, config.num_layers),
         config.dropout,

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 EMBEDDINGS = ("embedding.weight", "head.weight", "positions.table.weight")
-RESIDUAL_WRITERS = ("attention.output.weight", "feed_forward.down.weight", "residual.weight")
+RESIDUAL_WRITERS = ("attention.output.weight", ".down.weight", "residual.weight")
 """Endings of the names of what writes to the residual stream."""
 
 

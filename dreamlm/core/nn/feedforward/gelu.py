@@ -1,6 +1,7 @@
 """The feed-forward layer of GPT-2 and its kin."""
 
-from typing import Literal, final
+from collections.abc import Mapping
+from typing import ClassVar, Literal, final
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +17,7 @@ class GELU(FeedForward):
 
     class Config(ConfigModel):
         type: Literal["gelu"] = "gelu"
+        loss_weights: ClassVar[Mapping[str, float]] = {}
 
         def default_size(self, hidden_size: int) -> float:
             return 4 * hidden_size

@@ -1,6 +1,7 @@
 """The gated feed-forward layer of Llama and its kin."""
 
-from typing import Literal, final
+from collections.abc import Mapping
+from typing import ClassVar, Literal, final
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +17,7 @@ class SwiGLU(FeedForward):
 
     class Config(ConfigModel):
         type: Literal["swiglu"] = "swiglu"
+        loss_weights: ClassVar[Mapping[str, float]] = {}
 
         def default_size(self, hidden_size: int) -> float:
             """8/3 of the residual width: three matrices with the weights of the usual two."""
