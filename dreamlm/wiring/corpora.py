@@ -12,6 +12,10 @@ from dreamlm.wiring.places import corpus_folder, home
 
 BYTES_PER_TOKEN = 5
 """A generous guess of the text behind one token, for how much of an endless stream to keep."""
+STOPPED = (
+    "stopped: no part of the new corpus is left, and an older one is untouched; "
+    "the same command starts it again, and reads no PDF twice"
+)
 
 
 def prepare_corpus(
@@ -25,9 +29,15 @@ def prepare_corpus(
 
     An endless source is read until one pass over it would last for all of `train_tokens`; a run that goes on keeps the
     corpus whose fingerprint is `trained_on`.
+    Ctrl-C and SIGTERM go on their way when the progress was told what they leave behind.
     Raises: AllSourcesFailed, DataError, UserMistake, OutOfSpace.
     """
-    return _request(preset, progress, folder, workers).run(trained_on)
+    request = _request(preset, progress, folder, workers)
+    try:
+        return request.run(trained_on)
+    except (KeyboardInterrupt, SystemExit):
+        progress.notice(STOPPED)
+        raise
 
 
 def explain_corpus(preset: Preset, progress: Progress, folder: Path | None = None) -> list[Difference]:
