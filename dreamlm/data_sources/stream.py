@@ -32,7 +32,8 @@ class CorpusStream:
         mix_strategy: MixStrategy = "round_robin"
         """How sources take turns: one window each, a whole epoch each, or in proportion to `source_weights`."""
         source_weights: dict[str, float] | list[float] | None = Field(default=None)
-        """Share of windows by source name, or in the order of `sources`; only with the strategy `weighted`."""
+        """Share of windows by source name, or in the order of `sources`; only with the strategy `weighted`.
+        Not inherited by a preset that has `sources` of its own."""
         packing: Packing = "document"
         """Whether a token sees only its own `document`, or everything before it in the window (`concat`)."""
 

@@ -1,7 +1,8 @@
 """Putting presets on top of one another: parents first, then the file itself, then each `--set`.
 
 Objects merge key by key; a list or a plain value replaces what was below it. Where a value is a choice
-(`{"type": ...}`), naming another type starts that choice afresh, because the old type's keys mean nothing to it.
+(`{"type": ...}`), naming another type starts that choice afresh, because the old type's keys mean nothing to it. So do
+other `data.sources`: they start without the `data.source_weights` that were below them.
 """
 
 import json
@@ -39,26 +40,33 @@ class Layers:
     def with_document(self, document: JsonDocument, name: str) -> "Layers":
         """These values with a file's on top; `name` is how messages call the file."""
         places = {path: f"{name}:{line}" for path, line in document.lines.items()}
-        return Layers(merge(self.values, document.values), (*self.written, places))
+        below = _without_weights(self.values) if _names_sources(document.values) else self.values
+        return Layers(merge(below, document.values), (*self.written, places))
 
     def with_assignments(self, assignments: Sequence[str | Assignment]) -> tuple["Layers", list[Mistake]]:
         """These values with each `a.b=c` on top, and the mistakes of those that cannot be applied.
 
-        A bare text was typed after `--set`.
+        A bare text was typed after `--set`. Assigning whole `data.sources` drops the weights below in whatever order it
+        stands; weights that are assigned as well stay.
         The value is read as JSON where it is JSON (`3`, `true`, `null`, `["a"]`), as plain text otherwise.
         """
         values, written, mistakes = self.values, list(self.written), []
+        changes: list[tuple[KeyPath, Any, str]] = []
         for assignment in assignments:
             if isinstance(assignment, str):
                 assignment = Assignment(assignment, f"--set {assignment}")
             typed = assignment.typed
             key, equals, text = assignment.text.partition("=")
             path = parse_key(key.strip())
-            if not equals or not path:
+            if equals and path:
+                changes.append((path, _parse_value(text), typed))
+            else:
                 mistakes.append(Mistake(typed, "is not KEY=VALUE", "for example --set train.seed=1"))
-                continue
+        if any(_names_sources(_assign(None, path, value)) for path, value, _ in changes):
+            values = _without_weights(values)
+        for path, value, typed in changes:
             try:
-                values = _assign(values, path, _parse_value(text))
+                values = _assign(values, path, value)
             except LookupError as error:
                 mistakes.append(Mistake(dotted(path), str(error.args[0]), typed))
             else:
@@ -94,6 +102,19 @@ def _assign(below: Any, path: KeyPath, value: Any) -> Any:
         return [*below[:part], _assign(below[part], rest, value), *below[part + 1 :]]
     inside = below.get(str(part)) if isinstance(below, dict) else None
     return merge(below, {str(part): _assign(inside, rest, value)})
+
+
+def _names_sources(values: Any) -> bool:
+    """Whether these values bring sources of their own; an element of a list changed in place does not."""
+    data = values.get("data") if isinstance(values, dict) else None
+    return isinstance(data, dict) and isinstance(data.get("sources"), list)
+
+
+def _without_weights(values: dict[str, Any]) -> dict[str, Any]:
+    data = values.get("data")
+    if not isinstance(data, dict):
+        return values
+    return {**values, "data": {key: value for key, value in data.items() if key != "source_weights"}}
 
 
 def _parse_value(text: str) -> Any:

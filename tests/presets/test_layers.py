@@ -81,3 +81,44 @@ def test_a_mistake_in_an_option_names_the_option() -> None:
     assert not mistakes
     assert layers.origin(("generate", "top_p")) == "--top-p 3.0"
     assert layers.origin(("a", "b")) == "--set a.b=1"
+
+
+def weighted(values: dict[str, object], *above: dict[str, object]) -> dict[str, object]:
+    layers = Layers()
+    for each in (values, *above):
+        layers = layers.with_document(JsonDocument(each, {}), "p")
+    return dict(layers.values["data"])
+
+
+PARENT = {"data": {"sources": ["wikipedia", "c4"], "source_weights": {"wikipedia": 2, "c4": 1}, "packing": "concat"}}
+
+
+def test_other_sources_start_without_the_weights_of_the_parent() -> None:
+    child = {"data": {"sources": ["python_docs"]}}
+    assert weighted(PARENT, child) == {"sources": ["python_docs"], "packing": "concat"}
+
+
+def test_other_sources_with_weights_have_those_alone() -> None:
+    child = {"data": {"sources": ["c4", "python_docs"], "source_weights": {"c4": 3, "python_docs": 4}}}
+    assert weighted(PARENT, child)["source_weights"] == {"c4": 3, "python_docs": 4}
+
+
+def test_weights_of_the_same_sources_are_changed_one_by_one() -> None:
+    assert weighted(PARENT, {"data": {"source_weights": {"c4": 5}}})["source_weights"] == {"wikipedia": 2, "c4": 5}
+
+
+def test_assigned_sources_drop_the_weights_below_but_not_those_assigned_with_them() -> None:
+    dropped, _ = Layers(PARENT).with_assignments(['data.sources=["c4"]'])
+    assert "source_weights" not in dropped.values["data"]
+    sets = ['data.sources=["c4"]', "data.source_weights.c4=7"]
+    for order in (sets, sets[::-1]):
+        layers, mistakes = Layers(PARENT).with_assignments(order)
+        assert not mistakes
+        assert layers.values["data"]["source_weights"] == {"c4": 7}
+    changed, _ = Layers(PARENT).with_assignments(["data.sources.0=openwebtext"])
+    assert changed.values["data"]["source_weights"] == {"wikipedia": 2, "c4": 1}
+
+
+def test_a_word_in_place_of_a_list_of_sources_is_left_for_the_schema_to_refuse() -> None:
+    layers, _ = Layers(PARENT).with_assignments(["data.sources=c4"])
+    assert layers.values["data"]["sources"] == "c4"
