@@ -67,13 +67,15 @@ def train(
 def _run(console: Console, request: "TrainRequest") -> None:
     from dreamlm.cli.live import JsonTraining, LiveTraining
     from dreamlm.cli.progress import PreparationProgress
+    from dreamlm.cli.ranks import as_a_rank
     from dreamlm.core.training.hooks import Hook
     from dreamlm.data_sources.progress import Silence
     from dreamlm.wiring.training import train as run_training
 
     if os.environ.get("RANK", "0") != "0":
-        run_training(request, Hook(), Silence())
+        with as_a_rank():
+            run_training(request, Hook(), Silence())
         return
-    with console.live() as line:
+    with as_a_rank(), console.live() as line:
         hook = JsonTraining(console) if console.as_json else LiveTraining(console, line)
         run_training(request, hook, PreparationProgress(console, line))

@@ -123,6 +123,29 @@ class TrainingFailed(DreamLMError):
     """Training cannot go on: a sanity check failed, or too many steps in a row were not finite."""
 
 
+class OutOfMemory(TrainingFailed):
+    """A phase of training does not fit into memory, and a smaller micro-batch would not help."""
+
+
+class MicroBatchTooLarge(DreamLMError):
+    """A micro-batch of `rows` windows does not fit into memory; `fewer` may, once the processes are started again.
+
+    Its exit code (EX_TEMPFAIL of sysexits.h) tells whoever started the processes that another try may succeed.
+    """
+
+    exit_code = 75
+
+    def __init__(self, rows: int, fewer: int, hint: str) -> None:
+        self.rows, self.fewer = rows, fewer
+        super().__init__(
+            f"out of memory with {rows} rows in a micro-batch", where="train.per_gpu_batch_size", hint=hint
+        )
+
+    @property
+    def remedy(self) -> str:
+        return f"out of memory: micro-batch {self.rows} -> {self.fewer} rows, accumulation x{self.rows // self.fewer}"
+
+
 class Interrupted(DreamLMError):
     """A signal asked the run to stop; a snapshot was committed. `signal_number` decides the exit code (128 + n)."""
 

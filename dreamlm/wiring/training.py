@@ -27,6 +27,7 @@ from dreamlm.core.training.backend.choose import build_backend
 from dreamlm.core.training.backend.process_group import Place, as_the_first_rank, first_rank_first, join
 from dreamlm.core.training.hooks import Hook, Hooks, RunEnd, Sample
 from dreamlm.core.training.loop import Trainer
+from dreamlm.core.training.memory import BUILDING, allowed, within_memory
 from dreamlm.core.training.precision import choose_precision
 from dreamlm.core.training.recorders import MetricsFile, ReportFile, TensorBoard
 from dreamlm.core.training.sharing import validate_together
@@ -171,9 +172,10 @@ class _Training:
         before = dict(snapshot.preset["train"]) if snapshot else {}
         same = state is not None and before["precision"] == preset.train.precision
         precision = state.precision if state and same else self._choose_precision()
-        self._backend = self._build_backend(precision)
-        if snapshot is not None:
-            self._backend.restore(Tensors(snapshot.model, snapshot.optimizer))
+        with within_memory(BUILDING.failure):
+            self._backend = self._build_backend(precision)
+            if snapshot is not None:
+                self._backend.restore(Tensors(snapshot.model, snapshot.optimizer))
         self._stream = CorpusStream(corpus, preset.data, preset.model.seq_length, preset.train.seed)
         self._held_out = corpus.held_out(preset.model.seq_length, preset.train.validation_tokens, preset.data.packing)
         self._state = self._continued(state, before, precision) if state else self._first_state(precision)
@@ -222,7 +224,7 @@ class _Training:
             seed=train.seed,
             planned_steps=math.ceil(train.train_tokens / (rows * self._preset.model.seq_length)),
             global_rows=rows,
-            micro_rows=train.per_gpu_batch_size,
+            micro_rows=allowed(train.per_gpu_batch_size),
             precision=precision,
             corpus=self._corpus.fingerprint,
             cursor=self._stream.start(),
@@ -245,7 +247,7 @@ class _Training:
             )
         asked = train.per_gpu_batch_size
         rows = min(asked, state.micro_rows) if asked == before["per_gpu_batch_size"] else asked
-        return replace(state, micro_rows=rows, precision=precision)
+        return replace(state, micro_rows=allowed(rows), precision=precision)
 
     def _validate(self) -> Validation:
         return validate_together(self._backend, self._held_out, self._preset.eval.rows, self._corpus.source_names)

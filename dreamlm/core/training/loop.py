@@ -9,19 +9,20 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import final
 
 import torch
 
-from dreamlm.core.errors import Interrupted, LossNotFinite, OutOfSpace, TrainingFailed
+from dreamlm.core.errors import Interrupted, LossNotFinite, MicroBatchTooLarge, OutOfSpace, TrainingFailed
 from dreamlm.core.rng import derive_seed
-from dreamlm.core.training import sanity
+from dreamlm.core.training import memory, sanity
 from dreamlm.core.training.backend.backend import Backend, Measured, MicroBatch, Update
 from dreamlm.core.training.config import TrainingConfig
 from dreamlm.core.training.diagnosis import name_cause
 from dreamlm.core.training.hooks import EvaluationReport, RunEnd, RunStart, Saved, StepReport
 from dreamlm.core.training.interruption import StopRequest
-from dreamlm.core.training.memory import halved, is_out_of_memory
+from dreamlm.core.training.memory import Phase, micro_batch_too_large, within_memory
 from dreamlm.core.training.meters import Throughput, matmul_peak, training_flops_per_token
 from dreamlm.core.training.schedules import Schedule
 from dreamlm.core.training.state import TrainingState
@@ -53,7 +54,8 @@ class Trainer:
     def run(self, state: TrainingState, fresh: bool) -> TrainingState:
         """Train from `state`. `fresh`: the weights are random, so the loss on random tokens must be ln V.
 
-        Raises: Interrupted after a signal, once a snapshot is committed; TrainingFailed; OutOfSpace.
+        Raises: Interrupted after a signal, once a snapshot is committed; TrainingFailed, OutOfMemory among it;
+        OutOfSpace; MicroBatchTooLarge when other processes wait and all must be started again: no end is told then.
         """
         self._begun = time.monotonic()
         with StopRequest(self._hooks.on_notice) as stop:
@@ -78,20 +80,12 @@ class Trainer:
         return state
 
     def _step(self, state: TrainingState) -> TrainingState:
-        """One optimizer step, tried again with half the micro-batch while memory does not suffice."""
+        """One optimizer step."""
         windows, cursor = self._stream.draw(state.cursor, state.global_rows)
-        while True:
-            micro_batches = self._share(state, windows)
-            if state.step == 0:
-                sanity.check_batch(micro_batches[0].batch, self._backend.model.vocab_size, self._around.padding_id)
-            try:
-                measured = self._backend.forward_backward(micro_batches)
-                break
-            except Exception as error:
-                if not is_out_of_memory(error) or self._backend.world_size > 1:
-                    raise
-                state = self._with_less_memory(state)
-        update = self._update(state, measured)
+        with self._on_record(state, memory.READING):
+            state, micro_batches, measured = self._forward_backward(state, windows)
+        with self._on_record(state, memory.UPDATING):
+            update = self._update(state, measured)
         state = replace(
             state,
             cursor=cursor,
@@ -103,8 +97,25 @@ class Trainer:
         self._report(state, measured, update)
         if not update.applied:
             self._skipped(state, measured, micro_batches)
-        with self._on_record(state):
+        with self._on_record(state, memory.CHECKING):
             return self._check_early(state, measured) if self._config.sanity_checks else state
+
+    def _forward_backward(
+        self, state: TrainingState, windows: Sequence[Window]
+    ) -> tuple[TrainingState, list[MicroBatch], Measured]:
+        """Tried again with half the micro-batch while memory does not suffice."""
+        process_rows = self._config.per_gpu_batch_size * self._config.accumulation_steps
+        while True:
+            micro_batches = self._share(state, windows)
+            if state.step == 0:
+                sanity.check_batch(micro_batches[0].batch, self._backend.model.vocab_size, self._around.padding_id)
+            try:
+                with within_memory(partial(micro_batch_too_large, state.micro_rows, process_rows)):
+                    return state, micro_batches, self._backend.forward_backward(micro_batches)
+            except MicroBatchTooLarge as error:
+                if not self._backend.can_repeat:
+                    raise
+                state = self._with_less_memory(state, error)
 
     def _share(self, state: TrainingState, windows: Sequence[Window]) -> list[MicroBatch]:
         """This rank's micro-batches. Numbered over all ranks, so that a micro-batch is the same at any world size."""
@@ -127,15 +138,15 @@ class Trainer:
 
     def _skipped(self, state: TrainingState, measured: Measured, micro_batches: Sequence[MicroBatch]) -> None:
         kind = "gradient" if math.isfinite(measured.nll) else "loss"
-        with self._backend.whole():
-            cause = name_cause(self._backend, self._stream, micro_batches)
-        self._hooks.on_notice(f"step {state.step} skipped, its {kind} is not finite: {cause}")
-        if state.skipped_in_a_row >= self._config.max_skipped_steps:
-            raise self._given_up(state, f"{state.skipped_in_a_row} steps in a row were not finite; last: {cause}")
+        with self._on_record(state, memory.DIAGNOSING):
+            with self._backend.whole():
+                cause = name_cause(self._backend, self._stream, micro_batches)
+            self._hooks.on_notice(f"step {state.step} skipped, its {kind} is not finite: {cause}")
+            if state.skipped_in_a_row >= self._config.max_skipped_steps:
+                raise self._given_up(f"{state.skipped_in_a_row} steps in a row were not finite; last: {cause}")
 
-    def _given_up(self, state: TrainingState, why: str) -> TrainingFailed:
+    def _given_up(self, why: str) -> TrainingFailed:
         step = self._saver.roll_back()
-        self._end("failed", state)
         return TrainingFailed(
             f"{why}; the run is back at its last finite snapshot, step {step}",
             hint="continue with a lower rate: --set train.optimizer.learning_rate=... --allow-changes",
@@ -143,8 +154,8 @@ class Trainer:
 
     def _check_fresh(self, state: TrainingState) -> None:
         if self._config.sanity_checks:
-            with self._on_record(state):
-                sanity.check_initial_loss(self._backend, state.micro_rows, self._stream.seq_length)
+            with self._on_record(state, memory.CHECKING):
+                sanity.check_initial_loss(self._backend, self._stream.seq_length)
             self._first_weights = sanity.weight_sums(self._backend.model)
 
     def _check_early(self, state: TrainingState, measured: Measured) -> TrainingState:
@@ -159,30 +170,28 @@ class Trainer:
         return replace(state, early_losses=losses)
 
     @contextmanager
-    def _on_record(self, state: TrainingState) -> Iterator[None]:
-        """A check that fails ends the run, which is to be told like any other end."""
+    def _on_record(self, state: TrainingState, phase: Phase) -> Iterator[None]:
+        """A phase that fails, or lacks memory, ends the run, which is to be told like any other end."""
         try:
-            yield
+            with within_memory(phase.failure):
+                yield
         except TrainingFailed:
             self._end("failed", state)
             raise
 
-    def _with_less_memory(self, state: TrainingState) -> TrainingState:
+    def _with_less_memory(self, state: TrainingState, error: MicroBatchTooLarge) -> TrainingState:
         self._backend.discard()
-        rows = halved(state.micro_rows)
-        self._hooks.on_notice(
-            f"out of memory: micro-batch {state.micro_rows} -> {rows} rows, "
-            f"accumulation x{state.micro_rows // rows}; the step is the same"
-        )
-        return replace(state, micro_rows=rows)
+        self._hooks.on_notice(f"{error.remedy}; the step is the same")
+        return replace(state, micro_rows=error.fewer)
 
     def _evaluate(self, state: TrainingState) -> TrainingState:
-        with self._backend.whole():
+        with self._on_record(state, memory.EVALUATING), self._backend.whole():
             try:
                 found = self._around.validate()
             except LossNotFinite as error:
-                raise self._given_up(state, f"on held-out text {error.what}") from error
-            samples = self._around.sample(state.step)
+                raise self._given_up(f"on held-out text {error.what}") from error
+            with within_memory(memory.SAMPLING.failure):
+                samples = self._around.sample(state.step)
         self._last_bits_per_byte = found.bits_per_byte
         best = state.best_validation_loss is None or found.nll < state.best_validation_loss
         self._hooks.on_evaluation(
@@ -213,7 +222,8 @@ class Trainer:
     def _save(self, state: TrainingState, stop: StopRequest | None = None) -> None:
         """Commit a snapshot; while the disk is full, wait for space instead of dying, unless training has not begun."""
         begin = time.monotonic()
-        tensors = self._backend.gather()
+        with self._on_record(state, memory.SAVING):
+            tensors = self._backend.gather()
         while True:
             try:
                 folder = self._saver.save(state, tensors)
@@ -254,6 +264,7 @@ class Trainer:
                 tokens=state.tokens,
                 nll=measured.nll,
                 objectives=measured.objectives,
+                probes=measured.probes,
                 gradient_norm=update.gradient_norm,
                 learning_rate=update.learning_rate,
                 applied=update.applied,

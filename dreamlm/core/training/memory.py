@@ -1,10 +1,71 @@
-"""Running out of memory: recognise it, and halve the micro-batch while the optimizer step stays the same."""
+"""Running out of memory: recognise it, and either halve the micro-batch or say which phase wants which change.
+
+One process of plain PyTorch halves its micro-batch and repeats the step. A rank among several cannot: the others wait
+for it inside a collective. It leaves a word for them, all of them end, and whoever started them may start them again.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 import torch
+from torch import distributed
 
-from dreamlm.core.errors import TrainingFailed
+from dreamlm.core.errors import DreamLMError, MicroBatchTooLarge, OutOfMemory, UserMistake
+from dreamlm.core.training.backend.launch import MICRO_ROWS
 
 _CPU_MESSAGES = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
+_WORD = "dreamlm/out_of_memory"
+_SMALLER_MODEL = "lower model.hidden_size or model.num_layers"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of training whose need of memory does not depend on the micro-batch."""
+
+    doing: str
+    hint: str
+    where: str = ""
+
+    def failure(self) -> OutOfMemory:
+        return OutOfMemory(f"out of memory while {self.doing}", where=self.where, hint=self.hint)
+
+
+BUILDING = Phase("placing the model on its device", _SMALLER_MODEL, "model")
+READING = Phase("reading the windows of a step", "lower train.per_gpu_batch_size or model.seq_length")
+CHECKING = Phase("checking the model during the first steps", _SMALLER_MODEL, "train.sanity_checks")
+UPDATING = Phase(
+    "updating the weights",
+    f"{_SMALLER_MODEL}; several processes share the optimizer's state with train.zero_stage=1 or higher",
+    "train.optimizer",
+)
+DIAGNOSING = Phase("looking for the cause of a step that is not finite", _SMALLER_MODEL)
+EVALUATING = Phase(
+    "evaluating on held-out text",
+    f"lower eval.rows, or {_SMALLER_MODEL}; at train.zero_stage=3 every process holds all weights meanwhile",
+    "eval.rows",
+)
+SAMPLING = Phase("writing samples", "lower generate.rows, or set train.sample_prompts=[]", "generate.rows")
+SAVING = Phase("gathering a snapshot in the memory of the first process", _SMALLER_MODEL)
+
+
+@contextmanager
+def within_memory(failure: Callable[[], DreamLMError]) -> Iterator[None]:
+    """The block raises `failure()` when memory runs out in it, on this rank or on one that it waited for.
+
+    The failure is made here: a frame that held it would keep the tensors of the failed step alive, in a circle.
+    """
+    try:
+        yield
+    except DreamLMError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            _tell_the_others()
+        elif not _another_told():
+            raise
+        raise failure() from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -14,11 +75,51 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def halved(micro_rows: int) -> int:
-    """The largest divisor of the micro-batch up to its half.  Raises: TrainingFailed when it is one row already."""
+    """The largest divisor of a micro-batch of two rows or more up to its half."""
+    return next(rows for rows in range(micro_rows // 2, 0, -1) if micro_rows % rows == 0)
+
+
+def micro_batch_too_large(micro_rows: int, process_rows: int) -> DreamLMError:
+    """What to raise when a micro-batch does not fit, with the settings that make it smaller and keep the step.
+
+    `process_rows`: train.per_gpu_batch_size * train.accumulation_steps, which a run may not change.
+    """
     if micro_rows == 1:
-        raise TrainingFailed(
+        return OutOfMemory(
             "out of memory with 1 row in a micro-batch, which cannot be halved",
             where="train.per_gpu_batch_size",
             hint="lower model.seq_length or model.hidden_size, or set train.activation_checkpointing=true",
         )
-    return next(rows for rows in range(micro_rows // 2, 0, -1) if micro_rows % rows == 0)
+    fewer = halved(micro_rows)
+    settings = {"per_gpu_batch_size": fewer, "accumulation_steps": process_rows // fewer}
+    options = " ".join(f"--set train.{name}={value}" for name, value in settings.items())
+    return MicroBatchTooLarge(micro_rows, fewer, f"the same command with {options}: the step stays the same")
+
+
+def allowed(micro_rows: int) -> int:
+    """The micro-batch, or less where `dreamlm train --nproc` found that the processes ran out of memory with it.
+
+    Raises: UserMistake when the environment allows a number that does not divide the micro-batch.
+    """
+    text = os.environ.get(MICRO_ROWS, str(micro_rows))
+    limit = int(text) if text.isdecimal() else 0
+    if limit >= micro_rows:
+        return micro_rows
+    if limit == 0 or micro_rows % limit:
+        raise UserMistake(f"{text!r} does not divide a micro-batch of {micro_rows} rows", where=MICRO_ROWS)
+    return limit
+
+
+def _tell_the_others() -> None:
+    """Before this rank's end: it closes their connections, and they will ask why."""
+    if distributed.is_initialized():
+        with suppress(distributed.DistError):  # the first rank, which keeps the word, has ended by itself
+            distributed.distributed_c10d._get_default_store().set(_WORD, "")
+
+
+def _another_told() -> bool:
+    if not distributed.is_initialized():
+        return False
+    with suppress(distributed.DistError):
+        return bool(distributed.distributed_c10d._get_default_store().check([_WORD]))
+    return False

@@ -29,7 +29,7 @@ def check_batch(batch: Batch, vocab_size: int, padding_id: int) -> None:
         )
 
 
-def check_initial_loss(backend: Backend, rows: int, seq_length: int) -> None:
+def check_initial_loss(backend: Backend, seq_length: int) -> None:
     """A fresh model knows nothing: its loss on uniformly random tokens must be ln V.
 
     Random tokens, because a text of few different words would measure those words.  Collective under sharding.
@@ -37,7 +37,7 @@ def check_initial_loss(backend: Backend, rows: int, seq_length: int) -> None:
     """
     vocab_size = backend.model.vocab_size
     random = torch.Generator().manual_seed(0)
-    rows = max(rows, -(-MEASURED_TOKENS // seq_length))
+    rows = -(-MEASURED_TOKENS // seq_length)
     tokens = torch.randint(0, vocab_size, (rows, seq_length + 1), generator=random).to(backend.device)
     with inference(backend.model), backend.autocast():
         documents = torch.zeros_like(tokens)

@@ -127,7 +127,7 @@ store.get("end") if rank == 0 else store.set("end", "")  # rank 0 holds the stor
 def test_only_the_first_rank_speaks(start: Start) -> None:
     script = "import os, sys; print('out', os.environ['RANK']); print('err', os.environ['RANK'], file=sys.stderr)"
     ended, printed, stderr = result(start(script))
-    assert ended == {"exit_code": 0, "failed_rank": None, "output": ""}
+    assert ended == {"exit_code": 0, "failed_rank": None, "output": "", "note": "", "signal_number": 0}
     assert (printed, stderr) == ("out 0", "err 0\n")
 
 

@@ -5,6 +5,7 @@
 3. SIGINT and SIGTERM are passed on, so that every rank finishes its step and saves. Ranks run in sessions of their own,
    or the terminal's Ctrl-C would reach them twice, which means: stop without saving.
 4. A rank that fails takes the others with it. When this process dies, however it dies, the kernel kills the ranks.
+5. A rank may leave a note for whoever launched it: what its exit code cannot say.
 """
 
 import ctypes
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import IO
 
 from dreamlm.core.errors import RangeError
@@ -29,6 +30,10 @@ GRACE_SECONDS = 10.0
 """How long the others may take to end by themselves after a rank failed, and again after they were asked to."""
 FOUND_BY_ALL = (2, 130, 143)
 """Exit codes that every rank reaches by itself: the user's mistake, and SIGINT and SIGTERM after a snapshot."""
+MICRO_ROWS = "DREAMLM_MICRO_ROWS"
+"""Environment variable: the most rows that a rank may put into a micro-batch."""
+NOTE = "DREAMLM_NOTE"
+"""Environment variable: the file in which a rank may leave its note."""
 POLL_SECONDS = 0.05
 SHOWN_LINES = 40
 _PR_SET_PDEATHSIG = 1
@@ -44,10 +49,29 @@ class Ended:
     output: str
     """The last lines the failed rank wrote to stderr; empty when the first rank has said the same already.
     Of a rank that a signal killed, the signal, for such a rank could say nothing."""
+    note: str = ""
+    """What a failed rank left for us; empty when none did."""
+    signal_number: int = 0
+    """The first signal that was passed on to the ranks; 0 when there was none."""
 
 
-def launch(command: Sequence[str], processes: int, grace_seconds: float = GRACE_SECONDS) -> Ended:
+def leave_note(text: str) -> bool:
+    """Leave a note for the `launch` that started this rank; False when something else started it."""
+    if NOTE not in os.environ:
+        return False
+    Path(os.environ[NOTE]).write_text(text, encoding="utf-8")
+    return True
+
+
+def launch(
+    command: Sequence[str],
+    processes: int,
+    grace_seconds: float = GRACE_SECONDS,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> Ended:
     """Run `command` as `processes` ranks; returns when none is left. Only from the main thread, because of signals.
+
+    `environment`: what the ranks are told beside their places.
 
     Raises: RangeError when there is less than one process to start.
     """
@@ -58,20 +82,23 @@ def launch(command: Sequence[str], processes: int, grace_seconds: float = GRACE_
         port = resources.enter_context(_kept_port())
         folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="dreamlm-ranks-")))
         logs = [folder / f"rank{rank}.stderr" for rank in range(processes)]
+        note = folder / "note"
         ranks: list[subprocess.Popen[bytes]] = []
         resources.callback(_kill, ranks)
-        with _forwarded(ranks):
+        with _forwarded(ranks) as signals:
             for rank in range(processes):
-                environment = _environment(rank, processes, port, cores)
-                ranks.append(_start(command, environment, None if rank == 0 else logs[rank]))
+                told = {**_environment(rank, processes, port, cores), **environment, NOTE: str(note)}
+                ranks.append(_start(command, told, None if rank == 0 else logs[rank]))
             failed = _wait(ranks, grace_seconds)
+        first_signal = next(iter(signals), 0)
         if failed is None:
-            return Ended(0, None, "")
+            return Ended(0, None, "", signal_number=first_signal)
         code, first = ranks[failed].returncode, ranks[0].returncode
         output = _tail(logs[failed]) if failed and not (code == first and code in FOUND_BY_ALL) else ""
         if code < 0:
             output = f"{output}\nkilled by {signal.Signals(-code).name}".lstrip()
-        return Ended(code if code >= 0 else 128 - code, failed, output)
+        left = note.read_text(encoding="utf-8") if note.exists() else ""
+        return Ended(code if code >= 0 else 128 - code, failed, output, left, first_signal)
 
 
 def _environment(rank: int, processes: int, port: int, cores: int) -> dict[str, str]:
@@ -154,13 +181,17 @@ def _kill(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 @contextmanager
-def _forwarded(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+def _forwarded(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+    """Passes signals on to the ranks; gives the list of those that came."""
+    came: list[int] = []
+
     def forward(number: int, frame: FrameType | None) -> None:
+        came.append(number)
         _send(ranks, number)
 
     before = {number: signal.signal(number, forward) for number in FORWARDED}
     try:
-        yield
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
