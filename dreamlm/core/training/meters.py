@@ -7,6 +7,7 @@ from typing import final
 import torch
 
 from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.nn.moe.dispatch import Experts
 
 
 @final
@@ -31,10 +32,12 @@ class Throughput:
 def training_flops_per_token(model: DreamLM, seq_length: int) -> float:
     """Floating-point operations of forward and backward per token, without recomputation.
 
-    Six per weight of every matrix that multiplies the token (the embedding look-up does not, a tied head does), and
-    12 * layers * D * T / 2 for causal attention.  Source: Kaplan et al. 2020, appendix of Chowdhery et al. 2022 (PaLM).
+    Six per weight of every matrix that multiplies the token (the embedding look-up does not, nor do the experts that
+    were not chosen; a tied head does), and 12 * layers * D * T / 2 for causal attention.
+    Source: Kaplan et al. 2020, appendix of Chowdhery et al. 2022 (PaLM).
     """
-    matrices = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("layers."))
+    matrices = sum(parameter.numel() for parameter in model.layers.parameters() if parameter.ndim == 2)
+    matrices -= sum(part.idle_weights for part in model.layers.modules() if isinstance(part, Experts))
     head = model.vocab_size * model.config.hidden_size
     attention = 12 * model.config.num_layers * model.config.hidden_size * seq_length / 2
     return 6 * (matrices + head) + attention

@@ -37,10 +37,10 @@ class Experts(nn.ModuleList):
         return dispatch(items, routing, list(self))
 
     @property
-    def idle_weights(self) -> float:
-        """Weights of matrices that an item is *not* multiplied by."""
+    def idle_weights(self) -> int:
+        """Weights of matrices that an item is *not* multiplied by; experts are of equal size."""
         matrices = sum(parameter.numel() for parameter in self.parameters() if parameter.ndim == 2)
-        return matrices * (1 - self.top_k / len(self))
+        return matrices // len(self) * (len(self) - self.top_k)
 
 
 def dispatch(
@@ -53,48 +53,53 @@ def dispatch(
     choices = routing.expert_NK.shape[1]
     counts = routing.count_E.tolist()
     sizes = [ROWS * -(-count // ROWS) for count in counts]
-    slot_R, row_R = _places(routing.expert_NK, counts, sizes)
+    slot_P, row_S = _places(routing.expert_NK, counts, sizes)
     slots = items.repeat_interleave(choices, dim=0)
-    stretches = _Move.apply(slots, slot_R, row_R, sum(sizes)).split(sizes)  # type: ignore[no-untyped-call]
+    stretches = _Move.apply(slots, slot_P, row_S).split(sizes)  # type: ignore[no-untyped-call]
     results = torch.cat([expert(stretch) for expert, stretch in zip(experts, stretches, strict=True)])
-    returned: Tensor = _Move.apply(results, row_R, slot_R, len(slots))  # type: ignore[no-untyped-call]
-    by_choice = returned.unflatten(0, (-1, choices))
-    weights = routing.weight_NK.to(by_choice.dtype).view(-1, choices, *[1] * (by_choice.ndim - 2))
-    return (by_choice * weights).sum(dim=1)
+    returned: Tensor = _Move.apply(results, row_S, slot_P)  # type: ignore[no-untyped-call]
+    by_choice = returned.unflatten(0, (-1, choices)).unbind(dim=1)
+    shape = (-1, *[1] * (items.ndim - 1))
+    weights = (weight_N.to(results.dtype).view(shape) for weight_N in routing.weight_NK.unbind(dim=1))
+    mixed: Tensor = sum(result * weight for result, weight in zip(by_choice, weights, strict=True))  # type: ignore[assignment]
+    return mixed
 
 
 def _places(
     expert_NK: Int[Tensor, "N K"], counts: Sequence[int], sizes: Sequence[int]
-) -> tuple[Int[Tensor, " R"], Int[Tensor, " R"]]:
-    """The slots of real items in the order of their experts, and the row of the buffer where each goes."""
-    slot_R = expert_NK.flatten().argsort(stable=True)[: sum(counts)]
-    # How many rows of zeros lie before each expert's stretch.
-    gaps = torch.tensor([0, *(size - count for size, count in zip(sizes, counts, strict=True))])[:-1].cumsum(0)
-    gap_E = gaps.to(slot_R.device)
-    row_R = torch.arange(len(slot_R), device=slot_R.device) + gap_E[expert_NK.flatten()[slot_R]]
-    return slot_R, row_R
+) -> tuple[Int[Tensor, " P"], Int[Tensor, " S"]]:
+    """The slot that each row of the buffer takes, and the row that each slot goes to; -1 where there is none."""
+    expert_S = expert_NK.flatten()
+    taken_R = expert_S.argsort(stable=True)[: sum(counts)]
+    filling = [size - count for size, count in zip(sizes, counts, strict=True)]
+    before_E = torch.tensor([0, *filling[:-1]], device=expert_S.device).cumsum(dim=0)
+    row_R = torch.arange(len(taken_R), device=expert_S.device) + before_E[expert_S[taken_R]]
+    slot_P = expert_S.new_full((sum(sizes),), -1)
+    slot_P[row_R] = taken_R
+    row_S = torch.full_like(expert_S, -1)
+    row_S[taken_R] = row_R
+    return slot_P, row_S
 
 
 @final
 class _Move(torch.autograd.Function):
-    """target[destination] = source[origin], zeros elsewhere, for indices without repetition.
+    """source[index], and zeros where the index is -1.
 
-    Backward is the move in the other direction; torch's own indexing would add up, row after row.
+    `inverse` says the same from the source's side, so that backward is a move too; torch's own would add up row by row.
     """
 
     @staticmethod
-    def forward(ctx: Any, source: Tensor, origin_R: Tensor, destination_R: Tensor, size: int) -> Tensor:
-        ctx.save_for_backward(origin_R, destination_R)
-        ctx.source_size = len(source)
-        return _moved(source, origin_R, destination_R, size)
+    def forward(ctx: Any, source: Tensor, index_X: Tensor, inverse_Y: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse_Y)
+        return _moved(source, index_X)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        origin_R, destination_R = ctx.saved_tensors
-        return _moved(grad_outputs[0], destination_R, origin_R, ctx.source_size), None, None, None
+        return _moved(grad_outputs[0], *ctx.saved_tensors), None, None
 
 
-def _moved(source: Tensor, origin_R: Tensor, destination_R: Tensor, size: int) -> Tensor:
-    target = source.new_zeros(size, *source.shape[1:])
-    target[destination_R] = source[origin_R]
-    return target
+def _moved(source: Tensor, index_X: Tensor) -> Tensor:
+    blank = (index_X < 0).nonzero()[:, 0]
+    if len(source) == 0:
+        return source.new_zeros(len(index_X), *source.shape[1:])
+    return source.index_select(0, index_X.clamp(min=0)).index_fill_(0, blank, 0)
