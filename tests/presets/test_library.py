@@ -1,7 +1,10 @@
 """The library that ships: every preset is sound, described, and means what it says."""
 
+import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -91,6 +94,15 @@ def test_the_public_originals_example_means_what_it_says(
         {"model": {"hidden_size": "big"}, "data": {"sources": ["wikipedia"]}},
         {"train": {"optimizer": "sgd"}, "data": {"sources": ["wikipedia"]}},
         {"model": {}},
+        {"data": {"sources": [{"max_documents": 3}]}},
+        {"data": {"sources": [{"dataset": "a/b"}]}},
+        {"data": {"sources": [{"paths": "papers"}]}},
+        {"data": {"sources": ["hf"]}},
+        {"data": {"sources": [{"type": "hf"}]}},
+        {"data": {"sources": [{"type": "pdf", "paths": []}]}},
+        {"data": {"sources": [{"type": "jsonl", "paths": []}]}},
+        {"data": {"sources": [{"type": "pdf", "paths": "a", "fields": "text"}]}},
+        {"data": {"sources": []}},
     ],
 )
 def test_the_published_schema_refuses_what_resolving_refuses(
@@ -101,6 +113,42 @@ def test_the_published_schema_refuses_what_resolving_refuses(
     path.write_text(json.dumps(broken))
     with pytest.raises(UserMistake):
         resolve(path)
+
+
+def leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The path of every value that holds no other."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(inner, (*path, key))
+    else:
+        yield path
+
+
+def resolves(values: object, path: Path) -> bool:
+    path.write_text(json.dumps(values))
+    try:
+        resolve(path)
+    except UserMistake:
+        return False
+    return True
+
+
+def test_the_published_schema_and_resolving_agree_on_every_value_replaced_by_a_wrong_one(
+    tmp_path: Path, validator: jsonschema.Draft202012Validator
+) -> None:
+    refused = 0
+    for whole in (EXAMPLE, json.loads((LIBRARY / "tiny.json").read_text())):
+        for leaf in leaves(whole):
+            for wrong in ({"no": "such"}, -7.5, None):
+                broken = copy.deepcopy(whole)
+                around: Any = broken
+                for part in leaf[:-1]:
+                    around = around[part]
+                around[leaf[-1]] = wrong
+                accepted = resolves(broken, tmp_path / "broken.json")
+                assert validator.is_valid(broken) == accepted, (leaf, wrong)
+                refused += not accepted
+    assert refused > 80
 
 
 def test_a_bare_type_and_a_parent_are_valid_in_the_published_schema(

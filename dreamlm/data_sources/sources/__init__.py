@@ -27,7 +27,7 @@ def named_source(name: str) -> AnySourceConfig:
     Raises: ValueError when the word is unknown; its text lists the known ones.
     """
     if name == "python_docs":
-        return PythonDocs.Config()
+        return PythonDocs.Config(type="python_docs")
     if name in NAMED:
         return NAMED[name]
     close = difflib.get_close_matches(name, SOURCE_NAMES, n=1, cutoff=0.5)

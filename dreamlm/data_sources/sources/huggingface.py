@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self, final
 
-from pydantic import Field, JsonValue, TypeAdapter, WithJsonSchema, field_validator, model_validator
+from pydantic import Field, JsonValue, TypeAdapter, WithJsonSchema, model_validator
 
 from dreamlm.core.errors import DataError
 from dreamlm.core.types import Document
@@ -28,7 +28,14 @@ from dreamlm.data_sources.sources.hub_stream import (
 )
 from dreamlm.data_sources.sources.record_files import RecordOptions, read_records
 from dreamlm.data_sources.sources.records import Record, RecordFormat, check_format
-from dreamlm.data_sources.sources.source import Source, SourceContext, SourceOptions, SourceReport, fingerprint_of
+from dreamlm.data_sources.sources.source import (
+    Source,
+    SourceContext,
+    SourceOptions,
+    SourceReport,
+    Strings,
+    fingerprint_of,
+)
 
 BUILDERS = ("csv", "json", "parquet", "text")
 
@@ -57,21 +64,16 @@ class HuggingFace(Source):
         """Branch, tag or commit on the hub; a commit makes the corpus repeatable for ever. Absent: `main`."""
         data_files: Annotated[dict[str, tuple[str, ...]], _FilesInSchema] = Field(default_factory=dict)
         """Files or patterns by split; a string or a list stands for the files of `split`."""
-        fields: tuple[str, ...] = ()
+        fields: Strings = ()
         """Fields of a record to read; joined by a line break when there is no format. Absent: `text`."""
         format: str | None = None
         """How a record becomes text, such as `Q: {query}\\nA: {answer}`."""
         records_path: str | None = None
         """For local JSON that is one object: dotted keys that lead to the records, such as `data.paragraphs.qas`."""
-        column_names: tuple[str, ...] = ()
+        column_names: Strings = ()
         """For local CSV files without a header line: the names of the columns."""
         delimiter: str = Field(default=",", min_length=1, max_length=1)
         """For local CSV files: what stands between two values; a tab for TSV."""
-
-        @field_validator("fields", "column_names", mode="before", json_schema_input_type=str | tuple[str, ...])
-        @classmethod
-        def _single_string(cls, value: object) -> object:
-            return (value,) if isinstance(value, str) else value
 
         @model_validator(mode="before")
         @classmethod

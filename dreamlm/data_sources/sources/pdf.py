@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Literal, Self, final
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from dreamlm.core.types import Document
 from dreamlm.data_sources.cleaning import CLEANING_VERSION, extraction_defect
@@ -21,7 +21,14 @@ from dreamlm.data_sources.sources.files import InputFile, Listing, list_files
 from dreamlm.data_sources.sources.pdf_cache import ExtractionCache, reader_versions
 from dreamlm.data_sources.sources.pdf_process import Extraction, PdfProcess, ReadLimits
 from dreamlm.data_sources.sources.pdf_text import Dropped, prose_pieces
-from dreamlm.data_sources.sources.source import Source, SourceContext, SourceOptions, SourceReport, fingerprint_of
+from dreamlm.data_sources.sources.source import (
+    Paths,
+    Source,
+    SourceContext,
+    SourceOptions,
+    SourceReport,
+    fingerprint_of,
+)
 
 PIECES_VERSION = 1
 """Raise it when `pdf_text.py` or `pieces.py` gives another result."""
@@ -38,7 +45,7 @@ class PdfFolder(Source):
 
         type: Literal["pdf"]
         """PDF files."""
-        paths: tuple[str, ...] = Field(min_length=1)
+        paths: Paths
         """Files, folders (searched with their subfolders) or glob patterns; a single string will do."""
         piece_characters: tuple[int, int] = (3000, 5000)
         """Shortest and longest piece of a document; cut at the end of a sentence."""
@@ -46,11 +53,6 @@ class PdfFolder(Source):
         """Processor time one file may take; slower files are skipped."""
         memory_limit_megabytes: int = Field(default=1024, ge=256, le=65536)
         """Address space (MiB) of a reading process; files that need more are skipped."""
-
-        @field_validator("paths", mode="before", json_schema_input_type=str | tuple[str, ...])
-        @classmethod
-        def _single_string(cls, value: object) -> object:
-            return (value,) if isinstance(value, str) else value
 
         @model_validator(mode="after")
         def _ordered(self) -> Self:

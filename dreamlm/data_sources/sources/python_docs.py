@@ -56,7 +56,7 @@ class PythonDocs(Source):
     class Config(SourceOptions):
         """The documentation that ships with Python; needs no network."""
 
-        type: Literal["python_docs"] = "python_docs"
+        type: Literal["python_docs"]
         """Python's own documentation."""
 
         def default_name(self) -> str:

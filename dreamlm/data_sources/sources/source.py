@@ -12,8 +12,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, TypeAlias
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import BeforeValidator, Field, JsonValue, field_validator
 
 from dreamlm.core.config import ConfigModel
 from dreamlm.core.types import Document
@@ -106,6 +107,20 @@ class Source(ABC):
         Exact duplicates may occur.  Raises: DataError when the source yields no document, UserMistake when the
         configuration does not fit the records.
         """
+
+
+def _as_list(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+Strings: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_as_list, json_schema_input_type=str | tuple[str, ...])]
+"""A list of strings; a single string will do."""
+Paths: TypeAlias = Annotated[
+    tuple[str, ...],
+    Field(min_length=1),
+    BeforeValidator(_as_list, json_schema_input_type=str | Annotated[tuple[str, ...], Field(min_length=1)]),
+]
+"""At least one file, folder (searched with its subfolders) or glob pattern; a single string will do."""
 
 
 class SourceOptions(ConfigModel, ABC):

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Literal, Self, final
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from dreamlm.core.types import Document
 from dreamlm.data_sources.cleaning import CLEANING_VERSION
@@ -16,10 +16,12 @@ from dreamlm.data_sources.sources.pieces import cut
 from dreamlm.data_sources.sources.record_files import RecordOptions, read_records
 from dreamlm.data_sources.sources.records import RecordFormat, check_format
 from dreamlm.data_sources.sources.source import (
+    Paths,
     Source,
     SourceContext,
     SourceOptions,
     SourceReport,
+    Strings,
     fingerprint_of,
 )
 
@@ -41,9 +43,9 @@ class TextFiles(Source):
 
         type: Literal["text", "jsonl", "parquet"]
         """`text`: a file is a document, a long one several; `jsonl` and `parquet`: a record is a document."""
-        paths: tuple[str, ...] = Field(min_length=1)
+        paths: Paths
         """Files, folders (searched with their subfolders) or glob patterns; a single string will do."""
-        fields: tuple[str, ...] = ()
+        fields: Strings = ()
         """Fields of a record to read; joined by a line break when there is no format. Absent: `text`."""
         format: str | None = None
         """How a record becomes text, such as `Q: {question}\\nA: {answer}`."""
@@ -51,11 +53,6 @@ class TextFiles(Source):
         """For JSON files that are one object: dotted keys that lead to the records, such as `data.paragraphs.qas`."""
         document_characters: int = Field(default=20_000, ge=100)
         """Text files longer than this are cut at paragraph ends into documents of half to all of this length."""
-
-        @field_validator("paths", "fields", mode="before", json_schema_input_type=str | tuple[str, ...])
-        @classmethod
-        def _single_string(cls, value: object) -> object:
-            return (value,) if isinstance(value, str) else value
 
         @model_validator(mode="after")
         def _consistent(self) -> Self:

@@ -16,6 +16,8 @@ Pour before you drink.
 
 open("PROOF", "w").write("this module was executed")
 
+DOCS = PythonDocs.Config(type="python_docs")
+
 
 class Pot:
     """Holds tea until somebody is thirsty. Never wash it with soap."""
@@ -62,7 +64,7 @@ def test_topics_come_first_then_modules_each_once(
     monkeypatch.chdir(tmp_path)
     report = SourceReport("python_docs")
     library = small_library(tmp_path / "library")
-    documents = list(PythonDocs(PythonDocs.Config(), context, library).documents(report))
+    documents = list(PythonDocs(DOCS, context, library).documents(report))
     assert [document.input for document in documents] == [
         "pydoc_data/topics.py:a",
         "pydoc_data/topics.py:b",
@@ -85,7 +87,7 @@ def test_topics_come_first_then_modules_each_once(
 def test_no_module_is_executed(tmp_path: Path, context: SourceContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     library = small_library(tmp_path / "library")
-    assert list(PythonDocs(PythonDocs.Config(), context, library).documents(SourceReport("python_docs")))
+    assert list(PythonDocs(DOCS, context, library).documents(SourceReport("python_docs")))
     assert not (tmp_path / "PROOF").exists()
 
 
@@ -93,22 +95,22 @@ def test_an_installation_without_topics_still_has_its_modules(tmp_path: Path, co
     library = small_library(tmp_path / "library")
     (library / "pydoc_data" / "topics.py").unlink()
     report = SourceReport("python_docs")
-    documents = list(PythonDocs(PythonDocs.Config(), context, library).documents(report))
+    documents = list(PythonDocs(DOCS, context, library).documents(report))
     assert [document.input for document in documents] == ["copy_of_tea.py"]
     assert report.drops["file: not part of this Python installation"] == 1
 
 
 def test_a_library_that_is_no_folder_is_an_error(tmp_path: Path, context: SourceContext) -> None:
     with pytest.raises(DataError, match="no folder"):
-        list(PythonDocs(PythonDocs.Config(), context, tmp_path / "zip").documents(SourceReport("python_docs")))
+        list(PythonDocs(DOCS, context, tmp_path / "zip").documents(SourceReport("python_docs")))
 
 
 def test_the_fingerprint_follows_the_bytes_of_the_library(tmp_path: Path, context: SourceContext) -> None:
     library = small_library(tmp_path / "library")
-    before = PythonDocs(PythonDocs.Config(), context, library).fingerprint()
-    assert PythonDocs(PythonDocs.Config(name="other"), context, library).fingerprint() == before
+    before = PythonDocs(DOCS, context, library).fingerprint()
+    assert PythonDocs(PythonDocs.Config(type="python_docs", name="other"), context, library).fingerprint() == before
     (library / "tea.py").write_text(MODULE + "\n# changed\n")
-    assert PythonDocs(PythonDocs.Config(), context, library).fingerprint() != before
+    assert PythonDocs(DOCS, context, library).fingerprint() != before
 
 
 def test_the_real_library_reads_like_english(context: SourceContext) -> None:
@@ -119,5 +121,5 @@ def test_the_real_library_reads_like_english(context: SourceContext) -> None:
     assert "json.dumps\n\nSerialize ``obj`` to a JSON formatted ``str``." in text
     words = text.lower().split()
     assert sum(word in ("the", "a", "is", "to", "of", "be", "and") for word in words) > 0.1 * len(words)
-    first = next(PythonDocs.Config().build(context).documents(SourceReport("python_docs")))
+    first = next(DOCS.build(context).documents(SourceReport("python_docs")))
     assert len(first.text) > 100

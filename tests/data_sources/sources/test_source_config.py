@@ -38,7 +38,8 @@ def test_every_promised_name_stands_for_a_source_of_that_name() -> None:
 
 
 def test_a_word_and_its_object_are_the_same_source() -> None:
-    assert SOURCES.validate_python(["python_docs", {"type": "python_docs"}]) == [PythonDocs.Config()] * 2
+    word, written = SOURCES.validate_python(["python_docs", {"type": "python_docs"}])
+    assert word == written == PythonDocs.Config(type="python_docs")
 
 
 @pytest.mark.parametrize(("word", "guess"), [("wikipdia", "wikipedia"), ("python-docs", "python_docs"), ("C4", "c4")])
@@ -72,7 +73,7 @@ def test_a_configuration_survives_json() -> None:
 @pytest.mark.parametrize("name", ["a/b", "", "-a", "a b", "a.", "x" * 61])
 def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
     with pytest.raises(ValidationError):
-        PythonDocs.Config(name=name)
+        PythonDocs.Config(type="python_docs", name=name)
 
 
 @pytest.mark.parametrize("text", ["a/b c", "...", "", "été", "x" * 99 + "."])
