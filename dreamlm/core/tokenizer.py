@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import tokenizers
 from pydantic import Field
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
 
 from dreamlm.core.config import ConfigModel, choice
 from dreamlm.core.errors import DataError, RangeError, UserMistake
@@ -75,6 +75,7 @@ class Tokenizer:
         self.end_of_document, self.padding = end_of_document, padding
         self.end_of_document_id = _id_of(backend, end_of_document)
         self.padding_id = _id_of(backend, padding)
+        backend.post_processor = _opening(end_of_document, self.end_of_document_id)
         vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values()) + 1
         self.digest = _digest(backend, end_of_document, padding)
@@ -145,13 +146,18 @@ class Tokenizer:
         return text
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which `transformers.AutoTokenizer` reads as well."""
+        """Write tokenizer.json and tokenizer_config.json, which `transformers.AutoTokenizer` reads as well.
+
+        There, unlike in `encode`, a text opens with the end-of-document token, as every document does in training.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         (folder / TOKENIZER_FILE).write_text(_canonical(self.backend), encoding="utf-8")
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": self.end_of_document,
             "eos_token": self.end_of_document,
             "pad_token": self.padding,
+            "padding_side": "left",
             "split_special_tokens": True,
             "clean_up_tokenization_spaces": False,
         }
@@ -217,6 +223,13 @@ def _id_of(backend: tokenizers.Tokenizer, token: str) -> int:
     if found is None:
         raise RangeError(f"special token {token!r} is not in the vocabulary")
     return found
+
+
+def _opening(token: str, token_id: int) -> processors.TemplateProcessing:
+    """Puts the token before a text that is encoded with special tokens."""
+    # By an alias, because a template gives a meaning to some of the characters that a token may have.
+    alias = {"id": "OPENING", "ids": [token_id], "tokens": [token]}
+    return processors.TemplateProcessing(single="OPENING $A", pair="OPENING $A $B:1", special_tokens=[alias])
 
 
 def _canonical(backend: tokenizers.Tokenizer) -> str:

@@ -72,5 +72,7 @@ def transformers_config(model: DreamLM, tokenizer: Tokenizer) -> Mapping[str, An
         "bos_token_id": tokenizer.end_of_document_id,
         "eos_token_id": tokenizer.end_of_document_id,
         "pad_token_id": tokenizer.padding_id,
+        # What transformers' generation must never choose: it was never a target.
+        "suppress_tokens": [tokenizer.padding_id, *range(tokenizer.vocab_size, model.vocab_size)],
         **model.config.model_dump(mode="json"),
     }

@@ -31,7 +31,7 @@ def build(**settings: Any) -> DreamLM:
 
 
 def save(run: Path, model: DreamLM, tensors: dict[str, Tensor] | None = None, **config: Any) -> Path:
-    tokenizer = SimpleNamespace(end_of_document_id=1, padding_id=2)
+    tokenizer = SimpleNamespace(end_of_document_id=1, padding_id=2, vocab_size=258)
     one = Snapshot(
         tensors or dict(model.named_parameters()),
         {"moment": torch.zeros(3)},

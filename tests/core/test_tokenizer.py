@@ -66,9 +66,32 @@ def test_transformers_reads_the_saved_folder(tmp_path: Path) -> None:
     TOKENIZER.save(tmp_path)
     other = AutoTokenizer.from_pretrained(tmp_path)
     text = TEXTS[1] + "<|endoftext|>"
-    assert other(text)["input_ids"] == TOKENIZER.encode(text)
-    assert other.eos_token_id == TOKENIZER.end_of_document_id
+    assert other(text, add_special_tokens=False)["input_ids"] == TOKENIZER.encode(text)
+    assert other.eos_token_id == other.bos_token_id == TOKENIZER.end_of_document_id
     assert other.pad_token_id == TOKENIZER.padding_id
+
+
+def test_for_transformers_a_text_opens_as_every_document_does_and_is_padded_on_the_left(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    TOKENIZER.save(tmp_path)
+    other = AutoTokenizer.from_pretrained(tmp_path)
+    texts = ["the cat sat", "the <|endoftext|> dog"]
+    opened = [[TOKENIZER.end_of_document_id, *TOKENIZER.encode(text)] for text in texts]
+    assert other(texts)["input_ids"] == opened
+    assert other.batch_decode(opened, skip_special_tokens=True) == texts
+    batch = other(texts, padding=True)
+    longest = max(map(len, opened))
+    assert batch["input_ids"] == [[TOKENIZER.padding_id] * (longest - len(ids)) + ids for ids in opened]
+    assert batch["attention_mask"] == [[0] * (longest - len(ids)) + [1] * len(ids) for ids in opened]
+
+
+@pytest.mark.parametrize("token", ["<end of text>", "a:1", "$A", "$B:0"])
+def test_a_special_token_of_any_spelling_opens_a_text(tmp_path: Path, token: str) -> None:
+    backend = tokenizers.Tokenizer.from_str(TOKENIZER.backend.to_str())
+    backend.add_special_tokens([token])
+    tokenizer = Tokenizer(backend, token, "<|padding|>")
+    assert tokenizer.backend.encode("cat").ids == [tokenizer.end_of_document_id, *tokenizer.encode("cat")]
 
 
 def test_a_pretrained_tokenizer_without_padding_gets_its_own(tmp_path: Path) -> None:

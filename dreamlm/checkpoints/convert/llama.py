@@ -6,7 +6,7 @@
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
@@ -43,7 +43,8 @@ _IRRELEVANT = {"segment_length", "dropout"}
 _KINDS = {"attention_activation": "softmax", "positions": "rope", "feed_forward": "swiglu", "norm": "rmsnorm"}
 """Parts of which a stock architecture has just this kind."""
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
-_ENVELOPE = {"model_type", "architectures", "vocab_size", "dtype", "transformers_version", *_SPECIAL_TOKENS}
+_GENERATION = (*_SPECIAL_TOKENS, "suppress_tokens")
+_ENVELOPE = {"model_type", "architectures", "vocab_size", "dtype", "transformers_version", *_GENERATION}
 """What config.json holds beside the decoder's own configuration."""
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
@@ -78,7 +79,7 @@ def export(snapshot: Path, target: Path) -> Exported:
         with ThreadPoolExecutor(max_workers=1) as hashing:
             digest = write_tensors(folder / "model.safetensors", renamed, {"format": "pt"}, hashing).result()
         _write_json(folder / "config.json", stock)
-        _write_json(folder / "generation_config.json", _special_tokens(config))
+        _write_json(folder / "generation_config.json", _chosen(config, _GENERATION))
         for path in sorted(snapshot.glob("tokenizer*.json")):
             shutil.copyfile(path, folder / path.name)
     parameters = sum(prod(one.shape) for one in renamed.values())
@@ -164,12 +165,12 @@ def _stock_config(config: Mapping[str, Any], weights: TensorFile) -> dict[str, A
         "mlp_bias": False,
         "tie_word_embeddings": config["tie_embeddings"],
         "dtype": _DTYPES[embedding.dtype],
-        **_special_tokens(config),
+        **_chosen(config, _SPECIAL_TOKENS),
     }
 
 
-def _special_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: config[key] for key in _SPECIAL_TOKENS if key in config}
+def _chosen(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    return {key: config[key] for key in keys if key in config}
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,0 +1,151 @@
+"""dreamlm's decoder behind the interface of transformers' causal language models.
+
+The wrapper owns no weight and computes nothing of its own: its children are the decoder's, under the decoder's names,
+so that a snapshot's model.safetensors is the weight file of both.
+
+Shapes: B rows, T new tokens, P tokens read before, V vocabulary.
+"""
+
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_utils import PreTrainedModel
+
+from dreamlm.core.errors import CheckpointError, RangeError, UserMistake
+from dreamlm.core.hf.cache import CarryCache
+from dreamlm.core.hf.configuration import DreamLMConfig
+from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.nn.signal import Carry
+
+
+@final
+class DreamLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+    """A dreamlm decoder for `AutoModelForCausalLM`, with dreamlm's logits and its carry as the cache.
+
+    Each row is one document. It should begin with the end-of-document token, as in training; the tokenizer of a
+    snapshot puts it there.  Departs from dreamlm's own generation: text longer than `seq_length` does not slide.
+    """
+
+    config_class = DreamLMConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"head.weight": "embedding.weight"}
+    _supports_sdpa = True
+
+    def __init__(self, config: DreamLMConfig) -> None:
+        super().__init__(config)
+        # transformers builds on the meta device; constants that are no parameters would never come back from there.
+        with torch.device("cpu"):
+            decoder = config.decoder_config().build(config.vocab_size)
+        for name, child in decoder.named_children():
+            self.add_module(name, child)
+        # Not a child: its children are ours.
+        object.__setattr__(self, "_decoder", decoder)
+        self._complete = False
+        self.post_init()
+        self._complete = True
+
+    @property
+    def decoder(self) -> DreamLM:
+        """The model that dreamlm itself would have loaded; the weights are shared."""
+        decoder: DreamLM = self._decoder
+        return decoder
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.decoder.embedding
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.decoder.head
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B T"] | None = None,
+        attention_mask: Int[Tensor, "B P+T"] | None = None,
+        past_key_values: CarryCache | None = None,
+        labels: Int[Tensor, "B T"] | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        inputs_embeds: Tensor | None = None,
+        return_dict: bool | None = None,
+        **loss_options: Any,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Logits (B, T, V) in fp32, the loss when there are labels, and the cache unless `use_cache` is False.
+
+        attention_mask: 0 is padding, on the left or the right.  labels: -100 is no target; the loss is the mean
+        cross-entropy of tokens, without what layers add to it in dreamlm's own training.
+        Raises: UserMistake for vectors instead of tokens or a foreign cache; RangeError past the last position.
+        """
+        if input_ids is None or inputs_embeds is not None:
+            raise UserMistake("a dreamlm model reads token ids, not vectors", where="inputs_embeds")
+        cache = _own(past_key_values)
+        documents_BT = _documents(input_ids, attention_mask)
+        carry = cache.carry or self._start(documents_BT, records=use_cache is not False)
+        self._require_positions(carry.tokens + input_ids.shape[1])
+        signal = self.decoder(input_ids, documents_BT, carry, boundaries=bool((documents_BT < 0).any()))
+        cache.carry = signal.carry
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.decoder.logits(signal.hidden[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **loss_options)
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=None if use_cache is False else cache)
+        return output.to_tuple() if return_dict is False else output
+
+    def _start(self, documents_BT: Int[Tensor, "B T"], records: bool) -> Carry:
+        before_B = (documents_BT >= 0).to(torch.int32).argmax(dim=1)
+        return self.decoder.start(len(documents_BT), records, left_padding=before_B.tolist())
+
+    def _require_positions(self, length: int) -> None:
+        most = self.decoder.max_positions
+        if most is not None and length > most:
+            raise RangeError(f"{length} tokens do not fit: the model has {most} positions", where="input_ids")
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """The decoder has initialised itself; later calls are for what no file had a value for.
+
+        Raises: CheckpointError naming the weights.
+        """
+        missing = [
+            f"{prefix}.{name}"
+            for prefix, part in self.named_modules()
+            if part is module and self._complete
+            for name, parameter in part.named_parameters(recurse=False)
+            if not getattr(parameter, "_is_hf_initialized", False)
+        ]
+        if missing:
+            raise CheckpointError(f"the weights lack {', '.join(missing)}", where=str(self.config.name_or_path))
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False
+
+
+def _own(cache: Any) -> CarryCache:
+    if cache is None:
+        return CarryCache()
+    if not isinstance(cache, CarryCache):
+        raise UserMistake(
+            f"a dreamlm model cannot use a {type(cache).__name__}",
+            where="past_key_values",
+            hint="pass the cache that an earlier forward pass returned, or none",
+        )
+    return cache
+
+
+def _documents(tokens_BT: Int[Tensor, "B T"], mask: Tensor | None) -> Int[Tensor, "B T"]:
+    """Document 0 for real tokens, -1 for padding."""
+    if mask is None:
+        return torch.zeros_like(tokens_BT, dtype=torch.int32)
+    length = tokens_BT.shape[1]
+    if mask.ndim != 2 or mask.shape[1] < length:
+        shape = "x".join(map(str, mask.shape))
+        raise UserMistake(
+            f"the attention mask is {shape}, for tokens {len(tokens_BT)}x{length}",
+            where="attention_mask",
+            hint="give one 0 or 1 for each token, of the past as well",
+        )
+    return (mask[:, -length:] != 0).to(torch.int32) - 1

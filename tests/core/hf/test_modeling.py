@@ -1,0 +1,225 @@
+"""A snapshot folder in the hands of transformers: the same numbers, the same texts."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from dreamlm.core.errors import CheckpointError, RangeError, UserMistake
+from dreamlm.core.generation.generate import generate
+from dreamlm.core.generation.sampler import Sampler
+from dreamlm.core.hf.cache import CarryCache
+from dreamlm.core.hf.modeling import DreamLMForCausalLM
+from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.objectives.causal import CausalObjective
+from dreamlm.core.tokenizer import Tokenizer
+
+SnapshotOf = Callable[[DreamLM], Path]
+PROMPTS = ["the cat", "the sea saw the mat and", "a", ""]
+SUMMARY = {"segment_length": 8, "modules": [{"type": "segment_summary"}]}
+
+
+def build(**settings: Any) -> DreamLM:
+    """An untrained model whose choices are far from uniform."""
+    torch.manual_seed(5)
+    sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "seq_length": 64}
+    model = DreamLM.Config.model_validate(sizes | settings).build(300).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4 if parameter.ndim == 2 else 1)
+    return model
+
+
+def peer_of(folder: Path, **options: Any) -> DreamLMForCausalLM:
+    peer = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **options)
+    assert isinstance(peer, DreamLMForCausalLM)
+    return peer
+
+
+def logits_of(model: DreamLM, tokens: Tensor, documents: Tensor, padding: list[int]) -> Tensor:
+    carry = model.start(len(tokens), left_padding=padding)
+    return model.logits(model(tokens, documents, carry).hidden)
+
+
+def random_tokens(rows: int, length: int) -> Tensor:
+    return torch.randint(0, 300, (rows, length), generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"tie_embeddings": False}, {"positions": "learned", "norm": "layernorm", "feed_forward": "gelu"}, SUMMARY],
+    ids=["tied", "untied", "learned", "module"],
+)
+@torch.no_grad()
+def test_transformers_computes_dreamlms_logits_bit_for_bit(snapshot_of: SnapshotOf, settings: dict[str, Any]) -> None:
+    model = build(**settings)
+    tokens = random_tokens(3, 20)
+    assert torch.equal(
+        peer_of(snapshot_of(model))(tokens).logits, logits_of(model, tokens, torch.zeros_like(tokens), [])
+    )
+
+
+@pytest.mark.parametrize("settings", [{}, SUMMARY], ids=["plain", "module"])
+@torch.no_grad()
+def test_padding_on_the_left_changes_no_row(snapshot_of: SnapshotOf, settings: dict[str, Any]) -> None:
+    model = build(**settings)
+    peer = peer_of(snapshot_of(model))
+    tokens, padding = random_tokens(3, 20), [0, 3, 11]
+    mask = torch.stack([(torch.arange(20) >= columns).long() for columns in padding])
+    together = peer(tokens, attention_mask=mask).logits
+    assert torch.equal(together, logits_of(model, tokens, mask - 1, padding))
+    for row, columns in enumerate(padding):
+        alone = peer(tokens[row : row + 1, columns:]).logits
+        torch.testing.assert_close(together[row : row + 1, columns:], alone, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_padding_on_the_right_changes_no_row(snapshot_of: SnapshotOf) -> None:
+    peer = peer_of(snapshot_of(build()))
+    tokens = random_tokens(2, 20)
+    mask = torch.stack([(torch.arange(20) < length).long() for length in (20, 7)])
+    torch.testing.assert_close(
+        peer(tokens, attention_mask=mask).logits[1:, :7], peer(tokens[1:, :7]).logits, atol=1e-5, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("settings", [{}, SUMMARY], ids=["plain", "module"])
+@pytest.mark.parametrize("use_cache", [True, False], ids=["cached", "uncached"])
+def test_greedy_texts_of_a_padded_batch_are_dreamlms_own(
+    snapshot_of: SnapshotOf, tokenizer: Tokenizer, settings: dict[str, Any], use_cache: bool
+) -> None:
+    model = build(**settings)
+    folder = snapshot_of(model)
+    config = Sampler.Config(greedy=True, max_new_tokens=24)
+    own = [one.token_ids for one in generate(model, tokenizer, PROMPTS, config)]
+    batch = AutoTokenizer.from_pretrained(folder)(PROMPTS, padding=True, return_tensors="pt")
+    written = peer_of(folder).generate(**batch, max_new_tokens=24, do_sample=False, use_cache=use_cache)
+    special = {tokenizer.end_of_document_id, tokenizer.padding_id}
+    new = written[:, batch["input_ids"].shape[1] :].tolist()
+    assert [tuple(token for token in row if token not in special) for row in new] == own
+    assert len(set(own)) == len(PROMPTS)
+
+
+def test_padding_is_never_written(snapshot_of: SnapshotOf, tokenizer: Tokenizer) -> None:
+    model = build(tie_embeddings=False)
+    with torch.no_grad():
+        model.head.weight[tokenizer.padding_id] = 50 * model.head.weight[5]
+    peer = peer_of(snapshot_of(model))
+    opening = torch.tensor([[tokenizer.end_of_document_id]])
+    torch.manual_seed(0)
+    written = peer.generate(opening, max_new_tokens=30, min_new_tokens=30, do_sample=True)
+    assert tokenizer.padding_id not in written.flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"num_beams": 3}, {"do_sample": True, "num_return_sequences": 3}],
+    ids=["beams", "samples"],
+)
+def test_other_ways_to_generate_do_not_depend_on_the_cache(snapshot_of: SnapshotOf, options: dict[str, Any]) -> None:
+    folder = snapshot_of(build())
+    batch = AutoTokenizer.from_pretrained(folder)(PROMPTS, padding=True, return_tensors="pt")
+    texts = []
+    for use_cache in (True, False):
+        torch.manual_seed(0)
+        texts.append(peer_of(folder).generate(**batch, max_new_tokens=12, use_cache=use_cache, **options))
+    assert torch.equal(*texts)
+
+
+@torch.no_grad()
+def test_a_cache_goes_on_where_it_stopped_and_follows_its_rows(snapshot_of: SnapshotOf) -> None:
+    peer = peer_of(snapshot_of(build()))
+    tokens = random_tokens(2, 12)
+    whole = peer(tokens).logits
+    first = peer(tokens[:, :7])
+    assert first.past_key_values.get_seq_length() == 7
+    second = peer(tokens[:, 7:], past_key_values=first.past_key_values)
+    assert second.past_key_values is first.past_key_values
+    torch.testing.assert_close(torch.cat([first.logits, second.logits], 1), whole, atol=1e-5, rtol=1e-5)
+    turned = peer(tokens[:, :7]).past_key_values
+    turned.reorder_cache(torch.tensor([1, 0]))
+    turned.batch_repeat_interleave(2)
+    assert turned.batch_size == 4
+    again = peer(tokens[[1, 1, 0, 0], 7:], past_key_values=turned).logits
+    torch.testing.assert_close(again, whole[[1, 1, 0, 0], 7:], atol=1e-5, rtol=1e-5)
+
+
+def test_labels_give_the_mean_loss_of_real_targets_and_gradients(snapshot_of: SnapshotOf) -> None:
+    model = build()
+    peer = peer_of(snapshot_of(model)).train()
+    tokens = random_tokens(2, 20)
+    labels = tokens.clone()
+    labels[1, :9] = -100
+    output = peer(tokens, labels=labels)
+    expected = F.cross_entropy(output.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    torch.testing.assert_close(output.loss, expected)
+    output.loss.backward()
+    assert all(parameter.grad is not None for parameter in peer.parameters())
+    documents = torch.zeros_like(tokens)
+    own = CausalObjective(model, 0.0)(tokens, documents, boundaries=False)
+    torch.testing.assert_close(peer(tokens, labels=tokens).loss, own.nll / own.tokens)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@torch.no_grad()
+def test_what_transformers_saves_it_loads_and_has_dreamlms_names(
+    snapshot_of: SnapshotOf, tmp_path: Path, tied: bool
+) -> None:
+    model = build(tie_embeddings=tied)
+    peer = peer_of(snapshot_of(model))
+    peer.save_pretrained(tmp_path / "saved")
+    assert load_file(tmp_path / "saved" / "model.safetensors").keys() == dict(model.named_parameters()).keys()
+    again = peer_of(tmp_path / "saved")
+    tokens = random_tokens(2, 9)
+    assert torch.equal(again(tokens).logits, peer(tokens).logits)
+    assert again.generation_config.to_dict() == peer.generation_config.to_dict()
+    assert (again.decoder.head.weight is again.decoder.embedding.weight) == tied
+
+
+@torch.no_grad()
+def test_another_precision_can_be_asked_for(snapshot_of: SnapshotOf) -> None:
+    model = build()
+    peer = peer_of(snapshot_of(model), dtype=torch.bfloat16)
+    tokens = random_tokens(2, 9)
+    documents = torch.zeros_like(tokens)
+    assert {parameter.dtype for parameter in peer.parameters()} == {torch.bfloat16}
+    assert torch.equal(peer(tokens).logits, logits_of(model.bfloat16(), tokens, documents, []))
+
+
+def test_a_weight_that_the_folder_lacks_is_never_left_to_chance(snapshot_of: SnapshotOf) -> None:
+    folder = snapshot_of(build())
+    weights = load_file(folder / "model.safetensors")
+    del weights["layers.1.attention.query.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"lack layers\.1\.attention\.query\.weight"):
+        peer_of(folder)
+
+
+def test_what_the_decoder_cannot_do_is_refused_by_name(snapshot_of: SnapshotOf) -> None:
+    peer = peer_of(snapshot_of(build(positions="learned")))
+    tokens = random_tokens(1, 65)
+    with pytest.raises(RangeError, match="65 tokens do not fit: the model has 64 positions"):
+        peer(tokens)
+    with pytest.raises(UserMistake, match="token ids, not vectors"):
+        peer(inputs_embeds=torch.zeros(1, 2, 32))
+    with pytest.raises(UserMistake, match="cannot use a DynamicCache"):
+        peer(tokens[:, :3], past_key_values=DynamicCache())
+    with pytest.raises(UserMistake, match="attention mask is 1x2, for tokens 1x3"):
+        peer(tokens[:, :3], attention_mask=torch.ones(1, 2))
+    with pytest.raises(UserMistake, match="cannot be cropped"):
+        CarryCache().crop(1)
+
+
+def test_a_model_built_from_a_configuration_is_initialised_as_dreamlm_does(snapshot_of: SnapshotOf) -> None:
+    config = peer_of(snapshot_of(build())).config
+    torch.manual_seed(9)
+    fresh = AutoModelForCausalLM.from_config(config)
+    torch.manual_seed(9)
+    own = config.decoder_config().build(300)
+    assert all(torch.equal(*pair) for pair in zip(fresh.parameters(), own.parameters(), strict=True))
