@@ -11,10 +11,13 @@ from dreamlm.cli.options import (
     CheckpointOption,
     CorpusOption,
     DeviceOption,
+    ExtendOption,
     JsonOption,
+    RescaleOption,
     RunOption,
     SeedOption,
     assignments,
+    layer_choice,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ def evaluate(
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="Windows at once; never changes the result.")
     ] = None,
+    extend_max_seq_len: ExtendOption = None,
+    rescale_layers: RescaleOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
     out: Annotated[
@@ -54,7 +59,9 @@ def evaluate(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)  # before the work whose report it is for
     sets = assignments("eval", {"--batch-size": ("rows", batch_size), "--seed": ("seed", seed)})
-    request = EvaluationRequest(place, text, corpus, max_tokens, sets, device or "auto")
+    request = EvaluationRequest(
+        place, text, corpus, max_tokens, sets, device or "auto", extend_max_seq_len, layer_choice(rescale_layers)
+    )
     with console.live() as line:
         report = run_evaluation(
             request, lambda done, total: line.show(f"evaluate  {done}/{total} batches", done / total)

@@ -9,11 +9,14 @@ from dreamlm.cli.console import Console
 from dreamlm.cli.options import (
     CheckpointOption,
     DeviceOption,
+    ExtendOption,
     JsonOption,
+    RescaleOption,
     RunOption,
     SeedOption,
     SetOption,
     assignments,
+    layer_choice,
 )
 
 if TYPE_CHECKING:
@@ -46,6 +49,8 @@ def generate(
     samples: Annotated[int, typer.Option("--samples", min=1, metavar="N", help="Texts for each prompt.")] = 1,
     seed: SeedOption = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Prompts written at once.")] = None,
+    extend_max_seq_len: ExtendOption = None,
+    rescale_layers: RescaleOption = None,
     sets: SetOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -75,7 +80,12 @@ def generate(
         "--batch-size": ("rows", batch_size),
     }
     wanted = chosen_prompts(prompts or (), sys.stdin)
-    loaded = load(model_place(checkpoint, run), device or "auto")
+    loaded = load(
+        model_place(checkpoint, run),
+        device or "auto",
+        extend_max_seq_len=extend_max_seq_len,
+        rescale_layers=layer_choice(rescale_layers),
+    )
     values = loaded.preset.model_dump(mode="json")
     config = resolve_values(values, str(loaded.folder), [*(sets or ()), *assignments("generate", options)]).generate
     streamed = not as_json and prompts is not None and len(prompts) * samples == 1 and sys.stdout.isatty()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from dreamlm.core.nn.positions.positions import LayerChoice
     from dreamlm.presets.layers import Assignment
 
 PresetOption = Annotated[
@@ -26,6 +27,16 @@ DeviceOption = Annotated[str | None, typer.Option("--device", metavar="NAME", he
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, metavar="N", help="Processes that read and tokenise.")
 ]
+ExtendOption = Annotated[
+    int | None,
+    typer.Option("--extend-max-seq-len", min=2, metavar="N", help="Extend the model to windows of N tokens."),
+]
+RescaleOption = Annotated[
+    str | None,
+    typer.Option(
+        "--rescale-layers", metavar="LAYERS", help="Only there: all, lower_half, upper_half, or numbers as in 0,1."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 
 
@@ -38,6 +49,21 @@ def assignments(section: str, options: dict[str, Any]) -> list["Assignment"]:
 
     given = [(option, key, value) for option, (key, value) in options.items() if value is not None]
     return [Assignment(f"{section}.{key}={json.dumps(value)}", _typed(option, value)) for option, key, value in given]
+
+
+def layer_choice(text: str | None) -> "LayerChoice | None":
+    """What `--rescale-layers` says.  Raises: UserMistake when it is neither a word for layers nor numbers."""
+    from dreamlm.core.errors import UserMistake
+
+    if text is None or text in ("all", "lower_half", "upper_half"):
+        return text  # type: ignore[return-value]  # mypy does not narrow a text by a tuple of literals
+    numbers = text.split(",")
+    if not all(number.strip().isdecimal() for number in numbers):
+        raise UserMistake(
+            f"--rescale-layers {text!r} names no layers",
+            valid=["all", "lower_half", "upper_half", "numbers from 0, as in 0,1"],
+        )
+    return tuple(int(number) for number in numbers)
 
 
 def _typed(option: str, value: Any) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from dreamlm.core.errors import UserMistake
 from dreamlm.core.evaluation.report import PerplexityReport
 from dreamlm.core.evaluation.text import TextHeldOut
+from dreamlm.core.nn.positions.positions import LayerChoice
 from dreamlm.core.types import HeldOut
 from dreamlm.data_sources.corpus import Corpus
 from dreamlm.presets.layers import Assignment
@@ -29,6 +30,10 @@ class EvaluationRequest:
     sets: Sequence[str | Assignment] = ()
     """Applied to the model's preset."""
     device: str = "auto"
+    extend_max_seq_len: int | None = None
+    """Measure on windows of that many tokens, the model extended to them; default the windows of training."""
+    rescale_layers: LayerChoice | None = None
+    """Which layers see positions re-scaled for that."""
 
 
 def evaluate(request: EvaluationRequest, on_progress: Callable[[int, int], None]) -> PerplexityReport:
@@ -38,7 +43,12 @@ def evaluate(request: EvaluationRequest, on_progress: Callable[[int, int], None]
     """
     if request.text is not None and request.corpus is not None:
         raise UserMistake("measure on a text or on a corpus, not on both", hint="leave --text or --corpus out")
-    loaded = load(request.model, request.device)
+    loaded = load(
+        request.model,
+        request.device,
+        extend_max_seq_len=request.extend_max_seq_len,
+        rescale_layers=request.rescale_layers,
+    )
     preset = resolve_values(loaded.preset.model_dump(mode="json"), str(loaded.folder), request.sets)
     if request.text is not None:
         held_out: HeldOut = TextHeldOut(_read(request.text), loaded.tokenizer, preset.model.seq_length)

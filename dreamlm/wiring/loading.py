@@ -9,6 +9,8 @@ from dreamlm.checkpoints.snapshot import read_snapshot
 from dreamlm.checkpoints.store import Store
 from dreamlm.core.errors import CheckpointError, UserMistake
 from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.nn.extension import extended
+from dreamlm.core.nn.positions.positions import LayerChoice
 from dreamlm.core.tokenizer import Tokenizer
 from dreamlm.core.training.state import TrainingState
 from dreamlm.presets.resolve import resolve_values
@@ -27,17 +29,32 @@ class Loaded:
     """The snapshot it came from."""
 
 
-def load(path: str | Path, device: str = "auto") -> Loaded:
+def load(
+    path: str | Path,
+    device: str = "auto",
+    *,
+    extend_max_seq_len: int | None = None,
+    rescale_layers: LayerChoice | None = None,
+) -> Loaded:
     """The model of a snapshot folder, or of a run folder's newest snapshot; every byte is verified.
 
-    Raises: UserMistake when there is none; CheckpointError when it is damaged.
+    extend_max_seq_len: tokens of a window, when more than in training; `Loaded.preset` then says so too.
+    rescale_layers: which layers see positions re-scaled for that; None is those re-scaled before, or all.
+
+    Raises: UserMistake when there is none, or it cannot be extended so; CheckpointError when it is damaged.
     """
+    if rescale_layers is not None and extend_max_seq_len is None:
+        raise UserMistake("layers are re-scaled for an extension only", hint="say how far to extend the model too")
     folder = snapshot_folder(Path(path))
     snapshot = read_snapshot(folder)
     preset = resolve_values(snapshot.preset, str(folder / "preset.json"))
     tokenizer = Tokenizer.load(folder)
+    weights = dict(snapshot.model)
+    if extend_max_seq_len is not None:
+        config, weights = extended(preset.model, weights, extend_max_seq_len, rescale_layers)
+        preset = preset.model_copy(update={"model": config})
     model = preset.model.build(snapshot.config["vocab_size"])
-    lacking = model.load_state_dict(dict(snapshot.model), strict=False).missing_keys
+    lacking = model.load_state_dict(weights, strict=False).missing_keys
     tied = {"head.weight"} if preset.model.tie_embeddings else set()
     if missing := [name for name in lacking if name not in tied]:
         hint = "dreamlm ckpt list shows the run's other snapshots; dreamlm ckpt rotate goes back to one"
