@@ -20,9 +20,19 @@ def build(seed: int = 0, **options: object) -> DreamLM:
     return model
 
 
-@pytest.fixture(params=["rope", "learned"])
+CHOICES = {
+    "plain": {},
+    "learned positions": {"positions": "learned"},
+    "learnable activation": {"feed_forward": "learnable"},
+    "experts": {"feed_forward": {"type": "moe", "num_experts": 4}},
+    "sparsemax": {"attention_activation": "sparsemax"},
+    "soft cap": {"logit_soft_cap": 3.0},
+}
+
+
+@pytest.fixture(params=CHOICES)
 def model(request: pytest.FixtureRequest) -> DreamLM:
-    return build(positions=request.param)
+    return build(**CHOICES[request.param]).eval()
 
 
 def tokens(rows: int = 3, length: int = 16) -> torch.Tensor:
@@ -114,13 +124,15 @@ def test_selected_rows_of_a_carry_go_on_alone(model: DreamLM) -> None:
     torch.testing.assert_close(signal.hidden, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_activation_checkpointing_changes_neither_loss_nor_gradient() -> None:
+@pytest.mark.parametrize("choice", ["plain", "experts", "sparsemax"])
+def test_activation_checkpointing_changes_neither_loss_nor_gradient(choice: str) -> None:
     results = []
     for enabled in (False, True):
-        model = build(dropout=0.1)
+        model = build(dropout=0.1, **CHOICES[choice])
         model.checkpoint_activations(enabled)
         torch.manual_seed(3)
-        loss = CausalObjective(model, 0.1)(tokens(), one_document(tokens()), True).objectives["token"]
+        losses = CausalObjective(model, 0.1)(tokens(), one_document(tokens()), True).objectives
+        loss = sum(losses.values())
         loss.backward()
         results.append([loss, *(parameter.grad for parameter in model.parameters())])
     for plain, checkpointed in zip(*results, strict=True):
@@ -128,17 +140,22 @@ def test_activation_checkpointing_changes_neither_loss_nor_gradient() -> None:
 
 
 def test_every_parameter_gets_gradient(model: DreamLM) -> None:
-    CausalObjective(model, 0.0)(tokens(), one_document(tokens()), True).objectives["token"].backward()
+    CausalObjective(model.train(), 0.0)(tokens(), one_document(tokens()), True).objectives["token"].backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
 
 
 @pytest.mark.parametrize("hidden_size", [64, 512])
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_fresh_model_knows_nothing(hidden_size: int, tied: bool) -> None:
+@pytest.mark.parametrize(
+    "choice",
+    [*CHOICES.values(), {"tie_embeddings": False}, {"feed_forward": "relu2"}, {"feed_forward": "gelu"}],
+    ids=str,
+)
+def test_a_fresh_model_knows_nothing(hidden_size: int, choice: dict[str, object]) -> None:
     torch.manual_seed(0)
-    config = DreamLM.Config(hidden_size=hidden_size, num_layers=3, seq_length=32, tie_embeddings=tied)
+    sizes = {"hidden_size": hidden_size, "num_layers": 3, "seq_length": 32}
+    config = DreamLM.Config.model_validate({**sizes, **choice})
     vocab = 4096
     model = config.build(vocab)
     ids = torch.randint(0, vocab, (16, 33))
