@@ -9,14 +9,14 @@ from dreamlm.core.errors import DataError
 from dreamlm.data_sources.sources.python_docs import PythonDocs, module_prose
 from dreamlm.data_sources.sources.source import SourceContext, SourceReport
 
+DOCS = PythonDocs.Config(type="python_docs")
+
 MODULE = '''"""Tools for tea.
 
 Pour before you drink.
 """
 
 open("PROOF", "w").write("this module was executed")
-
-DOCS = PythonDocs.Config(type="python_docs")
 
 
 class Pot:
