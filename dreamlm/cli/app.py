@@ -1,6 +1,7 @@
 """The `dreamlm` command: its subcommands, and the one boundary where errors become text and exit codes.
 
-Exit codes: 0 done, 1 failed, 2 the user's mistake, 130 or 143 interrupted by SIGINT or SIGTERM.
+Exit codes: 0 done, 1 failed, 2 the user's mistake, 75 out of memory until a smaller micro-batch is set, 130 or 143
+interrupted by SIGINT or SIGTERM.
 """
 
 import errno

@@ -26,7 +26,7 @@ def run_ranks(console: Console, processes: int, arguments: list[str]) -> None:
     ended = launch(command, processes)
     while ended.note and not ended.signal_number:
         note = json.loads(ended.note)
-        console.notice(f"{note['remedy']}; the {processes} processes start again, from the newest snapshot")
+        console.notice(f"{note['remedy']}; the {processes} processes start again from the newest snapshot")
         ended = launch(command, processes, environment={MICRO_ROWS: str(note["rows"])})
     if ended.note:
         console.notice("stopped while it ran out of memory; the same command goes on from the newest snapshot")

@@ -34,7 +34,7 @@ def test_a_rank_without_memory_restarts_all_with_half_the_rows_and_the_same_step
     assert ended.returncode == 0, ended.stderr
     said = ended.stderr.splitlines()
     assert [line for line in said if "memory" in line] == [
-        "out of memory: micro-batch 8 -> 4 rows, accumulation x2; the 2 processes start again, from the newest snapshot"
+        "out of memory: micro-batch 8 -> 4 rows, accumulation x2; the 2 processes start again from the newest snapshot"
     ]
     assert not any("Traceback" in line or line.startswith("error:") for line in said)
     assert any(line.startswith("training resumes at step 2:") for line in said)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dreamlm.core.errors import RangeError
-from dreamlm.core.training.backend.launch import launch
+from dreamlm.core.training.backend.launch import MICRO_ROWS, NOTE, launch, leave_note
 
 TIMEOUT_SECONDS = 30
 LAUNCHER = """
@@ -184,6 +184,7 @@ def test_a_signal_reaches_every_rank_once_and_its_exit_code_is_passed_on(
     launcher.send_signal(number)
     ended, _, _ = result(launcher)
     assert ended["exit_code"] == launcher.returncode == 128 + number
+    assert ended["signal_number"] == number
     assert [(tmp_path / f"pid{rank}").read_text().split()[1:] for rank in range(2)] == [[str(int(number))]] * 2
 
 
@@ -199,6 +200,27 @@ def test_killing_the_launcher_leaves_no_rank(start: Start, tmp_path: Path) -> No
     ranks = pids(tmp_path)
     launcher.kill()
     wait_until(lambda: all(is_gone(pid) for pid in ranks))
+
+
+def test_a_rank_may_leave_a_note_for_whoever_launched_it(start: Start) -> None:
+    script = """
+import os, sys
+from dreamlm.core.training.backend.launch import leave_note
+sys.exit(75 if os.environ["RANK"] == "1" and leave_note("4 rows") else 0)
+"""
+    ended, _, _ = result(start(script))
+    assert (ended["exit_code"], ended["failed_rank"], ended["note"]) == (75, 1, "4 rows")
+
+
+def test_a_note_without_a_launcher_is_not_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(NOTE, raising=False)
+    assert not leave_note("4 rows")
+
+
+def test_ranks_are_told_what_they_shall_be_told(capfd: pytest.CaptureFixture[str]) -> None:
+    script = f"import os; print(os.environ['{MICRO_ROWS}'])"
+    assert launch([sys.executable, "-c", script], 2, environment={MICRO_ROWS: "4"}).exit_code == 0
+    assert capfd.readouterr().out == "4\n"
 
 
 def test_no_process_at_all_is_a_mistake() -> None:
