@@ -59,7 +59,7 @@ def dispatch(
     results = torch.cat([expert(stretch) for expert, stretch in zip(experts, stretches, strict=True)])
     returned: Tensor = _Move.apply(results, row_S, slot_P)  # type: ignore[no-untyped-call]
     by_choice = returned.unflatten(0, (-1, choices)).unbind(dim=1)
-    shape = (-1, *[1] * (items.ndim - 1))
+    shape = (-1, *[1] * (results.ndim - 1))
     weights = (weight_N.to(results.dtype).view(shape) for weight_N in routing.weight_NK.unbind(dim=1))
     mixed: Tensor = sum(result * weight for result, weight in zip(by_choice, weights, strict=True))  # type: ignore[assignment]
     return mixed
