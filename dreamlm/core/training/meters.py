@@ -43,20 +43,38 @@ def training_flops_per_token(model: DreamLM, seq_length: int) -> float:
     return 6 * (matrices + head) + attention
 
 
-def matmul_peak(device: torch.device, dtype: torch.dtype, size: int = 1024, seconds: float = 0.1) -> float:
-    """Best floating-point operations per second of a square product, over about `seconds` of trying."""
-    left = torch.randn(size, size, device=device).to(dtype)
-    right = torch.randn(size, size, device=device).to(dtype)
+def matmul_peak(device: torch.device, dtype: torch.dtype, size: int | None = None, seconds: float = 0.1) -> float:
+    """Floating-point operations per second of the fastest square product in `dtype`: what a step could reach at best.
+
+    The fastest of the products that fit into `seconds`, one at least, each timed from an idle device to an idle device;
+    the one that warms up is not among them. float32 on a GPU means TF32 where that is allowed.
+    `size`: rows and columns; by default as large as it takes to fill the device, see `peak_size`.
+    """
+    size = size or peak_size(device, dtype)
+    dice = torch.Generator(device).manual_seed(0)  # the run's own random numbers stay where they are
+    left, right = (torch.randn(size, size, generator=dice, device=device, dtype=dtype) for _ in range(2))
+    product = left @ right
     best, spent = float("inf"), 0.0
-    _ = left @ right
     while spent < seconds:
         _synchronise(device)
         begin = time.perf_counter()
-        _ = left @ right
+        torch.mm(left, right, out=product)
         _synchronise(device)
         took = time.perf_counter() - begin
         best, spent = min(best, took), spent + took
     return 2.0 * size**3 / best
+
+
+def peak_size(device: torch.device, dtype: torch.dtype) -> int:
+    """Rows and columns of a product that keeps the whole device busy: 1,024 on a CPU; on a GPU 8,192, where starting a
+    product takes no time worth mentioning, or less if the three matrices would take over an eighth of the free memory.
+    """
+    if device.type != "cuda":
+        return 1024
+    size, free_bytes = 8192, torch.cuda.mem_get_info(device)[0]
+    while size > 1024 and 3 * size**2 * dtype.itemsize > free_bytes / 8:
+        size //= 2
+    return size
 
 
 def _synchronise(device: torch.device) -> None:
