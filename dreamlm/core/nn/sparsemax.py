@@ -79,7 +79,7 @@ class _SparsemaxAttention(torch.autograd.Function):
         return torch.cat(mixed, dim=2)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         """The projection's derivative at its support of n: identity less 1/n everywhere; zero outside."""
         query_BHTK, key_BHSK, value_BHSJ, visible, threshold_BHT1 = ctx.saved_tensors

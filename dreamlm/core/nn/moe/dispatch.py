@@ -58,10 +58,11 @@ def dispatch(
     stretches = _Move.apply(slots, slot_P, row_S).split(sizes)  # type: ignore[no-untyped-call]
     results = torch.cat([expert(stretch) for expert, stretch in zip(experts, stretches, strict=True)])
     returned: Tensor = _Move.apply(results, row_S, slot_P)  # type: ignore[no-untyped-call]
-    by_choice = returned.unflatten(0, (-1, choices)).unbind(dim=1)
-    shape = (-1, *[1] * (results.ndim - 1))
-    weights = (weight_N.to(results.dtype).view(shape) for weight_N in routing.weight_NK.unbind(dim=1))
-    mixed: Tensor = sum(result * weight for result, weight in zip(by_choice, weights, strict=True))  # type: ignore[assignment]
+    by_choice = returned.view(-1, choices, *results.shape[1:])
+    weights = routing.weight_NK.to(results.dtype).view(-1, choices, *[1] * (results.ndim - 1))
+    mixed = by_choice[:, 0] * weights[:, 0]
+    for choice in range(1, choices):  # faster than a reduction over so short a dimension
+        mixed = mixed + by_choice[:, choice] * weights[:, choice]
     return mixed
 
 
