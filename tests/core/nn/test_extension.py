@@ -1,0 +1,109 @@
+"""A model extended to longer windows is the same model where it was trained, and an ordinary one afterwards."""
+
+import pytest
+import torch
+
+from dreamlm.core.errors import RangeError
+from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.nn.extension import TABLE, extended
+from dreamlm.core.objectives.causal import CausalObjective
+
+KINDS = ["alibi", "learned", "none", "rope"]
+
+
+def trained(positions: object, **options: object) -> DreamLM:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_layers": 3, "num_heads": 2, "seq_length": 16, "positions": positions}
+    return DreamLM.Config.model_validate({**sizes, **options}).build(50)
+
+
+def longer(model: DreamLM, length: int, layers: object = None) -> DreamLM:
+    config, weights = extended(model.config, model.state_dict(), length, layers)  # type: ignore[arg-type]
+    result = config.build(model.vocab_size)
+    result.load_state_dict(weights)
+    return result
+
+
+def hidden(model: DreamLM, ids: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model(ids, torch.zeros_like(ids), model.start(len(ids)), boundaries=False).hidden
+
+
+def tokens(length: int) -> torch.Tensor:
+    return torch.randint(0, 50, (4, length), generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_extended_model_reads_trains_and_can_be_extended_again(kind: str) -> None:
+    model = longer(trained(kind), 64)
+    assert model.config.seq_length == 64
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    ids, found = tokens(65), []
+    for _ in range(8):
+        losses = CausalObjective(model, 0.0)(ids, torch.zeros_like(ids), False)
+        loss = losses.objectives["token"] / losses.tokens
+        loss.backward()
+        assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(loss.item())
+    assert found[-1] < found[0] - 0.2
+    # What is saved is the configuration and the weights: they bring the model back, and can be extended once more.
+    back = DreamLM.Config.model_validate_json(model.config.model_dump_json()).build(50)
+    back.load_state_dict(model.state_dict())
+    assert torch.equal(hidden(back, tokens(64)), hidden(model, tokens(64)))
+    assert hidden(longer(back, 100), tokens(100)).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["alibi", "none"])
+def test_where_nothing_is_rescaled_old_windows_give_the_old_vectors(kind: str) -> None:
+    model = trained(kind)
+    assert torch.equal(hidden(longer(model, 64), tokens(16)), hidden(model, tokens(16)))
+
+
+def test_a_stretched_table_changes_the_table_alone() -> None:
+    model = trained("learned")
+    before, after = model.state_dict(), longer(model, 64).state_dict()
+    assert [name for name in before if before[name].shape != after[name].shape] == [TABLE]
+    assert all(torch.equal(before[name], after[name]) for name in before if name != TABLE)
+
+
+def test_rotary_frequencies_get_yarn_from_the_trained_length_to_the_new_one() -> None:
+    config = longer(trained("rope"), 64, "lower_half").config
+    assert config.positions.model_dump() == {
+        "type": "rope",
+        "theta": 10_000.0,
+        "scaling": {
+            "type": "yarn",
+            "factor": 4.0,
+            "original_length": 16,
+            "layers": "lower_half",
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+        },
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_length_of_training_changes_nothing(kind: str) -> None:
+    model = trained(kind)
+    config, weights = extended(model.config, model.state_dict(), 16)
+    assert config == model.config
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("options", "length", "layers", "message"),
+    [
+        ({}, 8, None, "windows of 16 tokens cannot be extended to 8"),
+        ({"segment_length": 8}, 60, None, "segment_length 8 must divide seq_length 60"),
+        ({}, 64, (0, 3), "re-scaled in layer 3: the layers are 0 to 2"),
+        ({"positions": "learned"}, 64, (0,), "'learned' cannot be re-scaled in some layers only"),
+        ({"positions": "alibi"}, 64, "lower_half", "'alibi' cannot be re-scaled in some layers only"),
+        ({"positions": "none"}, 64, "upper_half", "'none' cannot be re-scaled in some layers only"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused(options: dict, length: int, layers: object, message: str) -> None:
+    model = trained(**{"positions": "rope", **options})
+    with pytest.raises(RangeError, match=message):
+        extended(model.config, model.state_dict(), length, layers)  # type: ignore[arg-type]
