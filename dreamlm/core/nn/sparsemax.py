@@ -19,7 +19,7 @@ def sparsemax_attention(
     query_BHTK: Float[Tensor, "B H T K"],
     key_BHSK: Float[Tensor, "B H S K"],
     value_BHSJ: Float[Tensor, "B H S J"],
-    visible: Bool[Tensor, "#B #H T S"] | None,
+    visible: Bool[Tensor, "#B 1 T S"] | None,
     scale: float,
 ) -> Float[Tensor, "B H T J"]:
     """sparsemax(scale * q k^T) v, in fp32 inside; a query that may see nothing gets 0.
@@ -34,15 +34,12 @@ def sparsemax_attention(
 
 
 def simplex_threshold(scores: Float[Tensor, "*B S"]) -> Float[Tensor, "*B 1"]:
-    """The t for which relu(scores - t) sums to 1 over the last dimension, exact up to rounding; -inf is never chosen.
+    """The t for which relu(scores - t) sums to 1 over the last dimension, for scores whose highest is 0.
 
-    Starts with every score that could be in the support, those above the highest less 1, and drops what lies under
-    the threshold of the rest until nothing does.  Source: Michelot 1986; Condat 2016, "Fast projection onto the
-    simplex".  Cost: O(S) for each of a few rounds; at worst S rounds.
+    Starts with every score that could be in the support, those above -1, and drops what lies under the threshold of
+    the rest until nothing does: exact up to rounding.  Source: Michelot 1986.
+    Cost: O(S) for each of a few rounds; at worst S rounds.
     """
-    highest = scores.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
-    # Near zero, the sum over many scores keeps its digits.
-    scores = scores - highest
     support = scores > -1
     count = support.sum(dim=-1, keepdim=True)
     while True:
@@ -50,7 +47,7 @@ def simplex_threshold(scores: Float[Tensor, "*B S"]) -> Float[Tensor, "*B 1"]:
         support = support & (scores > threshold)
         before, count = count, support.sum(dim=-1, keepdim=True)
         if torch.equal(before, count):
-            return threshold + highest
+            return threshold
 
 
 @final
@@ -114,10 +111,14 @@ def _blocks(query_BHTK: Tensor, key_BHSK: Tensor, visible: Tensor | None) -> Ite
 def _scores(
     query_BHTK: Tensor, key_BHSK: Tensor, visible: Tensor | None, scale: float, queries: slice, keys: slice
 ) -> Float[Tensor, "B H C S"]:
+    """Less each query's highest, without which large scores have no digits left for weights; -inf where hidden."""
     scores_BHCS = (query_BHTK[:, :, queries].float() * scale) @ key_BHSK[:, :, keys].float().mT
-    if visible is not None:
-        return scores_BHCS.masked_fill_(~visible[:, :, queries], -torch.inf)
-    past = key_BHSK.shape[2] - query_BHTK.shape[2]
-    query_C = torch.arange(past + queries.start, past + queries.stop, device=query_BHTK.device)
-    key_S = torch.arange(keys.stop, device=query_BHTK.device)
-    return scores_BHCS.masked_fill_(key_S > query_C[:, None], -torch.inf)
+    if visible is None:
+        past, device = key_BHSK.shape[2] - query_BHTK.shape[2], query_BHTK.device
+        query_C = torch.arange(past + queries.start, past + queries.stop, device=device)
+        hidden = torch.arange(keys.stop, device=device) > query_C[:, None]
+    else:
+        hidden = ~visible[:, :, queries]
+    scores_BHCS.masked_fill_(hidden, -torch.inf)
+    highest_BHC1 = scores_BHCS.amax(dim=-1, keepdim=True)
+    return scores_BHCS.sub_(highest_BHC1.clamp_(min=torch.finfo(torch.float32).min))
