@@ -1,5 +1,7 @@
 """The chunked cross-entropy is the cross-entropy."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -14,24 +16,30 @@ def rows_per_chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     return request.param
 
 
-def inputs() -> tuple[LanguageModelHead, torch.Tensor, torch.Tensor]:
+def inputs(soft_cap: float = math.inf) -> tuple[LanguageModelHead, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
-    head = LanguageModelHead(torch.nn.Parameter(torch.randn(31, 8)))
+    head = LanguageModelHead(torch.nn.Parameter(torch.randn(31, 8)), soft_cap)
     hidden = torch.randn(20, 8, requires_grad=True)
     target = torch.randint(0, 31, (20,))
     target[[3, 11]] = -1
     return head, hidden, target
 
 
+def plain_logits(head: LanguageModelHead, hidden: torch.Tensor) -> torch.Tensor:
+    logits = hidden @ head.weight.T
+    return logits if head.soft_cap == math.inf else head.soft_cap * torch.tanh(logits / head.soft_cap)
+
+
+@pytest.mark.parametrize("soft_cap", [math.inf, 30.0, 1.5])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.usefixtures("rows_per_chunk")
-def test_loss_and_gradients_equal_the_plain_formula(smoothing: float) -> None:
-    head, hidden, target = inputs()
+def test_loss_and_gradients_equal_the_plain_formula(smoothing: float, soft_cap: float) -> None:
+    head, hidden, target = inputs(soft_cap)
     loss, nll = head(hidden, target, smoothing)
     (loss * 0.5).backward()
     ours = [hidden.grad.clone(), head.weight.grad.clone()]
     hidden.grad = head.weight.grad = None
-    logits = hidden @ head.weight.T
+    logits = plain_logits(head, hidden)
     expected = F.cross_entropy(logits, target, ignore_index=-1, reduction="sum", label_smoothing=smoothing)
     (expected * 0.5).backward()
     torch.testing.assert_close(loss, expected)
@@ -40,10 +48,11 @@ def test_loss_and_gradients_equal_the_plain_formula(smoothing: float) -> None:
     assert not nll.requires_grad
 
 
+@pytest.mark.parametrize("soft_cap", [math.inf, 1.5])
 @pytest.mark.usefixtures("rows_per_chunk")
-def test_token_nll_is_zero_where_nothing_is_predicted() -> None:
-    head, hidden, target = inputs()
-    expected = F.cross_entropy(hidden @ head.weight.T, target, ignore_index=-1, reduction="none")
+def test_token_nll_is_zero_where_nothing_is_predicted(soft_cap: float) -> None:
+    head, hidden, target = inputs(soft_cap)
+    expected = F.cross_entropy(plain_logits(head, hidden), target, ignore_index=-1, reduction="none")
     torch.testing.assert_close(head.token_nll(hidden, target), expected.detach())
 
 
@@ -56,3 +65,28 @@ def test_bf16_loss_stays_close_to_fp32() -> None:
     assert rough.dtype == torch.float32
     torch.testing.assert_close(rough, exact, rtol=2e-2, atol=0.0)
     assert torch.isfinite(head.weight.grad).all()
+
+
+def test_capped_logits_keep_their_order_below_the_cap_and_their_gradient() -> None:
+    head, hidden, _ = inputs(soft_cap=1.5)
+    capped, free = head.logits(hidden), hidden @ head.weight.T
+    torch.testing.assert_close(capped, plain_logits(head, hidden))
+    assert capped.abs().max() < 1.5 < free.abs().max()
+    assert torch.equal(capped.argsort(dim=1), free.argsort(dim=1))
+    ours, expected = (torch.autograd.grad(one.sum(), hidden)[0] for one in (capped, plain_logits(head, hidden)))
+    torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_gradient_under_a_cap_is_the_slope_of_the_loss(smoothing: float) -> None:
+    """Against differences of the loss itself, in fp64, so that no formula is trusted."""
+    torch.manual_seed(0)
+    hidden = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([0, 6, -1, 3, 2])
+
+    def loss(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return LanguageModelHead(weight, 2.0)(hidden, target, smoothing)[0]
+
+    # Logits are fp32 inside, which bounds how fine the differences can be.
+    assert torch.autograd.gradcheck(loss, (hidden, weight), eps=1e-2, atol=2e-3, rtol=1e-2)
