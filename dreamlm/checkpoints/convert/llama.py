@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dreamlm.checkpoints.convert.placing import placed
+from dreamlm.checkpoints.convert.rope import stock_rope
 from dreamlm.checkpoints.tensors import RawTensor, TensorFile, read_header, write_tensors
 from dreamlm.checkpoints.verification import verify
 from dreamlm.core.errors import CheckpointError, UserMistake
@@ -144,7 +145,6 @@ def _stock_config(config: Mapping[str, Any], weights: TensorFile) -> dict[str, A
     gate, embedding = weights.entries["layers.0.feed_forward.gate.weight"], weights.entries["embedding.weight"]
     if embedding.dtype not in _DTYPES:
         raise CheckpointError(f"weights of type {embedding.dtype} cannot be exported", where=str(weights.path))
-    theta = config["positions"]["theta"]
     return {
         "architectures": [architecture],
         "model_type": model_type,
@@ -158,9 +158,7 @@ def _stock_config(config: Mapping[str, Any], weights: TensorFile) -> dict[str, A
         "hidden_act": "silu",
         "max_position_embeddings": config["seq_length"],
         "rms_norm_eps": config["norm_epsilon"],
-        # Both spellings: transformers 5 reads rope_parameters, version 4 reads rope_theta.
-        "rope_theta": theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
+        **stock_rope(config["positions"], str(weights.path)),
         "attention_bias": False,
         "mlp_bias": False,
         "tie_word_embeddings": config["tie_embeddings"],

@@ -1,0 +1,42 @@
+"""Re-scaled positions survive an export, or are refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_convert import build, logits, save
+
+from dreamlm.checkpoints.convert.llama import export
+from dreamlm.core.errors import UserMistake
+
+YARN = {"type": "yarn", "factor": 4, "original_length": 16}
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("scaling", [YARN, {**YARN, "beta_fast": 8, "beta_slow": 2}, {"type": "linear", "factor": 4}])
+def test_transformers_computes_the_same_logits_over_a_rescaled_window(
+    tmp_path: Path, qk_norm: bool, scaling: dict[str, Any]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = build(qk_norm=qk_norm, seq_length=64, positions={"type": "rope", "theta": 500.0, "scaling": scaling})
+    export(save(tmp_path, model), tmp_path / "stock")
+    peer = AutoModelForCausalLM.from_pretrained(tmp_path / "stock", trust_remote_code=False).eval()
+    tokens = torch.randint(0, 258, (2, 64), generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        torch.testing.assert_close(peer(tokens).logits, logits(model, tokens), atol=1e-5, rtol=1e-5)
+
+
+def test_positions_rescaled_in_some_layers_are_refused_by_name(tmp_path: Path) -> None:
+    model = build(positions={"type": "rope", "scaling": {**YARN, "layers": "lower_half"}})
+    with pytest.raises(UserMistake, match="positions re-scaled in layers lower_half only"):
+        export(save(tmp_path, model), tmp_path / "stock")
+    assert not (tmp_path / "stock").exists()
+
+
+def test_a_snapshot_older_than_scaling_is_exported_without_one(tmp_path: Path) -> None:
+    model = build()
+    exported = export(save(tmp_path, model, positions={"type": "rope", "theta": 500.0}), tmp_path / "stock")
+    assert exported.architecture == "Qwen3ForCausalLM"
+    assert '"rope_type": "default"' in (tmp_path / "stock" / "config.json").read_text()
