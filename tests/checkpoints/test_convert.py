@@ -89,6 +89,9 @@ def test_weights_in_bf16_stay_bf16(tmp_path: Path) -> None:
     ("settings", "config", "feature"),
     [
         ({"positions": "learned"}, {}, "positions learned"),
+        ({"attention_activation": "sparsemax"}, {}, "attention_activation sparsemax"),
+        ({"feed_forward": "moe"}, {}, "feed_forward moe"),
+        ({"logit_soft_cap": 30.0}, {}, "logit_soft_cap"),
         ({}, {"modules": [{"type": "dreams"}]}, "modules"),
         ({}, {"sliding_window": 4}, "sliding_window"),
     ],
