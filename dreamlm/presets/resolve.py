@@ -1,13 +1,15 @@
 """From a name or a file to a checked preset, or to one error that lists every mistake."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamlm.core.errors import PresetError
 from dreamlm.presets.document import JsonDocument
 from dreamlm.presets.layers import Assignment, Layers
-from dreamlm.presets.library import chain, find
+from dreamlm.presets.library import Found, chain, find
+from dreamlm.presets.paths import anchored
 
 if TYPE_CHECKING:
     from dreamlm.presets.schema import Preset
@@ -24,8 +26,8 @@ def resolve(preset: str | Path, sets: Sequence[str | Assignment] = ()) -> "Prese
     *ancestors, own = chain(find(str(preset)))
     layers = Layers({"name": own.path.stem})
     for ancestor in ancestors:
-        layers = layers.with_document(_without(ancestor.document, _ABOUT_THE_FILE | _ABOUT_THE_PRESET), ancestor.shown)
-    return _checked(str(preset), layers.with_document(_without(own.document, _ABOUT_THE_FILE), own.shown), sets)
+        layers = layers.with_document(_content(ancestor, _ABOUT_THE_FILE | _ABOUT_THE_PRESET), ancestor.shown)
+    return _checked(str(preset), layers.with_document(_content(own, _ABOUT_THE_FILE), own.shown), sets)
 
 
 def resolve_values(values: Mapping[str, Any], name: str, sets: Sequence[str | Assignment] = ()) -> "Preset":
@@ -33,12 +35,17 @@ def resolve_values(values: Mapping[str, Any], name: str, sets: Sequence[str | As
 
     Raises: PresetError with every mistake.
     """
-    document = _without(JsonDocument(dict(values), {}), _ABOUT_THE_FILE)
-    return _checked(name, Layers().with_document(document, name), sets)
+    return _checked(name, Layers().with_document(JsonDocument(_without(values, _ABOUT_THE_FILE), {}), name), sets)
 
 
-def _without(document: JsonDocument, keys: frozenset[str]) -> JsonDocument:
-    return JsonDocument({key: value for key, value in document.values.items() if key not in keys}, document.lines)
+def _content(found: Found, left_out: frozenset[str]) -> JsonDocument:
+    """What a file says about training; its relative paths start beside it."""
+    values = anchored(_without(found.document.values, left_out), found.path.parent.resolve())
+    return JsonDocument(values, found.document.lines)
+
+
+def _without(values: Mapping[str, Any], keys: frozenset[str]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in keys}
 
 
 def _checked(name: str, layers: Layers, sets: Sequence[str | Assignment]) -> "Preset":
@@ -48,6 +55,7 @@ def _checked(name: str, layers: Layers, sets: Sequence[str | Assignment]) -> "Pr
     )  # imports torch: a name that does not exist should not have to wait for it
 
     layers, malformed = layers.with_assignments(sets)
+    layers = replace(layers, values=anchored(layers.values, Path.cwd()))
     preset, mistakes = check(Preset, layers)
     if preset is None or malformed:
         raise PresetError(name, [*malformed, *mistakes])

@@ -1,0 +1,49 @@
+"""Where a relative path in a preset starts: beside the file that holds it, or, after `--set`, where the command runs.
+
+Paths become absolute as a preset is resolved. A run keeps its resolved preset, so it goes on from any folder.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from dreamlm.data_sources.sources.huggingface import BUILDERS
+
+
+def anchored(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The values of a preset with the relative paths in them made to start at `folder`, which is absolute.
+
+    What may be the name of something on the hub as well (`dataset`, the tokenizer's `path`) is a path when the folder
+    has a folder of that name. Values of another form than a preset's stay as they are, for the schema to refuse.
+    """
+    values = dict(values)
+    data, tokenizer = values.get("data"), values.get("tokenizer")
+    if isinstance(data, dict) and isinstance(data.get("sources"), list):
+        values["data"] = {**data, "sources": [_source(source, folder) for source in data["sources"]]}
+    if isinstance(tokenizer, dict) and "path" in tokenizer:
+        values["tokenizer"] = {**tokenizer, "path": _folder(tokenizer["path"], folder)}
+    return values
+
+
+def _source(source: Any, folder: Path) -> Any:
+    if not isinstance(source, dict):
+        return source
+    source = dict(source)
+    if "paths" in source:
+        source["paths"] = _paths(source["paths"], folder)
+    if source.get("dataset") not in BUILDERS:  # then `data_files` start at the data set
+        return {**source, "dataset": _folder(source["dataset"], folder)} if "dataset" in source else source
+    return {**source, "data_files": _paths(source["data_files"], folder)} if "data_files" in source else source
+
+
+def _paths(value: Any, folder: Path) -> Any:
+    """One path or pattern, a list of them, or lists by name."""
+    if isinstance(value, dict):
+        return {name: _paths(inner, folder) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_paths(inner, folder) for inner in value]
+    elsewhere = not isinstance(value, str) or value.startswith("~") or "://" in value
+    return value if elsewhere else str(folder / value)
+
+
+def _folder(value: Any, folder: Path) -> Any:
+    return str(folder / value) if isinstance(value, str) and (folder / value).is_dir() else value
