@@ -23,6 +23,9 @@ def build(seed: int = 0, **options: object) -> DreamLM:
 CHOICES = {
     "plain": {},
     "learned positions": {"positions": "learned"},
+    "ALiBi": {"positions": "alibi"},
+    "no positions": {"positions": "none"},
+    "YaRN in one layer": {"positions": {"scaling": {"type": "yarn", "factor": 4, "original_length": 8, "layers": [1]}}},
     "learnable activation": {"feed_forward": "learnable"},
     "experts": {"feed_forward": {"type": "moe", "num_experts": 4}},
     "sparsemax": {"attention_activation": "sparsemax"},
