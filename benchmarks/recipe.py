@@ -1,0 +1,86 @@
+"""Which recipe learns most from a fixed budget: one model for each trial and seed, measured on all held-out text.
+
+    python benchmarks/recipe.py TRIALS.json --text FILE.jsonl --out FOLDER [--seeds 0 1] [--only NAME ...]
+
+TRIALS.json: {"base": PRESET, "trials": {NAME: {"model.num_layers": 6, ...}}}; a trial changes the base by dotted keys,
+and may name another trial in "from". One after another, so that times compare; a finished trial is not run again.
+Writes FOLDER/results.jsonl and prints a table: bits per byte of every held-out token, and seconds of training.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Changes = Mapping[str, Any]
+
+
+def settings(trials: Mapping[str, Changes], name: str) -> dict[str, Any]:
+    """The changes of a trial upon those it starts from."""
+    own = dict(trials[name])
+    parent = own.pop("from", None)
+    return {**(settings(trials, parent) if parent else {}), **own}
+
+
+def run(base: Path, changes: Changes, seed: int, folder: Path) -> dict[str, Any]:
+    """Train, then measure the newest snapshot; what a trial is judged by."""
+    sets = [word for key, value in changes.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    command = [sys.executable, "-m", "dreamlm.cli"]
+    where = ["--run", str(folder)]
+    train = [*command, "train", "--preset", str(base), *where, "--seed", str(seed), *sets]
+    with (folder.parent / f"{folder.name}.log").open("w") as log:
+        subprocess.run(train, check=True, stdout=log, stderr=log)
+    measured = subprocess.run([*command, "eval", *where, "--json"], check=True, capture_output=True, text=True)
+    report = json.loads((folder / "training_report.json").read_text())
+    start = report["start"]
+    return {
+        "bits_per_byte": json.loads(measured.stdout)["bits_per_byte"],
+        "seconds": report["end"]["seconds"],
+        "parameters": start["parameters"],
+        "embedding": start["vocab_size"],
+        "tokens": report["end"]["tokens"],
+        "steps": report["end"]["step"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trials", type=Path)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--only", nargs="+")
+    options = parser.parse_args()
+    plan = json.loads(options.trials.read_text())
+    options.out.mkdir(parents=True, exist_ok=True)
+    base = options.out / "base.json"
+    source = {"type": "jsonl", "name": "text", "paths": [str(options.text.resolve())]}
+    base.write_text(json.dumps({**plan["base"], "data": {"sources": [source], **plan["base"].get("data", {})}}))
+    results = options.out / "results.jsonl"
+    done = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    for name in options.only or plan["trials"]:
+        changes = settings(plan["trials"], name)
+        for seed in options.seeds:
+            if any((one["trial"], one["seed"]) == (name, seed) for one in done):
+                continue
+            measured = run(base, changes, seed, options.out / f"{name}-{seed}")
+            done.append({"trial": name, "seed": seed, "changes": changes, **measured})
+            with results.open("a") as file:
+                file.write(json.dumps(done[-1]) + "\n")
+            print(f"{name} seed {seed}: {measured['bits_per_byte']:.4f} in {measured['seconds']:.0f} s", flush=True)
+    print(f"\n{'trial':36} {'bits per byte':>13}  {'seeds':>18}  {'seconds':>7}")
+    for name in dict.fromkeys(one["trial"] for one in done):
+        mine = [one for one in done if one["trial"] == name]
+        bits = [one["bits_per_byte"] for one in mine]
+        each = " ".join(f"{value:.4f}" for value in bits)
+        print(
+            f"{name:36} {statistics.mean(bits):13.4f}  {each:>18}  {statistics.mean(o['seconds'] for o in mine):7.0f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
