@@ -97,6 +97,17 @@ def join(place: Place, device: torch.device) -> None:
         deepspeed.init_distributed(dist_backend=backend, timeout=PATIENCE, auto_mpi_discovery=False, verbose=False)
 
 
+@contextmanager
+def gathered(place: Place, device: torch.device) -> Iterator[None]:
+    """The block runs among the other processes of the run, if there are any; the group is left however it ends."""
+    if place.world_size > 1:
+        join(place, device)
+    try:
+        yield
+    finally:
+        leave()
+
+
 def as_the_first_rank(choice: str, choices: Sequence[str], device: torch.device) -> str:
     """What rank 0 chose, where each rank measured for itself and may have come to another result. Collective."""
     if not distributed.is_initialized():
