@@ -1,0 +1,116 @@
+"""Who must keep the contracts: found in the unions, literals and presets, so that a new member is a new case by itself.
+
+A case is the small plain decoder with one thing changed: a part, a choice within a part, a module, or a preset's shape.
+"""
+
+from collections.abc import Iterator, Mapping
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from contract_subject import LENGTH, Subject
+
+from dreamlm.core.config import ConfigModel
+from dreamlm.core.modules import AnyModule
+from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.presets import library
+from dreamlm.presets.resolve import resolve
+
+SIZES: Mapping[str, Any] = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "seq_length": LENGTH}
+SEGMENT = 4
+MODULE_SIZES: Mapping[str, Mapping[str, Any]] = {}
+"""Of a module, by its type, whose defaults are too large for a test."""
+NUMBERS: Mapping[str, Any] = {"num_kv_heads": 2, "logit_soft_cap": 2.0, "dropout": 0.2, "noise_std": 0.0}
+"""Fields, wherever they are, with which another number is another path through the code."""
+SIZES_ONLY = frozenset({*SIZES, "intermediate_size", "segment_length", "norm_epsilon"})
+"""Fields of the decoder with which another number is only another number; contract 9 goes to their smallest."""
+REQUIRED: Mapping[str, Any] = {"factor": 4.0, "original_length": 8}
+"""Values of fields without a default, wherever they are."""
+Case = tuple[str, Subject]
+
+
+def cases() -> Mapping[str, Subject]:
+    """Every case by its name; one that is another's configuration is left out, presets excepted."""
+    plain = DreamLM.Config.model_validate(SIZES)
+    found = {"plain": Subject(plain)}
+    for name, subject in [*_trunks(plain), *_modules(plain)]:
+        if all(subject.config != one.config for one in found.values()):
+            found[name] = subject
+    return found | dict(_presets())
+
+
+def _trunks(plain: DreamLM.Config) -> Iterator[Case]:
+    for name, field in DreamLM.Config.model_fields.items():
+        for label, value in _values(name, field.annotation):
+            yield f"{name}={label}", Subject(DreamLM.Config.model_validate({**SIZES, name: value}), plain)
+
+
+def _modules(plain: DreamLM.Config) -> Iterator[Case]:
+    for label, value in _choices(AnyModule):
+        yield label, _with_modules(plain, [value])
+    for kind in _members(AnyModule):
+        smallest = {"type": _type(kind), **_small(kind)}
+        yield f"two {_type(kind)}", _with_modules(plain, [smallest, {**smallest, "after": plain.num_layers - 1}])
+
+
+def _with_modules(plain: DreamLM.Config, modules: list[Mapping[str, Any]]) -> Subject:
+    config = DreamLM.Config.model_validate({**SIZES, "segment_length": SEGMENT, "modules": modules})
+    return Subject(config, plain)
+
+
+def _presets() -> Iterator[Case]:
+    for name in library.names():
+        shape = resolve(name).model
+        heads = None if shape.num_kv_heads is None else max(1, 4 * shape.num_kv_heads // shape.num_heads)
+        segments = {"segment_length": SEGMENT} if shape.modules else {"segment_length": None}
+        sizes = {**SIZES, **segments, "num_kv_heads": heads, "intermediate_size": None}
+        modules = tuple(_shrunk(one) for one in shape.modules)
+        kept = {field: getattr(shape, field) for field in DreamLM.Config.model_fields}
+        yield f"preset {name}", Subject(DreamLM.Config.model_validate({**kept, **sizes, "modules": modules}))
+
+
+def _shrunk(module: Any) -> Any:
+    after = None if module.after is None else min(module.after, SIZES["num_layers"] - 1)
+    return module.model_copy(update={**_small(type(module)), "after": after})
+
+
+def _values(name: str, annotation: Any) -> Iterator[tuple[str, Any]]:
+    return iter([(str(NUMBERS[name]), NUMBERS[name])]) if name in NUMBERS else _choices(annotation)
+
+
+def _choices(annotation: Any) -> Iterator[tuple[str, Any]]:
+    """Every value that is told apart by a word: literals, switches, and members of unions with choices of their own."""
+    for member in _members(annotation):
+        if get_origin(member) is Literal:
+            yield from ((str(value), value) for value in get_args(member))
+        elif member is bool:
+            yield from (("off", False), ("on", True))
+        elif isinstance(member, type) and issubclass(member, ConfigModel):
+            yield from _configurations(member)
+
+
+def _configurations(kind: type[ConfigModel]) -> Iterator[tuple[str, Any]]:
+    fields = {name: field for name, field in kind.model_fields.items() if name != "type"}
+    given = {name: REQUIRED[name] for name, field in fields.items() if field.is_required()}
+    base = {"type": _type(kind), **given, **_small(kind)}
+    yield _type(kind), base
+    for name, field in fields.items():
+        for label, value in _values(name, field.annotation):
+            if value != field.default:
+                yield f"{_type(kind)}.{name}={label}", {**base, name: value}
+
+
+def _members(annotation: Any) -> list[Any]:
+    """What a union, annotated or not, is made of."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [member for one in get_args(annotation) for member in _members(one)]
+    return [annotation]
+
+
+def _type(kind: type[ConfigModel]) -> str:
+    return str(kind.model_fields["type"].default)
+
+
+def _small(kind: type[ConfigModel]) -> Mapping[str, Any]:
+    return MODULE_SIZES.get(_type(kind), {})

@@ -1,0 +1,126 @@
+"""Contracts about what may influence what: causality, the targets, rows and padding, documents."""
+
+import math
+from functools import lru_cache
+
+import torch
+from contract_subject import (
+    CLOSE,
+    LENGTH,
+    SAME,
+    VOCAB,
+    Subject,
+    apart,
+    differ_in_every_row,
+    draws_numbers,
+    logits,
+    one_document,
+    other,
+    packed,
+    run,
+    tokens,
+)
+from promises import promise
+
+from dreamlm.core.nn.decoder import DreamLM
+
+LEARNING_STEPS = 30
+
+
+@promise(1, "causal")
+def causal(subject: Subject, training: bool) -> None:
+    """Changing token t leaves the logits before t bit-identical, and changes the one at t."""
+    model = subject.random(training)
+    ids = tokens(3)
+    documents = torch.tensor([packed(16), packed(6, 10), packed(3, 8, 5)])
+    for records in (True, False):
+        begin = model.start(3, records=records)
+        before = logits(model, ids, documents, begin)
+        for t in (0, 3, 6, 9, LENGTH - 1):
+            changed = ids.clone()
+            changed[:, t] = other(ids[:, t])
+            after = logits(model, changed, documents, begin)
+            assert torch.equal(before[:, :t], after[:, :t]), f"changing token {t} changes logits before it"
+            assert differ_in_every_row(before[:, t], after[:, t]), f"changing token {t} does not change its logits"
+
+
+@promise(2, "no copying")
+def no_copying(subject: Subject, training: bool) -> None:
+    """After some learning on random tokens, new random tokens still cost ln V each: nothing leaks the answer."""
+    model = _learned(subject).train(training)
+    ids = tokens(256, LENGTH + 1, seed=LEARNING_STEPS)
+    with torch.no_grad():
+        losses = subject.losses(model, ids, one_document(ids))
+    cost = (losses.nll / losses.tokens).item()
+    # What knows nothing pays ln V or more; the mean of 4,096 targets strays from that by less than 0.01.
+    assert cost >= math.log(VOCAB) - 0.03, f"random tokens cost {cost:.3f} nats, not ln V"
+
+
+@lru_cache(maxsize=1)
+def _learned(subject: Subject) -> DreamLM:
+    """Kept until the other mode has asked for it too."""
+    model = subject.fresh(training=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-2, weight_decay=0.0)
+    for step in range(LEARNING_STEPS):
+        ids = tokens(16, LENGTH + 1, seed=step)
+        subject.step_loss(subject.losses(model, ids, one_document(ids), seed=step)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
+
+
+@promise(6, "rows and padding")
+def rows_and_padding(subject: Subject, training: bool) -> None:
+    """Neither another row nor padding influences a row, whatever they hold."""
+    model = subject.random(training)
+    ids = tokens(3)
+    # Rows: one document; padding on both sides; padding on the left alone.
+    documents = torch.tensor([packed(16), [-1] * 3 + packed(4, 6) + [-1] * 3, [-1] * 6 + packed(10)])
+    for announced in ((), (0, 3, 6)):
+        begin = model.start(3, left_padding=announced)
+        whole = logits(model, ids, documents, begin)
+        for row in range(3):
+            neighbours = other(ids)
+            neighbours[row] = ids[row]
+            seen = logits(model, neighbours, documents, begin)
+            rest = [one for one in range(3) if one != row]
+            assert apart(seen[row], whole[row]) <= SAME, f"the rows beside row {row} influence it"
+            assert differ_in_every_row(seen[rest], whole[rest]), "rows do not depend on their own tokens"
+        repadded = logits(model, torch.where(documents < 0, other(ids), ids), documents, begin)
+        real = documents >= 0
+        assert apart(repadded[real], whole[real]) <= SAME, "what padding holds influences real tokens"
+    if not (training and draws_numbers(model)):
+        _alone(model, ids, documents)
+
+
+def _alone(model: DreamLM, ids: torch.Tensor, documents: torch.Tensor) -> None:
+    whole = logits(model, ids, documents, model.start(3, left_padding=(0, 3, 6)))
+    for row, document in enumerate(documents):
+        real = document >= 0
+        alone = logits(model, ids[row : row + 1, real], documents[row : row + 1, real])
+        assert apart(alone[0], whole[row, real]) <= CLOSE, f"row {row} is another one without neighbours and padding"
+    chosen = torch.tensor([2, 0])
+    for cut in (7, 8, 10):
+        with torch.no_grad():
+            carry = run(model, ids[:, :cut], documents[:, :cut], model.start(3, left_padding=(0, 3, 6)))[1]
+        rest = logits(model, ids[chosen, cut:], documents[chosen, cut:], carry.select(chosen))
+        assert apart(rest, whole[chosen, cut:]) <= CLOSE, f"rows chosen from a carry at {cut} do not go on alone"
+
+
+@promise(11, "documents")
+def documents_apart(subject: Subject, training: bool) -> None:
+    """The logits of a packed document do not depend on its neighbours."""
+    model = subject.random(training)
+    ids = tokens(2)
+    for lengths in ((9, 7), (8, 8), (2, 3, 11), (5, 1, 10)):
+        documents = torch.tensor([packed(*lengths)] * 2)
+        whole = logits(model, ids, documents)
+        for index in range(len(lengths)):
+            own = documents[0] == index
+            changed = logits(model, torch.where(documents == index, ids, other(ids)), documents)
+            assert apart(changed[:, own], whole[:, own]) <= SAME, f"documents {lengths}: {index} reads its neighbours"
+            assert differ_in_every_row(changed[:, ~own], whole[:, ~own]), "documents do not depend on their own tokens"
+    if not (training and draws_numbers(model)):
+        whole = logits(model, ids, torch.tensor([packed(8, 8)] * 2))
+        alone = torch.cat([logits(model, ids[:, :8]), logits(model, ids[:, 8:])], dim=1)
+        assert apart(whole, alone) <= CLOSE, "a document that begins with a segment is another one when packed"

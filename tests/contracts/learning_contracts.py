@@ -1,0 +1,171 @@
+"""Contracts about what a part contributes: gradient, influence on the logits, finite numbers at any size."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import torch
+from annotated_types import Ge
+from contract_subject import (
+    LENGTH,
+    VOCAB,
+    Subject,
+    apart,
+    build,
+    logits,
+    packed,
+    randomised,
+    run,
+    tokens,
+)
+from promises import promise
+from pydantic import BaseModel, ValidationError
+from torch import Tensor, nn
+
+from dreamlm.core.modules.state import ModuleState
+from dreamlm.core.nn.cache import KeyValueCache
+from dreamlm.core.nn.decoder import DreamLM
+
+MATTERS = 1e-3
+"""A part that moves logits of size 1 by less does nothing."""
+
+
+@promise(3, "gradient")
+def every_parameter_learns(subject: Subject, training: bool) -> None:
+    """One step of the subject's own objective reaches every parameter that is not declared frozen."""
+    model = subject.random(training)
+    ids = tokens(8, LENGTH + 1)
+    losses = subject.losses(model, ids, torch.tensor([packed(17), packed(8, 9)] * 4))
+    weights = subject.config.loss_weights
+    assert losses.objectives.keys() == weights.keys(), f"losses {set(losses.objectives)}, weights {set(weights)}"
+    subject.step_loss(losses).backward()
+    frozen = _frozen(model)
+    names = {name for name, _ in model.named_parameters()}
+    assert frozen <= names, f"declared frozen, but no parameter: {frozen - names}"
+    idle = {name for name, one in model.named_parameters() if one.grad is None or not one.grad.abs().sum() > 0}
+    assert idle == frozen, f"without gradient: {sorted(idle - frozen)}; frozen, but with gradient: {frozen - idle}"
+
+
+def _frozen(model: DreamLM) -> set[str]:
+    return {f"cognition.{index}.{name}" for index, module in enumerate(model.cognition) for name in module.frozen}
+
+
+@promise(4, "it matters")
+def it_matters(subject: Subject, training: bool) -> None:
+    """Each part's weights and each state change the logits; without its modules a model is the baseline exactly."""
+    model = subject.random(training)
+    ids = tokens(2)
+    whole = logits(model, ids)
+    for name, part in _parts(model):
+        kept = [parameter.detach().clone() for parameter in part.parameters()]
+        with torch.no_grad():
+            for parameter in part.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+        moved = apart(logits(model, ids), whole) > MATTERS
+        with torch.no_grad():
+            for parameter, value in zip(part.parameters(), kept, strict=True):
+                parameter.copy_(value)
+        assert moved, f"the weights of {name} do not change logits"
+    _states_matter(model, ids)
+    if subject.baseline is not None:
+        plain = randomised(build(subject.baseline, 0).train(), 0)
+        assert apart(logits(plain, ids), logits(subject.random(training=True), ids)) > MATTERS, "it changes nothing"
+    if subject.config.modules:
+        _baseline_is_exact(subject, training, ids)
+
+
+def _parts(model: DreamLM) -> Iterator[tuple[str, nn.Module]]:
+    parts = {"embedding": model.embedding, "positions": model.positions, "norm": model.norm, "head": model.head}
+    for index, layer in enumerate(model.layers):
+        parts |= {f"layers.{index}.{name}": part for name, part in layer.named_children()}
+    parts |= {module.name: module for module in model.cognition}
+    return ((name, part) for name, part in parts.items() if any(True for _ in part.parameters()))
+
+
+def _states_matter(model: DreamLM, ids: Tensor) -> None:
+    with torch.no_grad():
+        carry = run(model, ids[:, :9])[1]
+    after = logits(model, ids[:, 9:], None, carry)
+    for name, state in carry.states.items():
+        for key, changed in _changed(state):
+            moved = logits(model, ids[:, 9:], None, replace(carry, states={**carry.states, name: changed}))
+            assert apart(moved, after) > MATTERS, f"{key} in the state of {name} does not change logits"
+
+
+def _changed(state: KeyValueCache | ModuleState) -> Iterator[tuple[str, KeyValueCache | ModuleState]]:
+    if isinstance(state, KeyValueCache):
+        yield "the value", KeyValueCache.of(state.key, -state.value)
+        return
+    assert state.written, "two segments are complete, and nothing was written"
+    for key, value in state.memory.items():
+        if value.is_floating_point():
+            noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(4))
+            yield key, replace(state, memory={**state.memory, key: value + noise})
+
+
+def _baseline_is_exact(subject: Subject, training: bool, ids: Tensor) -> None:
+    model = subject.fresh(training)
+    without = subject.config.model_copy(update={"modules": ()})
+    bare, plain = (build(one, 0).train(training) for one in (without, _unsegmented(without)))
+    weights = model.state_dict()
+    for name, value in bare.state_dict().items():
+        assert torch.equal(weights[name], value), f"the trunk's {name} is another one without modules"
+    assert torch.equal(logits(bare, ids), logits(plain, ids)), "segments alone change logits"
+    first = ids[:, : subject.config.segment]
+    assert torch.equal(logits(model, first), logits(bare, first)), "modules act before anything was written"
+
+
+def _unsegmented(config: DreamLM.Config) -> DreamLM.Config:
+    return config.model_copy(update={"segment_length": None})
+
+
+@promise(9, "finite")
+def finite(subject: Subject, training: bool) -> None:
+    """Logits, losses and gradients are finite at the smallest sizes, of documents too."""
+    documents = torch.tensor([packed(*[1] * 17), packed(17), [-1] * 17, [*packed(1, 15), -1], [-1, *packed(16)]])
+    smallest = list(degenerate(subject.config))
+    assert len(smallest) >= 5, "hardly any smallest size is a valid configuration"
+    for what, config in smallest:
+        small = replace(subject, config=config)
+        model = small.random(training)
+        ids = tokens(len(documents), config.seq_length + 1) % VOCAB
+        own = documents[:, : config.seq_length + 1]
+        losses = small.losses(model, ids, own)
+        for name, loss in losses.objectives.items():
+            assert torch.isfinite(loss), f"{what}: the loss {name} is not finite"
+        small.step_loss(losses).backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is None or parameter.grad.isfinite().all(), f"{what}: gradient of {name}"
+        assert logits(model, ids[:, :-1], own[:, :-1]).isfinite().all(), f"{what}: logits are not finite"
+
+
+def degenerate(config: DreamLM.Config) -> Iterator[tuple[str, DreamLM.Config]]:
+    """Valid configurations with fields at their lower bound: of the model one by one, of its parts, and all at once."""
+    trunk = {"num_kv_heads": None, **_lower_bounds(config)}
+    if config.modules:
+        trunk["seq_length"] = 2 * config.segment_length
+    else:
+        del trunk["segment_length"]
+    parts = {
+        "positions": _smallest(config.positions),
+        "feed_forward": _smallest(config.feed_forward),
+        "modules": tuple(_smallest(one) for one in config.modules),
+    }
+    changes = {f"{name} {value}": {name: value} for name, value in trunk.items()}
+    changes["one head"] = {"num_heads": 1, "num_kv_heads": 1}
+    changes["smallest parts"] = parts
+    changes["smallest parts and segments"] = {**parts, **({"segment_length": 1} if config.modules else {})}
+    changes["all smallest"] = {**trunk, **parts, **({"segment_length": 1, "seq_length": 2} if config.modules else {})}
+    for what, change in changes.items():
+        try:
+            yield what, type(config).model_validate({**dict(config), **change})
+        except ValidationError:
+            continue
+
+
+def _lower_bounds(part: BaseModel) -> Mapping[str, float]:
+    fields = type(part).model_fields
+    return {name: rule.ge for name in fields for rule in fields[name].metadata if isinstance(rule, Ge)}
+
+
+def _smallest(part: BaseModel) -> BaseModel:
+    return part.model_copy(update=dict(_lower_bounds(part)))

@@ -1,0 +1,66 @@
+"""The contracts can fail: each planted defect is caught by the contract that it breaks, and a sound twin by none."""
+
+import re
+from dataclasses import replace
+
+import planted_modules as planted
+import pytest
+from all_contracts import CONTRACTS, TRAINING_ONLY
+from contract_subject import Subject
+from influence_contracts import causal, documents_apart, no_copying, rows_and_padding
+from learning_contracts import every_parameter_learns, finite, it_matters
+from promises import Contract
+from sameness_contracts import one_pass, recomputation, same_seed, survives_saving
+
+from dreamlm.core.modules.module import CognitiveModule
+
+DEFECTS = [
+    (planted.PeeksAtTheNextToken, causal),
+    (planted.PoolsTheFuture, causal),
+    (planted.PeeksWhereNothingFollows, causal),
+    (planted.PeeksAtTheNextToken, no_copying),
+    (planted.PeeksWhereNothingFollows, no_copying),
+    (planted.LearnsNothing, every_parameter_learns),
+    (planted.CallsALearnerFrozen, every_parameter_learns),
+    (planted.DoesNothing, it_matters),
+    (planted.IgnoresItsMemory, it_matters),
+    (planted.ActsBeforeItKnows, it_matters),
+    (planted.ForgetsBetweenCalls, one_pass),
+    (planted.MixesRows, rows_and_padding),
+    (planted.NotesWhatIsNotItsOwn, rows_and_padding),
+    (planted.ForgetsABuffer, survives_saving),
+    (planted.KeepsItsStateToItself, survives_saving),
+    (planted.DrawsWithoutASeed, same_seed),
+    (planted.DrawsFromItsOwnStream, same_seed),
+    (planted.DividesByOneTokenLess, finite),
+    (planted.WritesTwice, recomputation),
+    (planted.DrawsFromItsOwnStream, recomputation),
+    (planted.IgnoresDocuments, documents_apart),
+    (planted.NotesWhatIsNotItsOwn, documents_apart),
+]
+
+
+def require_caught(contract: Contract, subject: Subject) -> None:
+    with pytest.raises(AssertionError, match=f"^{re.escape(str(contract))} is broken: "):
+        contract(subject, True)
+
+
+@pytest.mark.parametrize(("kind", "contract"), DEFECTS, ids=lambda one: getattr(one, "__name__", str(one)))
+def test_a_planted_defect_breaks_the_contract_by_name(kind: type[CognitiveModule], contract: Contract) -> None:
+    require_caught(contract, planted.subject(kind))
+
+
+def test_an_objective_that_shows_the_answer_breaks_no_copying() -> None:
+    require_caught(no_copying, replace(planted.subject(planted.Sound), objective=planted.ForgetsTheShift))
+
+
+def test_every_contract_has_a_defect_that_breaks_it() -> None:
+    assert {contract for _, contract in DEFECTS} == set(CONTRACTS)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("contract", CONTRACTS, ids=str)
+def test_a_sound_module_keeps_every_contract(contract: Contract, training: bool) -> None:
+    if not training and contract in TRAINING_ONLY:
+        pytest.skip("a contract of train mode")
+    contract(planted.subject(planted.Sound), training)
