@@ -6,6 +6,7 @@ ordinary weights: they can be trained further, saved, and extended again.
 """
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 from pydantic import ValidationError
 from torch import Tensor
@@ -16,11 +17,12 @@ from dreamlm.core.nn.positions.learned import stretched
 from dreamlm.core.nn.positions.positions import LayerChoice
 
 TABLE = "positions.table.weight"
+Config = TypeVar("Config", bound=DreamLM.Config)
 
 
 def extended(
-    config: DreamLM.Config, weights: Mapping[str, Tensor], length: int, layers: LayerChoice | None = None
-) -> tuple[DreamLM.Config, dict[str, Tensor]]:
+    config: Config, weights: Mapping[str, Tensor], length: int, layers: LayerChoice | None = None
+) -> tuple[Config, dict[str, Tensor]]:
     """Configuration and weights of the same model for windows of `length` tokens; its own length changes nothing.
 
     layers: which layers see re-scaled positions; None is those re-scaled before, or all.
@@ -37,7 +39,7 @@ def extended(
     positions = config.positions.extended(config.seq_length, length, layers)
     values = config.model_dump() | {"seq_length": length, "positions": positions.model_dump()}
     try:
-        longer = DreamLM.Config.model_validate(values)
+        longer = type(config).model_validate(values)
     except ValidationError as error:
         reasons = "; ".join(detail["msg"].removeprefix("Value error, ") for detail in error.errors())
         raise RangeError(f"the model cannot be extended: {reasons}", where="extend_max_seq_len") from error
