@@ -47,13 +47,13 @@ class NoisyTopKGate(nn.Module):
     def __init__(self, width: int, num_experts: int, top_k: int, noise_std: float) -> None:
         super().__init__()
         self.top_k = top_k
-        self.clean = nn.Linear(width, num_experts, bias=False)
+        self.clean = _Logits(width, num_experts)
         self.noise = _Noise(width, num_experts, noise_std) if noise_std > 0 else _Silence()
 
     def forward(self, items_ND: Float[Tensor, "N D"], real_N: Bool[Tensor, " N"]) -> Routing:
         with torch.autocast(items_ND.device.type, enabled=False):
             items_ND = items_ND.float()
-            logits_NE = self.noise(items_ND, F.linear(items_ND, self.clean.weight.float()))
+            logits_NE = self.noise(items_ND, self.clean(items_ND))
             probability_NE = logits_NE.softmax(dim=1)
             chosen_NK, expert_NK = logits_NE.topk(self.top_k, dim=1)
             single = self.top_k == 1
@@ -74,19 +74,30 @@ def _balance(
 
 
 @final
+class _Logits(nn.Module):
+    """One logit for each expert, linear in the item; fp32 even where the weights are not."""
+
+    def __init__(self, width: int, num_experts: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_experts, width))
+
+    def forward(self, items_ND: Float[Tensor, "N D"]) -> Float[Tensor, "N E"]:
+        return F.linear(items_ND, self.weight.float())
+
+
+@final
 class _Noise(nn.Module):
     """logits + N(0, 1) * softplus(linear(item)) * std, in training only; drawn from torch's global generator."""
 
     def __init__(self, width: int, num_experts: int, std: float) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_experts, width))
+        self.loudness = _Logits(width, num_experts)
         self.std = std
 
     def forward(self, items_ND: Float[Tensor, "N D"], logits_NE: Float[Tensor, "N E"]) -> Float[Tensor, "N E"]:
         if not self.training:
             return logits_NE
-        loudness_NE = F.softplus(F.linear(items_ND, self.weight.float())) * self.std
-        return logits_NE + torch.randn_like(logits_NE) * loudness_NE
+        return logits_NE + torch.randn_like(logits_NE) * F.softplus(self.loudness(items_ND)) * self.std
 
 
 @final

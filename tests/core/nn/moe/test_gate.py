@@ -58,7 +58,7 @@ def test_noise_is_as_loud_as_the_item_asks_for_and_only_in_training() -> None:
     one = gate(noise_std=0.5)
     values, logits = items(20_000, seed=2)[:1].expand(20_000, WIDTH), torch.zeros(20_000, 6)
     noise = one.noise(values, logits)
-    loudness = 0.5 * F.softplus(one.noise.weight @ values[0])
+    loudness = 0.5 * F.softplus(one.noise.loudness.weight @ values[0])
     torch.testing.assert_close(noise.std(dim=0), loudness, rtol=0.03, atol=0.0)
     torch.testing.assert_close(noise.mean(dim=0) / loudness, torch.zeros(6), rtol=0.0, atol=0.03)
     one.eval()
@@ -83,14 +83,15 @@ def test_the_balance_alone_spreads_a_crowded_gate() -> None:
         one.clean.weight[0] += 1.0
     crowded = one(values, all_real())
     optimizer = torch.optim.SGD(one.parameters(), lr=1.0)
-    for _ in range(30):
+    for _ in range(100):
         optimizer.zero_grad()
         one(values, all_real()).balance.backward()
         optimizer.step()
     spread = one(values, all_real())
-    assert crowded.usage_E[0] == 0.5
-    assert spread.usage_E.max() < 0.35
-    assert spread.balance < 0.7 * crowded.balance
+    assert crowded.usage_E[0] > 0.4
+    assert crowded.balance > 1.5
+    assert spread.usage_E.max() < 0.25
+    assert spread.balance < 1.05
 
 
 @pytest.mark.parametrize("top_k", [1, 2])
