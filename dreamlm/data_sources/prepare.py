@@ -220,8 +220,13 @@ def _require_different_names(sources: Sequence[Source]) -> None:
         raise UserMistake(f"two sources are called {', '.join(repeated)}", where="data.sources", hint=hint)
 
 
+def has_end(source: Source, options: SourceConfig) -> bool:
+    """Whether a source ends by itself or by its own options, so that nobody else need say how much of it to keep."""
+    return source.bounded or options.max_bytes is not None or options.max_documents is not None
+
+
 def _limit(source: Source, options: SourceConfig, stream_byte_limit: int | None) -> int | None:
-    if source.bounded or options.max_bytes is not None or options.max_documents is not None:
+    if has_end(source, options):
         return None
     if stream_byte_limit is None:
         hint = "set its max_bytes or max_documents"

@@ -8,10 +8,8 @@ from dreamlm.data_sources.preparation.cache_key import Difference
 from dreamlm.data_sources.prepare import Preparation
 from dreamlm.data_sources.progress import Progress
 from dreamlm.presets.schema import Preset
-from dreamlm.wiring.places import corpus_folder, home
+from dreamlm.wiring.places import corpus_folder, home, stream_byte_limit
 
-BYTES_PER_TOKEN = 5
-"""A generous guess of the text behind one token, for how much of an endless stream to keep."""
 STOPPED = (
     "stopped: no part of the new corpus is left, and an older one is untouched; "
     "the same command starts it again, and reads no PDF twice"
@@ -27,12 +25,11 @@ def prepare_corpus(
 ) -> Corpus:
     """The corpus of the preset, in `folder` or in the cache; instant when it is there and fits.
 
-    An endless source is read until one pass over it would last for all of `train_tokens`; a run that goes on keeps the
-    corpus whose fingerprint is `trained_on`.
+    A run that goes on keeps the corpus whose fingerprint is `trained_on`.
     Ctrl-C and SIGTERM go on their way when the progress was told what they leave behind.
     Raises: AllSourcesFailed, DataError, UserMistake, OutOfSpace.
     """
-    request = _request(preset, progress, folder, workers)
+    request = _request(preset, progress, folder or corpus_folder(preset, trained_on), workers)
     try:
         return request.run(trained_on)
     except (KeyboardInterrupt, SystemExit):
@@ -42,17 +39,17 @@ def prepare_corpus(
 
 def explain_corpus(preset: Preset, progress: Progress, folder: Path | None = None) -> list[Difference]:
     """Why the corpus that is there cannot be used for the preset; empty when it can.  Raises: as `prepare_corpus`."""
-    return _request(preset, progress, folder, workers=None).differences()
+    return _request(preset, progress, folder or corpus_folder(preset), workers=None).differences()
 
 
-def _request(preset: Preset, progress: Progress, folder: Path | None, workers: int | None) -> Preparation:
+def _request(preset: Preset, progress: Progress, folder: Path, workers: int | None) -> Preparation:
     return Preparation(
         preset.data,
         preset.tokenizer,
-        folder or corpus_folder(preset),
+        folder,
         workers=workers or os.cpu_count() or 1,
         progress=progress,
-        stream_byte_limit=preset.train.train_tokens * BYTES_PER_TOKEN,
+        stream_byte_limit=stream_byte_limit(preset),
         cache_folder=home() / "cache",
         base_folder=Path.cwd(),
     )

@@ -4,10 +4,17 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
-from dreamlm.data_sources.prepare import CORPUS_OPTIONS
+from dreamlm.core.errors import DataError
+from dreamlm.data_sources.corpus import Corpus
+from dreamlm.data_sources.prepare import CORPUS_OPTIONS, has_end
+from dreamlm.data_sources.sources.source import SourceContext
 from dreamlm.presets.schema import Preset
+
+BYTES_PER_TOKEN = 5
+"""A generous guess of the text behind one token."""
 
 
 def home() -> Path:
@@ -15,15 +22,40 @@ def home() -> Path:
     return Path(os.environ.get("DREAMLM_HOME") or Path.home() / ".cache" / "dreamlm").expanduser()
 
 
-def corpus_folder(preset: Preset) -> Path:
-    """The corpus of a preset when no folder is named: one for each preset name, tokenizer section and what of the data
-    section decides the corpus, so that runs may draw from one corpus in several ways.
+def stream_byte_limit(preset: Preset) -> int:
+    """How much text to keep of a source without an end: enough for one pass to last for all of `train_tokens`."""
+    return preset.train.train_tokens * BYTES_PER_TOKEN
 
-    Whether what lies there still fits its inputs is for the manifest to say, not for this name.
+
+def corpus_folder(preset: Preset, trained_on: str = "") -> Path:
+    """The corpus of a preset when no folder is named: one for each preset name, tokenizer section and what of the data
+    section decides the corpus, so that runs may draw from one corpus in several ways; where a source has no end, one
+    for each amount of text. The manifest says whether what lies there still fits.
+
+    A run that was trained on the corpus with the fingerprint `trained_on` finds it again, though it asks for more now.
     """
+    corpora = home() / "corpora"
+    for folder in sorted(corpora.glob(f"{escape(preset.name)}-*")) if trained_on else ():
+        if _fingerprint(folder) == trained_on:
+            return folder
     parts = preset.model_dump(mode="json", include={"data": set(CORPUS_OPTIONS), "tokenizer": True})
+    if _has_endless_source(preset):
+        parts["stream_byte_limit"] = stream_byte_limit(preset)
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return home() / "corpora" / f"{preset.name}-{digest[:12]}"
+    return corpora / f"{preset.name}-{digest[:12]}"
+
+
+def _has_endless_source(preset: Preset) -> bool:
+    context = SourceContext(base_folder=Path.cwd(), cache_folder=home() / "cache")
+    return not all(has_end(options.build(context), options) for options in preset.data.sources)
+
+
+def _fingerprint(folder: Path) -> str:
+    """Of the corpus in the folder; of a damaged one nothing, for nobody can have use of it."""
+    try:
+        return Corpus.open(folder).fingerprint
+    except DataError:
+        return ""
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,18 @@
 """The corpus of a preset: what an interruption leaves behind, and where the corpus lies."""
 
+import json
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from workplace import Workplace
 
+from dreamlm.data_sources.corpus import Corpus
 from dreamlm.data_sources.progress import Silence
+from dreamlm.data_sources.sources import hub_stream, huggingface
 from dreamlm.wiring.corpora import STOPPED, prepare_corpus
+from dreamlm.wiring.places import corpus_folder
 
 
 class Interrupting(Silence):
@@ -42,3 +48,46 @@ def test_an_interruption_says_what_it_leaves_and_leaves_just_that(
     assert content(folder) == before
     assert {path.name for path in folder.parent.iterdir()} <= {"mine", ".mine.lock"}
     assert prepare_corpus(changed, Silence(), folder).manifest.key["option min_text_length"] == "60"
+
+
+@pytest.fixture
+def endless(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    """A preset whose only source has no end."""
+
+    def stream(address: object) -> Any:
+        return ({"text": f"document {number} with the words cat, dog, saw, the, a, and more"} for number in count())
+
+    monkeypatch.setattr(huggingface, "open_hub_stream", stream)
+    monkeypatch.setattr(huggingface, "commit_of", lambda dataset, revision: "1" * 40)
+    monkeypatch.setattr(hub_stream, "RECORDS_PER_MARK", 10**9)  # a generator has no position to note
+    path = place.folder / "small.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "data": {"sources": [{"type": "hf", "dataset": "some/web"}]}}))
+    return place
+
+
+def test_two_amounts_of_an_endless_stream_are_two_corpora(endless: Workplace) -> None:
+    less, more = (prepare_corpus(endless.preset(f"train.train_tokens={n}"), Silence()) for n in (4000, 8000))
+    assert less.folder != more.folder
+    assert Corpus.open(less.folder).fingerprint == less.fingerprint != more.fingerprint
+
+
+def test_a_run_that_asks_for_more_of_an_endless_stream_keeps_its_corpus(endless: Workplace) -> None:
+    first = prepare_corpus(endless.preset("train.train_tokens=4000"), Silence())
+    more = endless.preset("train.train_tokens=8000")
+    assert corpus_folder(more) != first.folder
+    assert corpus_folder(more, first.fingerprint) == first.folder
+    assert prepare_corpus(more, Silence(), trained_on=first.fingerprint).fingerprint == first.fingerprint
+
+
+def test_a_damaged_corpus_is_not_the_one_a_run_looks_for(endless: Workplace) -> None:
+    preset = endless.preset()
+    first = prepare_corpus(preset, Silence())
+    (first.folder / "manifest.json").write_text("{")
+    assert corpus_folder(preset, first.fingerprint) == corpus_folder(preset)
+
+
+@pytest.mark.parametrize("limit", ["max_documents", "max_bytes"])
+def test_where_every_source_has_an_end_the_amount_to_train_on_is_no_matter(endless: Workplace, limit: str) -> None:
+    ended = f'data.sources=[{{"type": "hf", "dataset": "some/web", "{limit}": 100}}]'
+    assert len({corpus_folder(endless.preset(ended, f"train.train_tokens={n}")) for n in (4000, 8000)}) == 1
