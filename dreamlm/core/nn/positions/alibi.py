@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dreamlm.core.nn.positions.positions import LayerChoice, Placement, Positions
-from dreamlm.core.nn.positions.refusal import refuse_layers
+from dreamlm.core.nn.positions.positions import LayerChoice, Placement, Positions, refuse_layers
 
 DIGITS = (1, 256, 65_536)
 """Values of a position's digits in base 256: each digit times its value is exact in every float type from 8 bits on."""

@@ -7,8 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dreamlm.core.nn.positions.positions import LayerChoice, Placement, Positions, Unplaced
-from dreamlm.core.nn.positions.refusal import refuse_layers
+from dreamlm.core.nn.positions.positions import LayerChoice, Placement, Positions, Unplaced, refuse_layers
 
 
 @final
@@ -44,5 +43,5 @@ class Learned(Positions):
 
 def stretched(table_PD: Float[Tensor, "P D"], length: int) -> Float[Tensor, "N D"]:
     """A table of `length` rows, linear between the rows of this one; first and last row stay first and last."""
-    long_1DN = F.interpolate(table_PD.float().T[None], size=length, mode="linear", align_corners=True)
+    long_1DN = F.interpolate(table_PD.double().T[None], size=length, mode="linear", align_corners=True)
     return long_1DN[0].T.to(table_PD.dtype).contiguous()

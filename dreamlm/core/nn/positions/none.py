@@ -5,8 +5,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from dreamlm.core.nn.positions.positions import LayerChoice, Placement, Positions, Unplaced
-from dreamlm.core.nn.positions.refusal import refuse_layers
+from dreamlm.core.nn.positions.positions import LayerChoice, Placement, Positions, Unplaced, refuse_layers
 
 
 @final

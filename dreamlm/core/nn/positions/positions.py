@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dreamlm.core.config import ConfigModel
+from dreamlm.core.errors import RangeError
 
 LayerChoice = Literal["all", "lower_half", "upper_half"] | tuple[Annotated[int, Field(ge=0)], ...]
 """Layers by a word or by their numbers from 0; the middle one of an odd number belongs to both halves."""
@@ -81,3 +82,14 @@ def chosen_layers(choice: LayerChoice, num_layers: int) -> Sequence[int]:
     if choice == "upper_half":
         return range(num_layers - half, num_layers)
     return choice
+
+
+def refuse_layers(kind: str, layers: LayerChoice | None) -> None:
+    """The answer of positions that re-scale no layer.  Raises: RangeError when some layers are named."""
+    if layers not in (None, "all"):
+        raise RangeError(
+            f"positions of type {kind!r} cannot be re-scaled in some layers only: no layer has positions of its own",
+            where="model.positions",
+            valid=["all"],
+            hint="extend without naming layers",
+        )

@@ -118,7 +118,7 @@ class YaRN(Scaling):
     def slowed(self, frequency_K2: Tensor, theta: float) -> Tensor:
         pairs = len(frequency_K2)
         first = max(math.floor(self._pair_turning(self.beta_fast, theta, pairs)), 0)
-        last = min(math.ceil(self._pair_turning(self.beta_slow, theta, pairs)), 2 * pairs - 1)
+        last = max(min(math.ceil(self._pair_turning(self.beta_slow, theta, pairs)), 2 * pairs - 1), first)
         # A ramp without width would divide by zero; this one ends before the next pair.
         width = last - first or 1e-3
         interpolated_K2 = ((torch.arange(pairs, dtype=torch.float32) - first) / width).clamp(0.0, 1.0)

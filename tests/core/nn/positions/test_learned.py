@@ -15,7 +15,7 @@ def test_a_stretched_table_is_linear_between_the_rows_and_keeps_both_ends(rows: 
     longer = stretched(table, rows + more)
     places = np.linspace(0, rows - 1, rows + more)
     expected = np.stack([np.interp(places, np.arange(rows), column) for column in table.T.numpy()], axis=1)
-    np.testing.assert_allclose(longer.numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(longer.numpy(), expected, atol=1e-6)
     torch.testing.assert_close(longer[[0, -1]], table[[0, -1]])
 
 

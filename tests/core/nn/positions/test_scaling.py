@@ -56,7 +56,7 @@ def test_linear_scaling_equals_transformers() -> None:
 
 @given(
     factor=st.floats(1.0, 64.0),
-    length=st.integers(16, 8192),
+    length=st.integers(2, 8192),
     theta=st.floats(100.0, 1e6),
     pairs=st.integers(2, 64),
 )
