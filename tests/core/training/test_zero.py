@@ -14,7 +14,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_runs import Run
-from zero_scenes import CASES, MOVED_STAGES, RESUMED_CASES, SAVED_AT, STEPS, FewWindows, held_out_loss, single, train
+from zero_scenes import (
+    CASES,
+    EXPERT_STAGES,
+    EXPERTS,
+    MOVED_STAGES,
+    RESUMED_CASES,
+    SAVED_AT,
+    STEPS,
+    FewWindows,
+    held_out_loss,
+    single,
+    train,
+)
 
 from dreamlm.core.training.backend.backend import Tensors
 from dreamlm.core.training.sharing import validate_together
@@ -79,6 +91,13 @@ def assert_close(steps: list[list[float]], reference: list[list[float]], toleran
 def test_two_processes_reach_the_losses_of_one(seen: dict[str, Any], stage: int, precision: str) -> None:
     reference = train(single(precision), range(STEPS))
     assert_close(seen[f"z{stage}-{precision}"]["steps"], reference, TOLERANCE[precision])
+
+
+@pytest.mark.parametrize("stage", EXPERT_STAGES)
+def test_experts_that_one_rank_uses_and_the_other_does_not_learn_as_in_one_process(
+    seen: dict[str, Any], stage: int
+) -> None:
+    assert_close(seen[f"z{stage}-experts"], train(single("fp32", **EXPERTS), range(STEPS)), TOLERANCE["fp32"])
 
 
 @names(CASES)

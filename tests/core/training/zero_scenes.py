@@ -1,6 +1,7 @@
 """The small run that test_zero.py trains with one process of plain PyTorch and zero_worker.py with two of DeepSpeed."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,20 +22,23 @@ CASES = [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (0, "bf16"), (2, "b
 RESUMED_CASES = [*CASES[:4], (2, "bf16")]
 PARTS = ("tokens", "documents")
 MOVED_STAGES = (2, 3)
+EXPERT_STAGES = (2, 3)
+EXPERTS = {"feed_forward": {"type": "moe", "num_experts": 32, "expert_size": 5}}
+"""More experts than a micro-batch of a rank can use, so that the ranks' idle experts differ."""
+EXPERT_WEIGHTS = {"token": 1.0, "moe_balance": 0.01}
 
 
-def objective() -> CausalObjective:
+def objective(**options: Any) -> CausalObjective:
     """A tied head, a matrix that no two ranks can halve, and vectors: so there are two groups and padding."""
     torch.manual_seed(0)
-    config = DreamLM.Config(
-        hidden_size=24, num_layers=2, num_heads=2, seq_length=LENGTH, intermediate_size=37, dropout=0.1
-    )
+    sizes = {"hidden_size": 24, "num_layers": 2, "num_heads": 2, "seq_length": LENGTH, "intermediate_size": 37}
+    config = DreamLM.Config.model_validate({**sizes, "dropout": 0.1, **options})
     return CausalObjective(config.build(VOCAB), label_smoothing=0.1)
 
 
-def single(precision: str) -> SingleProcess:
+def single(precision: str, **options: Any) -> SingleProcess:
     torch.set_num_threads(1)
-    return SingleProcess(objective(), OPTIMIZER, {"token": 1.0}, MAX_NORM, precision, compile=False)
+    return SingleProcess(objective(**options), OPTIMIZER, EXPERT_WEIGHTS, MAX_NORM, precision, compile=False)
 
 
 def micro_batch(step: int, number: int) -> MicroBatch:

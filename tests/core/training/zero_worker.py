@@ -12,6 +12,9 @@ from small_runs import Run
 from torch import distributed
 from zero_scenes import (
     CASES,
+    EXPERT_STAGES,
+    EXPERT_WEIGHTS,
+    EXPERTS,
     MAX_NORM,
     MOVED_STAGES,
     OPTIMIZER,
@@ -162,6 +165,9 @@ def main(folder: Path) -> None:
         seen[f"z{stage}-{precision}-resumed"] = resumed(folder, stage, precision)
     for stage in MOVED_STAGES:
         seen[f"z{stage}-from-one-process"] = from_one_process(folder, stage)
+    for stage in EXPERT_STAGES:
+        backend = zero(stage, "fp32", EXPERT_WEIGHTS, objective(**EXPERTS))
+        seen[f"z{stage}-experts"] = train(backend, range(STEPS))
     seen["mistakes"] = mistakes(folder)
     seen["together"] = together(folder)
     seen["loop"] = whole_loop()
