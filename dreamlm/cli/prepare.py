@@ -29,7 +29,9 @@ def prepare(
     console = Console(as_json)
     chosen = resolve(preset or choose_preset(console), sets or ())
     from dreamlm.wiring.corpora import explain_corpus, prepare_corpus
+    from dreamlm.wiring.origin import completed
 
+    chosen = completed(chosen)
     with console.live() as line:
         progress = PreparationProgress(console, line)
         if explain:

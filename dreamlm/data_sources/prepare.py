@@ -97,12 +97,9 @@ class Preparation:
         ]
 
     def key(self) -> dict[str, str]:
-        """Everything the corpus depends on, by component. Cost: reads every local input once.
-
-        Raises: UserMistake when a pretrained tokenizer cannot be read.
-        """
+        """Everything the corpus depends on, by component. Cost: reads every local input once."""
         options = self.config.model_dump(mode="json", include=set(CORPUS_OPTIONS - {"sources"}))
-        key = {"code": str(CODE_VERSION), "tokenizer": tokenizer_component(self.tokenizer_config)}
+        key = {"code": str(CODE_VERSION), "tokenizer": self._tokenizer_component()}
         key |= options_component(options)
         key["order of sources"] = ", ".join(source.name for source in self.sources)
         for source, limit in zip(self.sources, self.limits, strict=True):
@@ -120,6 +117,14 @@ class Preparation:
         except DataError as error:
             what = f"source {source.name} cannot be looked at: {reason(error)}"
             self.progress.notice(f"{what}; a corpus that is there is taken to be up to date")
+            return UNKNOWN
+
+    def _tokenizer_component(self) -> str:
+        try:
+            return tokenizer_component(self.tokenizer_config)
+        except UserMistake as error:
+            what = f"the tokenizer {error.where} cannot be looked at"
+            self.progress.notice(f"{what}; a corpus that is there is taken to be made with it")
             return UNKNOWN
 
     def differences(self) -> list[Difference]:
@@ -148,6 +153,8 @@ class Preparation:
             return self._build(key)
 
     def _build(self, key: dict[str, str]) -> Corpus:
+        if key["tokenizer"] == UNKNOWN:
+            self.tokenizer_config.build([])  # raises again, now that no corpus is there to do without it
         parent, prefix = self.folder.parent, f".{self.folder.name}.preparing-"
         for stale in parent.glob(f"{prefix}*"):
             shutil.rmtree(stale, ignore_errors=True)  # a dying process may still write there; the next run tries again

@@ -12,15 +12,18 @@ from dreamlm.data_sources.sources.huggingface import BUILDERS
 def anchored(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The values of a preset with the relative paths in them made to start at `folder`, which is absolute.
 
-    What may be the name of something on the hub as well (`dataset`, the tokenizer's `path`) is a path when the folder
-    has a folder of that name. Values of another form than a preset's stay as they are, for the schema to refuse.
+    What may be the name of something on the hub as well (`dataset`, the tokenizer's `path`, `init_from`) is a path when
+    the folder has a folder of that name. Values of another form than a preset's stay as they are, for the schema to
+    refuse.
     """
     values = dict(values)
-    data, tokenizer = values.get("data"), values.get("tokenizer")
+    data, tokenizer, model = values.get("data"), values.get("tokenizer"), values.get("model")
     if isinstance(data, dict) and isinstance(data.get("sources"), list):
         values["data"] = {**data, "sources": [_source(source, folder) for source in data["sources"]]}
     if isinstance(tokenizer, dict) and "path" in tokenizer:
         values["tokenizer"] = {**tokenizer, "path": _folder(tokenizer["path"], folder)}
+    if isinstance(model, dict) and "init_from" in model:
+        values["model"] = {**model, "init_from": _folder(model["init_from"], folder)}
     return values
 
 

@@ -21,6 +21,19 @@ class DataConfig(Preparation.Config, CorpusStream.Config):
     """Which documents make up the corpus, and how training draws from it."""
 
 
+class ModelConfig(DreamLM.Config):
+    """What the model is like, and where its first weights come from."""
+
+    init_from: str | None = None
+    """Start from a trained model instead of random weights: a run or snapshot of dreamlm's, a `transformers` folder
+    (Llama or Qwen3), or a model id of the hub. It decides the decoder and the tokenizer; say nothing else about them,
+    but `seq_length` (a longer one extends the model), `segment_length`, `dropout` and new `modules`."""
+
+    def build(self, vocab_size: int) -> DreamLM:
+        """A model with fresh weights, which keeps no memory of `init_from`."""
+        return DreamLM.Config.model_validate(self.model_dump(exclude={"init_from"})).build(vocab_size)
+
+
 class Preset(ConfigModel):
     """Everything a run needs to know."""
 
@@ -30,7 +43,7 @@ class Preset(ConfigModel):
     """One sentence for `dreamlm presets list`."""
     extends: str | None = None
     """A preset of the library, or a JSON file beside this one, whose values hold where this one says nothing."""
-    model: DreamLM.Config = DreamLM.Config()
+    model: ModelConfig = ModelConfig()
     tokenizer: Tokenizer.Config = BytePair()
     data: DataConfig
     train: TrainingConfig = TrainingConfig()

@@ -75,16 +75,17 @@ def check_resume(before: Mapping[str, Any], now: Preset, allow_changes: bool) ->
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """(dotted key, old value, new value) of every leaf that differs; an absent value is None."""
-    old, new = dict(_leaves(before)), dict(_leaves(now))
+    old, new = dict(leaves(before)), dict(leaves(now))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
             yield key, old.get(key), new.get(key)
 
 
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything in nested objects that is no object itself."""
     if isinstance(value, Mapping) and value:
         for name, inner in value.items():
-            yield from _leaves(inner, f"{key}.{name}" if key else str(name))
+            yield from leaves(inner, f"{key}.{name}" if key else str(name))
     else:
         yield key, value
 

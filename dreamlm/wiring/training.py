@@ -40,6 +40,7 @@ from dreamlm.presets.resolve import resolve_values
 from dreamlm.presets.schema import Preset
 from dreamlm.wiring.corpora import prepare_corpus
 from dreamlm.wiring.loading import choose_device
+from dreamlm.wiring.origin import completed, initial_model
 from dreamlm.wiring.places import RunFolder
 from dreamlm.wiring.resume import check_resume
 from dreamlm.wiring.saver import NoSaver, SnapshotSaver
@@ -106,9 +107,12 @@ def _preset(request: TrainRequest, snapshot: Snapshot | None, hook: Hook) -> Pre
             raise UserMistake(
                 "there is no run to continue here", where=str(request.run), hint="start one with --preset NAME"
             )
-        return request.preset
+        return completed(request.preset)
     where = str(request.run / "checkpoints")
-    preset = request.preset or resolve_values(snapshot.preset, where, request.sets)
+    if request.preset is None:
+        preset = resolve_values(snapshot.preset, where, request.sets)
+    else:
+        preset = completed(request.preset, snapshot.preset)
     # Resolved again, so that a key which is newer than the run counts with its default.
     before = resolve_values(snapshot.preset, where).model_dump(mode="json")
     for sentence in check_resume(before, preset, request.allow_changes):
@@ -173,7 +177,7 @@ class _Training:
         same = state is not None and before["precision"] == preset.train.precision
         precision = state.precision if state and same else self._choose_precision()
         with within_memory(BUILDING.failure):
-            self._backend = self._build_backend(precision)
+            self._backend = self._build_backend(precision, snapshot)
             if snapshot is not None:
                 self._backend.restore(Tensors(snapshot.model, snapshot.optimizer))
         self._stream = CorpusStream(corpus, preset.data, preset.model.seq_length, preset.train.seed)
@@ -185,7 +189,8 @@ class _Training:
         schedule = train.schedule.build(self._state.planned_steps)
         try:
             trainer = Trainer(train, self._backend, self._stream, schedule, self._surroundings())
-            return trainer.run(self._state, fresh=self._state.step == 0)
+            imported = self._preset.model.init_from is not None
+            return trainer.run(self._state, fresh=self._state.step == 0, imported=imported)
         finally:
             self._backend.close()
 
@@ -209,10 +214,14 @@ class _Training:
         self._around.hook.on_notice(f"precision {precision}: {reason}")
         return as_the_first_rank(precision, ("bf16", "fp32"), self._around.device)
 
-    def _build_backend(self, precision: str) -> Backend:
+    def _build_backend(self, precision: str, snapshot: Snapshot | None) -> Backend:
         train = self._preset.train
         torch.manual_seed(derive_seed(train.seed, "weights"))
-        model = self._preset.model.build(self._tokenizer.vocab_size).to(self._around.device)
+        if snapshot is None:
+            model = initial_model(self._preset, self._tokenizer.vocab_size)
+        else:
+            model = self._preset.model.build(snapshot.config["vocab_size"])
+        model.to(self._around.device)
         model.checkpoint_activations(train.activation_checkpointing)
         objective = CausalObjective(model, train.label_smoothing)
         return build_backend(train, objective, self._preset.model.loss_weights, precision, self._around.place)

@@ -11,11 +11,11 @@ from prepare_by_hand import config_of, content, prepared, sentence, write_texts
 from pydantic import ValidationError
 
 from dreamlm.core.errors import AllSourcesFailed, DataError, OutOfSpace, UserMistake
-from dreamlm.core.tokenizer import BytePair
+from dreamlm.core.tokenizer import BytePair, Pretrained, Tokenizer
 from dreamlm.data_sources import durable
 from dreamlm.data_sources.corpus import Corpus
 from dreamlm.data_sources.preparation import tokenise
-from dreamlm.data_sources.prepare import Preparation
+from dreamlm.data_sources.prepare import Preparation, prepare
 from dreamlm.data_sources.sources.text import TextFiles
 from dreamlm.presets.schema import DataConfig
 
@@ -362,3 +362,20 @@ def test_where_there_is_no_corpus_the_explanation_is_a_sentence(base: Path) -> N
     folders = {"cache_folder": base / "cache", "base_folder": base}
     (difference,) = Preparation(config_of(TEXTS), BytePair(vocab_size=300), base / "corpus", **folders).differences()
     assert str(difference) == "no corpus here; wanted is a complete corpus"
+
+
+def test_a_corpus_outlives_the_folder_of_its_pretrained_tokenizer(base: Path) -> None:
+    def again(folder: str, recorder: Recorder) -> Corpus:
+        tokenizer = Pretrained(path=str(base / "tokenizer"))
+        known = {"cache_folder": base / "cache", "base_folder": base, "progress": recorder}
+        return prepare(config_of(TEXTS), tokenizer, base / folder, **known)  # type: ignore[arg-type]
+
+    Tokenizer.train(BytePair(vocab_size=300), [sentence(1)]).save(base / "tokenizer")
+    built = again("corpus", Recorder())
+    shutil.rmtree(base / "tokenizer")
+    recorder = Recorder()
+    assert again("corpus", recorder).fingerprint == built.fingerprint
+    assert any("a corpus that is there is taken to be made with it" in notice for notice in recorder.notices)
+    with pytest.raises(UserMistake, match="no tokenizer could be read"):
+        again("another", Recorder())
+    assert not (base / "another").exists()

@@ -4,7 +4,6 @@
 """
 
 import json
-import re
 import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,26 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from dreamlm.checkpoints.convert.naming import stock_name
 from dreamlm.checkpoints.convert.placing import placed
 from dreamlm.checkpoints.convert.rope import stock_rope
 from dreamlm.checkpoints.tensors import RawTensor, TensorFile, read_header, write_tensors
 from dreamlm.checkpoints.verification import verify
 from dreamlm.core.errors import CheckpointError, UserMistake
 
-_NAMES = {
-    r"embedding\.weight": "model.embed_tokens.weight",
-    r"norm\.weight": "model.norm.weight",
-    r"head\.weight": "lm_head.weight",
-    r"layers\.(\d+)\.attention_norm\.weight": r"model.layers.\1.input_layernorm.weight",
-    r"layers\.(\d+)\.attention\.query\.weight": r"model.layers.\1.self_attn.q_proj.weight",
-    r"layers\.(\d+)\.attention\.key\.weight": r"model.layers.\1.self_attn.k_proj.weight",
-    r"layers\.(\d+)\.attention\.value\.weight": r"model.layers.\1.self_attn.v_proj.weight",
-    r"layers\.(\d+)\.attention\.output\.weight": r"model.layers.\1.self_attn.o_proj.weight",
-    r"layers\.(\d+)\.attention\.query_norm\.weight": r"model.layers.\1.self_attn.q_norm.weight",
-    r"layers\.(\d+)\.attention\.key_norm\.weight": r"model.layers.\1.self_attn.k_norm.weight",
-    r"layers\.(\d+)\.feed_forward_norm\.weight": r"model.layers.\1.post_attention_layernorm.weight",
-    r"layers\.(\d+)\.feed_forward\.(gate|up|down)\.weight": r"model.layers.\1.mlp.\2_proj.weight",
-}
 _EXPRESSED = {
     *("hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size", "seq_length", "positions"),
     *("qk_norm", "tie_embeddings", "norm_epsilon"),
@@ -120,7 +106,7 @@ def _renamed(weights: TensorFile, tied: bool) -> dict[str, RawTensor]:
     data = np.memmap(weights.path, np.uint8, mode="r").data
     renamed, unknown = {}, []
     for name, entry in weights.entries.items():
-        target = _stock_name(name)
+        target = stock_name(name)
         if target is None:
             unknown.append(name)
         elif not (tied and target == "lm_head.weight"):
@@ -130,14 +116,6 @@ def _renamed(weights: TensorFile, tied: bool) -> dict[str, RawTensor]:
             f"neither Llama nor Qwen3 has a place for the tensors {', '.join(unknown)}", where=str(weights.path)
         )
     return renamed
-
-
-def _stock_name(name: str) -> str | None:
-    for pattern, replacement in _NAMES.items():
-        match = re.fullmatch(pattern, name)
-        if match:
-            return match.expand(replacement)
-    return None
 
 
 def _stock_config(config: Mapping[str, Any], weights: TensorFile) -> dict[str, Any]:

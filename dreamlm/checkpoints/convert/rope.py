@@ -5,6 +5,20 @@ from typing import Any
 
 from dreamlm.core.errors import UserMistake
 
+_OWN_KEYS = {
+    "default": {},
+    "linear": {"factor": "factor"},
+    "yarn": {
+        "factor": "factor",
+        "original_max_position_embeddings": "original_length",
+        "beta_fast": "beta_fast",
+        "beta_slow": "beta_slow",
+    },
+}
+"""What dreamlm calls the options of a scaling, by `rope_type`."""
+_IMPLIED = {"partial_rotary_factor": 1.0, "truncate": True}
+"""Options with the one value that dreamlm has."""
+
 
 def stock_rope(positions: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The keys of a stock config.json that say what `model.positions` of type `rope` says.
@@ -26,3 +40,22 @@ def stock_rope(positions: Mapping[str, Any], where: str) -> dict[str, Any]:
         rule |= {"original_max_position_embeddings": scaling["original_length"]}
         rule |= {name: scaling[name] for name in ("beta_fast", "beta_slow")}
     return {"rope_theta": theta, "rope_scaling": rule, "rope_parameters": {**rule, "rope_theta": theta}}
+
+
+def own_rope(parameters: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`model.positions` for the `rope_parameters` of a stock configuration, as transformers 5 completes them.
+
+    Raises: UserMistake naming a scaling, or an option of one, that dreamlm does not have.
+    """
+    given = {key: value for key, value in parameters.items() if value is not None}
+    kind, theta = given.pop("rope_type"), given.pop("rope_theta")
+    if kind not in _OWN_KEYS:
+        raise _not_ours(f"rope_type {kind}", where)
+    scaling = {own: given.pop(stock) for stock, own in _OWN_KEYS[kind].items() if stock in given}
+    if others := [f"{kind} {key} {value}" for key, value in given.items() if _IMPLIED.get(key) != value]:
+        raise _not_ours(", ".join(others), where)
+    return {"type": "rope", "theta": theta, "scaling": {"type": "none" if kind == "default" else kind, **scaling}}
+
+
+def _not_ours(feature: str, where: str) -> UserMistake:
+    return UserMistake(f"a dreamlm decoder cannot express this model's {feature}", where=where)

@@ -40,7 +40,7 @@ class Trainer:
         self._config, self._backend, self._stream, self._schedule = config, backend, stream, schedule
         self._saver, self._hooks, self._around = around.saver, around.hooks, around
         self._throughput = Throughput()
-        self._begun = 0.0
+        self._begun, self._imported = 0.0, False
         self._last_nll: float | None = None
         self._last_bits_per_byte: float | None = None
         self._first_weights: dict[str, tuple[float, float]] = {}
@@ -51,13 +51,15 @@ class Trainer:
         dtype = torch.bfloat16 if backend.precision == "bf16" else torch.float32
         self._peak_flops = matmul_peak(backend.device, dtype) * backend.world_size
 
-    def run(self, state: TrainingState, fresh: bool) -> TrainingState:
-        """Train from `state`. `fresh`: the weights are random, so the loss on random tokens must be ln V.
+    def run(self, state: TrainingState, fresh: bool, imported: bool = False) -> TrainingState:
+        """Train from `state`. `fresh`: no step was taken yet; random weights must then have a loss of ln V.
+
+        `imported`: the first weights were a trained model's, which need neither have that loss nor fall from the start.
 
         Raises: Interrupted after a signal, once a snapshot is committed; TrainingFailed, OutOfMemory among it;
         OutOfSpace; MicroBatchTooLarge when other processes wait and all must be started again: no end is told then.
         """
-        self._begun = time.monotonic()
+        self._begun, self._imported = time.monotonic(), imported
         with StopRequest(self._hooks.on_notice) as stop:
             self._start(state)
             if fresh:
@@ -154,15 +156,16 @@ class Trainer:
 
     def _check_fresh(self, state: TrainingState) -> None:
         if self._config.sanity_checks:
-            with self._on_record(state, memory.CHECKING):
-                sanity.check_initial_loss(self._backend, self._stream.seq_length)
+            if not self._imported:
+                with self._on_record(state, memory.CHECKING):
+                    sanity.check_initial_loss(self._backend, self._stream.seq_length)
             self._first_weights = sanity.weight_sums(self._backend.model)
 
     def _check_early(self, state: TrainingState, measured: Measured) -> TrainingState:
         if self._first_weights and state.step == sanity.MOVING_STEPS and not state.skipped_steps:
             with self._backend.whole():
                 sanity.check_weights_moved(self._first_weights, self._backend.model)
-        if len(state.early_losses) >= sanity.EARLY_STEPS or not math.isfinite(measured.nll):
+        if len(state.early_losses) >= sanity.EARLY_STEPS or not math.isfinite(measured.nll) or self._imported:
             return state
         losses = (*state.early_losses, measured.nll)
         if len(losses) == sanity.EARLY_STEPS:

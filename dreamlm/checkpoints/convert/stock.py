@@ -1,0 +1,126 @@
+"""Model folders of transformers, Llama, Qwen3 or dreamlm's own, as a decoder's configuration and weights.
+
+    read_decoder(folder) -> DreamLM.Config     refuses by name what a decoder cannot express
+    read_weights(folder, config) -> tensors    by dreamlm's names, from one safetensors file or from its shards
+
+The configuration is read by transformers itself, so that every version's spelling and defaults are understood.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dreamlm.checkpoints.convert.naming import own_name
+from dreamlm.checkpoints.convert.rope import own_rope
+from dreamlm.core.errors import CheckpointError, UserMistake
+from dreamlm.core.nn.decoder import DreamLM
+
+WEIGHTS = "model.safetensors"
+SHARDS = "model.safetensors.index.json"
+KINDS = ("dreamlm", "llama", "qwen3")
+_COMPUTED = ".rotary_emb.inv_freq"
+"""Ends the name of a constant that old exports stored among the weights."""
+
+
+def read_decoder(folder: Path) -> DreamLM.Config:
+    """The configuration under which a decoder computes what the model in the folder does.
+
+    Raises: UserMistake naming what a decoder cannot express, or when the folder is no model of a known kind.
+    """
+    config = _configuration(folder)
+    if config.model_type not in KINDS:
+        raise UserMistake(f"a model of type {config.model_type!r} cannot be taken over", where=str(folder), valid=KINDS)
+    if config.model_type == "dreamlm":
+        own: DreamLM.Config = config.decoder_config()
+        return own
+    if features := list(_inexpressible(config)):
+        raise UserMistake(f"a dreamlm decoder cannot express this model's {', '.join(features)}", where=str(folder))
+    return DreamLM.Config.model_validate(
+        {
+            "hidden_size": config.hidden_size,
+            "num_layers": config.num_hidden_layers,
+            "num_heads": config.num_attention_heads,
+            "num_kv_heads": config.num_key_value_heads,
+            "intermediate_size": config.intermediate_size,
+            "seq_length": config.max_position_embeddings,
+            "positions": own_rope(config.rope_parameters, str(folder)),
+            "qk_norm": config.model_type == "qwen3",
+            "tie_embeddings": config.tie_word_embeddings,
+            "norm_epsilon": config.rms_norm_eps,
+        }
+    )
+
+
+def read_weights(folder: Path, config: DreamLM.Config) -> dict[str, Tensor]:
+    """The weights on the CPU, in the precision of the files; a tied head is left to the embedding.
+
+    Raises: CheckpointError when files are missing or damaged; UserMistake naming weights a decoder has no place for.
+    """
+    stock = _configuration(folder).model_type != "dreamlm"
+    weights: dict[str, Tensor] = {}
+    homeless = []
+    for path in _files(folder):
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"the weights cannot be read: {error}", where=str(path)) from error
+        for name, tensor in tensors.items():
+            own = own_name(name) if stock else name
+            if own is not None:
+                weights[own] = tensor
+            elif not name.endswith(_COMPUTED):
+                homeless.append(name)
+    if homeless:
+        what = f"a dreamlm decoder has no place for the weights {', '.join(sorted(homeless))}"
+        raise UserMistake(what, where=str(folder))
+    if config.tie_embeddings:
+        weights.pop("head.weight", None)
+    return weights
+
+
+def _configuration(folder: Path) -> Any:
+    from transformers import AutoConfig  # over a second of import time
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserMistake(
+            f"no model of transformers lies here: {reason}",
+            where=str(folder),
+            hint="name a folder with a config.json and safetensors files, or a run of dreamlm's",
+        ) from error
+
+
+def _inexpressible(config: Any) -> Iterator[str]:
+    """What a stock model can be told and a decoder cannot, as `key value`."""
+    head_size = config.hidden_size // config.num_attention_heads
+    if (config.head_dim or head_size) != head_size:
+        yield f"head_dim {config.head_dim} (hidden_size over num_attention_heads is {head_size})"
+    if config.hidden_act not in ("silu", "swish"):
+        yield f"hidden_act {config.hidden_act}"
+    yield from (f"{key} true" for key in ("attention_bias", "mlp_bias") if getattr(config, key, False))
+    windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    yield from (f"layer_types {kind}" for kind in sorted(windows))
+    yield from ("quantization_config" for _ in [0] if getattr(config, "quantization_config", None))
+
+
+def _files(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
+    try:
+        index = json.loads((folder / SHARDS).read_text(encoding="utf-8"))
+        return [folder / name for name in sorted(set(index["weight_map"].values()))]
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"there is neither {WEIGHTS} nor {SHARDS}",
+            where=str(folder),
+            hint="in transformers, model.save_pretrained(folder) writes safetensors",
+        ) from error
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{SHARDS} is damaged: {error}", where=str(folder)) from error

@@ -1,0 +1,186 @@
+"""`model.init_from`: a run that starts from the weights of a trained model instead of random ones.
+
+1. `completed` reads the model's configuration and fills in what the preset leaves open; what it says otherwise is
+   a mistake. From here on the preset is whole, and the run remembers it so.
+2. `Origin.weights` gives the tensors when the model is built, once: a run that goes on has its own.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamlm.checkpoints.convert.stock import read_decoder, read_weights
+from dreamlm.checkpoints.verification import verify
+from dreamlm.core.errors import CheckpointError, Mistake, PresetError, UserMistake
+from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.nn.extension import extended
+from dreamlm.core.nn.positions.learned import Learned
+from dreamlm.core.tokenizer import Pretrained, Tokenizer
+from dreamlm.presets.layers import merge
+from dreamlm.presets.resolve import resolve_values
+from dreamlm.presets.schema import Preset
+from dreamlm.wiring.loading import snapshot_folder
+from dreamlm.wiring.resume import leaves
+
+OWN = ("dropout", "modules", "segment_length", "seq_length")
+"""What a preset says about the model whatever it starts from: how it is trained, and what is added to it."""
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_FILES = ["*.json", "*.safetensors"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A trained model to start from."""
+
+    name: str
+    """As the preset calls it."""
+    folder: Path
+    """Where its files lie."""
+    config: DreamLM.Config
+
+    @classmethod
+    def open(cls, name: str) -> "Origin":
+        """A model folder of transformers, a run or a snapshot of dreamlm's, or a model id of the hub.
+
+        Raises: UserMistake when there is no such model, or a decoder cannot express it; CheckpointError for damage.
+        """
+        folder = _folder(name)
+        if (folder / "manifest.json").exists():
+            verify(folder)
+        return cls(name, folder, read_decoder(folder))
+
+    @property
+    def tokenizer(self) -> Pretrained:
+        return Pretrained(path=str(self.folder) if Path(self.name).exists() else self.name)
+
+    def weights(self, config: DreamLM.Config, vocab_size: int) -> dict[str, Tensor]:
+        """By dreamlm's names, for a decoder of `config`, which may be made for longer windows than the origin.
+
+        A token that the tokenizer adds gets the mean of all others: nearly always unlikely, never the likeliest.
+        Source: Hewitt 2021, "Initializing new word embeddings for pretrained language models".
+        Raises: CheckpointError, UserMistake as the files deserve.
+        """
+        weights = read_weights(self.folder, self.config)
+        if config.seq_length > self.config.seq_length:
+            _, weights = extended(self.config, weights, config.seq_length)
+        for name in {"embedding.weight", "head.weight"} & weights.keys():
+            weights[name] = _with_rows(weights[name], vocab_size)
+        return weights
+
+
+def completed(preset: Preset, before: Mapping[str, Any] | None = None) -> Preset:
+    """The preset with the decoder and the tokenizer of `model.init_from`, where it names one and leaves them open.
+
+    before: the resolved preset of the run that goes on. It knows what the model it once started from was like, so
+    that model need not be there any more.
+    Raises: PresetError listing what the preset says otherwise; UserMistake, CheckpointError about the model.
+    """
+    name = preset.model.init_from
+    if name is None or (before is not None and not _same(name, before["model"].get("init_from"))):
+        return preset
+    said = preset.model_dump(mode="json", exclude_unset=True)
+    if before is None:
+        origin = Origin.open(name)
+        if mistakes := [*_conflicts(preset, said, origin)]:
+            raise PresetError(preset.name, mistakes)
+        before = {"model": _decided(origin, preset.model), "tokenizer": origin.tokenizer.model_dump(mode="json")}
+    model = {**merge(before["model"], said["model"]), "init_from": before["model"].get("init_from", name)}
+    return resolve_values({"tokenizer": before["tokenizer"], **said, "model": model}, preset.name)
+
+
+def _same(name: str, before: str | None) -> bool:
+    """Whether two names mean one model; a relative one stays so, instead of becoming absolute, when its folder is gone."""
+    return before is not None and (name == before or Path(before).parts[-len(Path(name).parts) :] == Path(name).parts)
+
+
+def initial_model(preset: Preset, vocab_size: int) -> DreamLM:
+    """The model of a run that begins: with the weights of `model.init_from`, or else with random ones.
+
+    It may know more tokens than the tokenizer's `vocab_size`, if its origin did.
+    Raises: CheckpointError when the origin lacks weights; as `Origin` otherwise.
+    """
+    if preset.model.init_from is None:
+        return preset.model.build(vocab_size)
+    origin = Origin.open(preset.model.init_from)
+    weights = origin.weights(preset.model, vocab_size)
+    model = preset.model.build(len(weights["embedding.weight"]))
+    added = {name for name, _ in model.cognition.named_parameters("cognition")} if not origin.config.modules else set()
+    shared = {"head.weight"} if preset.model.tie_embeddings else set()
+    lacking = set(model.load_state_dict(weights, strict=False).missing_keys) - added - shared
+    if lacking:
+        what = f"the model to start from lacks the weights {', '.join(sorted(lacking))}"
+        raise CheckpointError(what, where=str(origin.folder))
+    return model
+
+
+def _decided(origin: Origin, asked: DreamLM.Config) -> dict[str, Any]:
+    """What the origin decides about the decoder, for the windows that were asked for."""
+    config = origin.config
+    if "seq_length" in asked.model_fields_set and asked.seq_length > config.seq_length:
+        config, _ = extended(config, {}, asked.seq_length)
+    sizes = {"num_kv_heads": config.kv_heads, "intermediate_size": config.feed_forward_size}
+    return {**config.model_dump(mode="json"), **sizes}
+
+
+def _conflicts(preset: Preset, said: Mapping[str, Any], origin: Origin) -> Iterator[Mistake]:
+    """Everything that the preset itself says and the origin has otherwise."""
+    theirs = dict(leaves(_decided(origin, preset.model)))
+    own = {"init_from", *OWN} - ({"modules"} if origin.config.modules else set())
+    for key, value in leaves(said["model"]):
+        if key.partition(".")[0] not in own and theirs.get(key) != value:
+            message = f"is {value!r} here, {theirs.get(key)!r} in the model to start from"
+            yield Mistake(f"model.{key}", message, "leave it out")
+    most = origin.config.seq_length
+    length = said["model"].get("seq_length", most)
+    if isinstance(origin.config.positions, Learned.Config) and length < most:
+        yield Mistake("model.seq_length", f"is {length} here, but the model to start from learned {most} positions")
+    if "tokenizer" not in said:
+        return
+    if not isinstance(preset.tokenizer, Pretrained):
+        what = f"is learned anew here, but the weights of {origin.name} know the tokens of its own"
+        yield Mistake("tokenizer", what, "leave it out")
+    elif Tokenizer.pretrained(preset.tokenizer).digest != Tokenizer.pretrained(origin.tokenizer).digest:
+        what = f"is that of {preset.tokenizer.path} here, which is another than that of {origin.name}"
+        yield Mistake("tokenizer.path", what, "leave the tokenizer out")
+
+
+def _with_rows(weight_VD: Tensor, rows: int) -> Tensor:
+    more = rows - len(weight_VD)
+    if more <= 0:
+        return weight_VD
+    mean_D = weight_VD.float().mean(dim=0).to(weight_VD.dtype)
+    return torch.cat([weight_VD, mean_D.expand(more, -1)])
+
+
+def _folder(name: str) -> Path:
+    path = Path(name).expanduser()
+    if (path / "checkpoints").is_dir():
+        return snapshot_folder(path)
+    if path.is_dir():
+        return path
+    if path.is_file():
+        hint = "dreamlm ckpt import makes a run of a .pth file that dreamlm exported"
+        raise UserMistake("a model to start from is a folder, this is a file", where=name, hint=hint)
+    if not _HUB_ID.fullmatch(name):
+        raise UserMistake("the folder of the model to start from does not exist", where=name)
+    return _downloaded(name)
+
+
+def _downloaded(model_id: str) -> Path:
+    """The files of a model on the hub, from its cache where they are there already."""
+    from huggingface_hub import snapshot_download  # half a second of import time
+
+    try:
+        return Path(snapshot_download(model_id, allow_patterns=_FILES))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserMistake(
+            f"there is no such folder, and no model of that name came from the hub: {reason}",
+            where=f"model.init_from={model_id}",
+            hint="without a network, name the folder of a model that is on this machine",
+        ) from error

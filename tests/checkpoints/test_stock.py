@@ -1,0 +1,146 @@
+"""Which models of transformers a decoder can take over, and what it says about the others."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from dreamlm.checkpoints.convert.naming import own_name, stock_name
+from dreamlm.checkpoints.convert.rope import own_rope, stock_rope
+from dreamlm.checkpoints.convert.stock import read_decoder, read_weights
+from dreamlm.core.errors import CheckpointError, UserMistake
+from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.nn.positions.rotary import Rotary
+
+SMOL = {
+    "model_type": "llama",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 100000,
+    "rope_scaling": None,
+    "tie_word_embeddings": True,
+    "vocab_size": 49152,
+}
+"""The configuration of a small public model, in the words of transformers 4."""
+LLAMA3 = {
+    **{"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "original_max_position_embeddings": 1024,
+}
+QWEN = {**SMOL, "model_type": "qwen3", "head_dim": 64}
+
+
+def folder_of(path: Path, config: dict[str, Any]) -> Path:
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def test_a_configuration_of_an_older_transformers_is_understood(tmp_path: Path) -> None:
+    config = read_decoder(folder_of(tmp_path, SMOL))
+    assert config == DreamLM.Config(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_layers=30,
+        num_heads=9,
+        num_kv_heads=3,
+        seq_length=2048,
+        positions=Rotary.Config(theta=100000),
+        norm_epsilon=1e-5,
+        qk_norm=False,
+        tie_embeddings=True,
+    )
+    assert read_decoder(folder_of(tmp_path, QWEN)).qk_norm
+
+
+@pytest.mark.parametrize(
+    ("config", "feature"),
+    [
+        (SMOL | {"attention_bias": True}, "attention_bias true"),
+        (SMOL | {"mlp_bias": True, "hidden_act": "gelu"}, "hidden_act gelu, mlp_bias true"),
+        (SMOL | {"head_dim": 128}, r"head_dim 128 \(hidden_size over num_attention_heads is 64\)"),
+        (QWEN | {"use_sliding_window": True, "max_window_layers": 5}, "layer_types sliding_attention"),
+        (SMOL | {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type dynamic"),
+        (SMOL | {"rope_scaling": LLAMA3}, "rope_type llama3"),
+        (
+            SMOL | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5}},
+            "yarn attention_factor 1.5",
+        ),
+        (SMOL | {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantization_config"),
+    ],
+)
+@pytest.mark.filterwarnings("default")  # transformers has its own opinion of such configurations
+def test_what_a_decoder_cannot_express_is_refused_by_name(tmp_path: Path, config: dict[str, Any], feature: str) -> None:
+    with pytest.raises(UserMistake, match=f"cannot express this model's {feature}"):
+        read_decoder(folder_of(tmp_path, config))
+
+
+def test_a_model_of_another_kind_is_refused_with_those_that_are_not(tmp_path: Path) -> None:
+    with pytest.raises(UserMistake, match="type 'gpt2' cannot be taken over") as caught:
+        read_decoder(folder_of(tmp_path, {"model_type": "gpt2"}))
+    assert caught.value.valid == ("dreamlm", "llama", "qwen3")
+
+
+def weights_in(folder: Path, **more: torch.Tensor) -> Path:
+    save_file({"model.norm.weight": torch.ones(4), **more}, folder / "model.safetensors")
+    return folder_of(folder, SMOL)
+
+
+def test_a_weight_without_a_place_is_refused_by_name_and_a_stored_constant_is_not(tmp_path: Path) -> None:
+    constant = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2)}
+    assert read_weights(weights_in(tmp_path, **constant), DreamLM.Config()).keys() == {"norm.weight"}
+    with pytest.raises(UserMistake, match=r"no place for the weights model\.layers\.0\.self_attn\.q_proj\.bias"):
+        read_weights(weights_in(tmp_path, **{"model.layers.0.self_attn.q_proj.bias": torch.ones(2)}), DreamLM.Config())
+
+
+def test_a_tied_head_that_is_stored_all_the_same_is_left_to_the_embedding(tmp_path: Path) -> None:
+    folder = weights_in(tmp_path, **{"lm_head.weight": torch.ones(2, 4)})
+    assert "head.weight" not in read_weights(folder, DreamLM.Config(tie_embeddings=True))
+    assert "head.weight" in read_weights(folder, DreamLM.Config(tie_embeddings=False))
+
+
+def test_missing_and_damaged_weights_are_told_apart(tmp_path: Path) -> None:
+    folder_of(tmp_path, SMOL)
+    with pytest.raises(CheckpointError, match=r"there is neither model\.safetensors nor"):
+        read_weights(tmp_path, DreamLM.Config())
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"index\.json is damaged"):
+        read_weights(tmp_path, DreamLM.Config())
+    (tmp_path / "model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(CheckpointError, match="the weights cannot be read"):
+        read_weights(tmp_path, DreamLM.Config())
+
+
+def test_every_weight_of_a_decoder_has_a_stock_name_that_leads_back() -> None:
+    model = DreamLM.Config(num_layers=12, hidden_size=16, num_heads=2).build(300)
+    names = [name for name, _ in model.named_parameters()] + ["head.weight"]
+    assert all(own_name(stock_name(name) or "") == name for name in names)
+    assert len({stock_name(name) for name in names}) == len(names)
+
+
+@given(st.text("layers.#0123 norm", max_size=30))
+def test_a_name_that_is_none_of_them_is_not_translated(name: str) -> None:
+    translated = stock_name(name)
+    assert translated is None or own_name(translated) == name
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        "none",
+        {"type": "linear", "factor": 2.5},
+        {"type": "yarn", "factor": 4.0, "original_length": 256, "beta_fast": 20.0},
+    ],
+)
+def test_rotary_positions_come_back_from_the_words_of_transformers(scaling: Any) -> None:
+    positions = Rotary.Config.model_validate({"theta": 700.0, "scaling": scaling})
+    stock = stock_rope(positions.model_dump(mode="json"), "here")
+    assert Rotary.Config.model_validate(own_rope(stock["rope_parameters"], "there")) == positions

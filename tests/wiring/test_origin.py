@@ -1,0 +1,244 @@
+"""A run that starts from a trained model: the same logits at first, its own weights from then on."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from stock_models import save_stock
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+from workplace import Workplace
+
+import dreamlm
+from dreamlm.checkpoints.convert.llama import export
+from dreamlm.core.errors import CheckpointError, PresetError, ResumeMismatch, UserMistake
+from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.tokenizer import Tokenizer
+from dreamlm.presets.schema import Preset
+from dreamlm.wiring.origin import Origin, completed, initial_model
+
+Trained = Callable[..., Path]
+
+
+@pytest.fixture
+def start(place: Workplace) -> Callable[..., Preset]:
+    """The place's preset without a word about the decoder and the tokenizer, but `init_from`."""
+    file = place.folder / "small.json"
+    values = json.loads(file.read_text())
+    del values["tokenizer"]
+
+    def write(origin: Path | str, **model: Any) -> Preset:
+        file.write_text(json.dumps(values | {"model": {"init_from": str(origin), **model}}))
+        return place.preset()
+
+    return write
+
+
+Start = Callable[..., Preset]
+
+
+@torch.no_grad()
+def logits(model: DreamLM, tokens: Tensor) -> Tensor:
+    signal = model(tokens, torch.zeros_like(tokens), model.start(len(tokens)), boundaries=False)
+    return model.logits(signal.hidden)
+
+
+def random_tokens(vocab_size: int, length: int = 20) -> Tensor:
+    return torch.randint(0, vocab_size, (3, length), generator=torch.Generator().manual_seed(4))
+
+
+YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 2.0, "original_max_position_embeddings": 32}
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"tie_word_embeddings": True, "shard_size": "30KB"},
+        {"rope_parameters": YARN},
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 3.0}},
+    ],
+    ids=["untied", "tied and in shards", "yarn", "linear"],
+)
+def test_a_stock_model_gives_its_logits(tmp_path: Path, start: Start, kind: str, settings: dict[str, Any]) -> None:
+    peer = save_stock(tmp_path / "stock", kind, **settings)
+    preset = completed(start(tmp_path / "stock"))
+    tokenizer = Tokenizer.pretrained(Origin.open(str(tmp_path / "stock")).tokenizer)
+    model = initial_model(preset, tokenizer.vocab_size).eval()
+    tokens = random_tokens(peer.config.vocab_size, 64)
+    with torch.no_grad():
+        expected = peer(tokens).logits
+    torch.testing.assert_close(logits(model, tokens)[..., : peer.config.vocab_size], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_its_documents_begin_and_end_with_its_end_token_and_padding_is_added(tmp_path: Path, start: Start) -> None:
+    peer = save_stock(tmp_path / "stock")
+    tokenizer = Tokenizer.pretrained(Origin.open(str(tmp_path / "stock")).tokenizer)
+    assert (tokenizer.end_of_document, tokenizer.padding_id) == ("</s>", peer.config.vocab_size)
+    model = initial_model(completed(start(tmp_path / "stock")), tokenizer.vocab_size)
+    assert model.vocab_size == peer.config.vocab_size + 1
+    rows = peer.model.embed_tokens.weight
+    torch.testing.assert_close(model.embedding.weight[-1], rows.mean(dim=0))
+
+
+def test_training_goes_on_from_it_and_comes_back_as_a_stock_folder(
+    place: Workplace, start: Start, tmp_path: Path
+) -> None:
+    peer = save_stock(tmp_path / "stock", shard_size="30KB")
+    start(tmp_path / "stock", seq_length=32)
+    run = tmp_path / "run"
+    place.train(run)
+    loaded = dreamlm.load(run, device="cpu")
+    assert loaded.state.step == 6
+    assert loaded.preset.model.hidden_size == 32
+    assert not torch.equal(loaded.model.norm.weight, peer.model.norm.weight)
+    moved = (loaded.model.norm.weight - peer.model.norm.weight).abs().max()
+    assert moved < 0.1, "the weights did not start from those of the origin"
+    exported = export(loaded.folder, tmp_path / "exported")
+    assert exported.architecture == "LlamaForCausalLM"
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
+    tokens = random_tokens(peer.config.vocab_size)
+    with torch.no_grad():
+        torch.testing.assert_close(again(tokens).logits, logits(loaded.model, tokens), atol=1e-5, rtol=1e-5)
+
+
+def test_a_run_that_goes_on_does_not_need_the_origin_again(place: Workplace, start: Start, tmp_path: Path) -> None:
+    save_stock(tmp_path / "stock")
+    start(tmp_path / "stock", seq_length=32)
+    place.train(tmp_path / "run")
+    shutil.rmtree(tmp_path / "stock")
+    again = place.train(tmp_path / "run", "train.train_tokens=2048")
+    assert (again.ends[0].reason, again.ends[0].step) == ("finished", 8)
+    assert place.train(tmp_path / "run", "train.train_tokens=2560", preset=False).ends[0].step == 10
+
+
+def test_nor_does_one_whose_origin_was_named_from_the_current_directory(
+    place: Workplace, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_stock(tmp_path / "models" / "stock")
+    start("models/stock", seq_length=32)
+    place.train(tmp_path / "run")
+    shutil.rmtree(tmp_path / "models")
+    assert place.train(tmp_path / "run", "train.train_tokens=2048").ends[0].step == 8
+
+
+def test_another_origin_is_another_run(place: Workplace, start: Start, tmp_path: Path) -> None:
+    save_stock(tmp_path / "stock")
+    start(tmp_path / "stock", seq_length=32)
+    place.train(tmp_path / "run")
+    start(tmp_path / "other", seq_length=32)
+    with pytest.raises(ResumeMismatch, match=r"model\.init_from"):
+        place.train(tmp_path / "run", "train.train_tokens=2048")
+
+
+def test_a_run_starts_from_a_run(place: Workplace, trained: Trained, start: Start, tmp_path: Path) -> None:
+    before = dreamlm.load(trained(), device="cpu")
+    preset = completed(start(tmp_path / "run"))
+    assert initial_model(preset, before.tokenizer.vocab_size).state_dict().keys() == before.model.state_dict().keys()
+    # A rate of nothing, so that the weights stay what they were.
+    place.train(tmp_path / "second", "train.sanity_checks=false", "train.optimizer.learning_rate=1e-30")
+    after = dreamlm.load(tmp_path / "second", device="cpu")
+    assert after.tokenizer.digest == before.tokenizer.digest
+    for name, weight in before.model.state_dict().items():
+        torch.testing.assert_close(after.model.state_dict()[name], weight, atol=1e-6, rtol=0)
+
+
+def test_a_longer_window_extends_the_model(trained: Trained, start: Start, tmp_path: Path) -> None:
+    before = dreamlm.load(trained(), device="cpu", extend_max_seq_len=64)
+    preset = completed(start(tmp_path / "run", seq_length=64))
+    model = initial_model(preset, before.tokenizer.vocab_size).eval()
+    assert preset.model.positions == before.preset.model.positions
+    tokens = random_tokens(before.model.vocab_size, 64)
+    assert torch.equal(logits(model, tokens), logits(before.model, tokens))
+
+
+def test_a_longer_table_of_positions_is_stretched_and_a_shorter_one_refused(
+    trained: Trained, start: Start, tmp_path: Path
+) -> None:
+    run = trained("model.positions=learned")
+    assert initial_model(completed(start(run, seq_length=64)), 300).max_positions == 64
+    with pytest.raises(PresetError, match=r"model\.seq_length: is 16 here, but .* learned 32 positions"):
+        completed(start(run, seq_length=16))
+
+
+def test_modules_may_be_added_and_begin_fresh(trained: Trained, start: Start) -> None:
+    modules = {"segment_length": 8, "modules": [{"type": "segment_summary"}]}
+    run = trained()
+    preset = completed(start(run, **modules))
+    before = dreamlm.load(run, device="cpu")
+    model = initial_model(preset, before.tokenizer.vocab_size)
+    assert len(model.cognition) == 1
+    assert all(torch.equal(model.state_dict()[name], weight) for name, weight in before.model.state_dict().items())
+
+
+def test_what_the_preset_says_otherwise_is_told_all_at_once(tmp_path: Path, start: Start) -> None:
+    save_stock(tmp_path / "stock")
+    agreeing = {"hidden_size": 32, "num_kv_heads": 2, "positions": "rope", "feed_forward": "swiglu"}
+    completed(start(tmp_path / "stock", **agreeing))
+    with pytest.raises(PresetError) as caught:
+        completed(start(tmp_path / "stock", hidden_size=64, num_heads=8, positions={"type": "rope", "theta": 9.0}))
+    assert [(mistake.key, mistake.message) for mistake in caught.value.mistakes] == [
+        ("model.hidden_size", "is 64 here, 32 in the model to start from"),
+        ("model.num_heads", "is 8 here, 4 in the model to start from"),
+        ("model.positions.theta", "is 9.0 here, 500.0 in the model to start from"),
+    ]
+
+
+def test_another_tokenizer_than_its_own_is_a_mistake(place: Workplace, tmp_path: Path, start: Start) -> None:
+    for name in ("stock", "copy"):
+        save_stock(tmp_path / name)
+    save_stock(tmp_path / "other", text="an entirely different text about tea and biscuits")
+    start(tmp_path / "stock")
+
+    def with_tokenizer(name: str) -> Preset:
+        return completed(place.preset(f'tokenizer={{"type": "pretrained", "path": "{tmp_path / name}"}}'))
+
+    assert with_tokenizer("copy").model.hidden_size == 32
+    with pytest.raises(PresetError, match=r"tokenizer\.path: is that of .*other here"):
+        with_tokenizer("other")
+    with pytest.raises(PresetError, match="tokenizer: is learned anew here"):
+        completed(place.preset("tokenizer=bpe"))
+
+
+def test_a_weight_that_the_origin_lacks_is_never_left_to_chance(tmp_path: Path, start: Start) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_stock(tmp_path / "stock")
+    file = tmp_path / "stock" / "model.safetensors"
+    weights = load_file(file)
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"lacks the weights layers\.1\.feed_forward\.up\.weight"):
+        initial_model(completed(start(tmp_path / "stock")), 300)
+
+
+def test_a_place_without_a_model_is_explained(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "old.pth").write_bytes(b"")
+    for name, what in (("gone", "does not exist"), ("empty", "no model of transformers"), ("old.pth", "is a folder")):
+        with pytest.raises(UserMistake, match=what):
+            Origin.open(str(tmp_path / name))
+
+    def offline(model_id: str, **options: Any) -> str:
+        raise FileNotFoundError(f"no cached snapshot of {model_id}, and no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    with pytest.raises(UserMistake, match="no cached snapshot of some/model, and no network") as caught:
+        Origin.open("some/model")
+    assert "name the folder" in caught.value.hint
+
+
+def test_a_model_of_the_hub_is_fetched_once_and_named_by_its_id(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_stock(tmp_path / "cached")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda model_id, **options: str(tmp_path / "cached"))
+    preset = completed(start("some/model"))
+    assert (preset.model.hidden_size, preset.model.init_from) == (32, "some/model")
+    assert preset.tokenizer.model_dump() == {"type": "pretrained", "path": "some/model", "revision": None}
