@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamlm.core.nn.positions.scaling import LinearScaling, Unscaled, YaRN
@@ -54,6 +54,7 @@ def test_linear_scaling_equals_transformers() -> None:
     assert rule.temperature == temperature
 
 
+@settings(deadline=None)
 @given(
     factor=st.floats(1.0, 64.0),
     length=st.integers(2, 8192),
