@@ -29,19 +29,22 @@ Case = tuple[str, Subject]
 
 
 def cases() -> Mapping[str, Subject]:
-    """Every case by its name; one that is another's configuration is left out, presets excepted."""
+    """Every case by its name; cases with one configuration are one, by all their names."""
     plain = DreamLM.Config.model_validate(SIZES)
-    found = {"plain": Subject(plain)}
-    for name, subject in [*_trunks(plain), *_modules(plain)]:
-        if all(subject.config != one.config for one in found.values()):
-            found[name] = subject
-    return found | dict(_presets())
+    names: dict[DreamLM.Config, list[str]] = {}
+    subjects: dict[DreamLM.Config, Subject] = {}
+    for name, subject in [("plain", Subject(plain)), *_trunks(plain), *_modules(plain), *_presets()]:
+        names.setdefault(subject.config, []).append(name)
+        subjects.setdefault(subject.config, subject)
+    return {", ".join(names[config]): subject for config, subject in subjects.items()}
 
 
 def _trunks(plain: DreamLM.Config) -> Iterator[Case]:
     for name, field in DreamLM.Config.model_fields.items():
         for label, value in _values(name, field.annotation):
-            yield f"{name}={label}", Subject(DreamLM.Config.model_validate({**SIZES, name: value}), plain)
+            config = DreamLM.Config.model_validate({**SIZES, name: value})
+            if config != plain:
+                yield f"{name}={label}", Subject(config, plain)
 
 
 def _modules(plain: DreamLM.Config) -> Iterator[Case]:

@@ -24,7 +24,7 @@ from promises import promise
 
 from dreamlm.core.nn.decoder import DreamLM
 
-LEARNING_STEPS = 30
+LEARNING_STEPS = 24
 
 
 @promise(1, "causal")
