@@ -208,6 +208,27 @@ def export(
         console.result(sentence)
 
 
+@app.command("import")
+def import_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .pth file that export wrote.")],
+    run: RunOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a run of a .pth file.
+
+    It has no optimizer state: evaluate it, write with it, or start another run from it with model.init_from.
+    """
+    from dreamlm.checkpoints.convert.legacy import import_run
+    from dreamlm.cli.places import run_folder
+
+    console = Console(as_json)
+    folder = import_run(file, run_folder(run))
+    if as_json:
+        console.document({"snapshot": str(folder)})
+    else:
+        console.result(str(folder))
+
+
 def _figure(number: float | None) -> str:
     return "-" if number is None else f"{number:.3e}"
 

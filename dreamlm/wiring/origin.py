@@ -94,7 +94,7 @@ def completed(preset: Preset, before: Mapping[str, Any] | None = None) -> Preset
 
 
 def _same(name: str, before: str | None) -> bool:
-    """Whether two names mean one model; a relative one stays so, instead of becoming absolute, when its folder is gone."""
+    """Whether two names mean one model; a relative one is made absolute only while its folder is there."""
     return before is not None and (name == before or Path(before).parts[-len(Path(name).parts) :] == Path(name).parts)
 
 
@@ -164,7 +164,7 @@ def _folder(name: str) -> Path:
     if path.is_dir():
         return path
     if path.is_file():
-        hint = "dreamlm ckpt import makes a run of a .pth file that dreamlm exported"
+        hint = "dreamlm ckpt import makes a run of a .pth file"
         raise UserMistake("a model to start from is a folder, this is a file", where=name, hint=hint)
     if not _HUB_ID.fullmatch(name):
         raise UserMistake("the folder of the model to start from does not exist", where=name)

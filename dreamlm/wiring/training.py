@@ -86,6 +86,8 @@ def train(request: TrainRequest, hook: Hook, progress: Progress) -> TrainingStat
                 if first:
                     _complete_report(RunFolder(request.run), state)
                 return _already_finished(state, hook)
+            if snapshot is not None:
+                _require_optimizer(snapshot, request.run)
             if first and snapshot is not None:
                 store.require_space(snapshot.size_bytes)
             trained_on = str(snapshot.state["corpus"]) if snapshot else ""
@@ -134,6 +136,16 @@ def _complete_report(folder: RunFolder, state: TrainingState) -> None:
         metrics = MetricsFile(folder.metrics)
         metrics.keep_until(state.step)
         Hooks([metrics, report]).on_end(end)
+
+
+def _require_optimizer(snapshot: Snapshot, run: Path) -> None:
+    """Raises: UserMistake when the run's steps left no optimizer state, as in one that was imported."""
+    if snapshot.state["step"] > 0 and not snapshot.optimizer:
+        raise UserMistake(
+            "this run cannot go on: its snapshot holds no optimizer state",
+            where=str(run),
+            hint=f"start another run from its weights with --set model.init_from={run}",
+        )
 
 
 def _require_same_corpus(corpus: Corpus, state: TrainingState) -> None:

@@ -166,6 +166,15 @@ def test_a_legacy_file_brings_model_and_values_back_exactly(tmp_path: Path) -> N
     assert back.optimizer == {}
 
 
+def test_a_legacy_file_never_chooses_where_it_is_written(tmp_path: Path) -> None:
+    file = export_pth(save(tmp_path / "run", build()), tmp_path)
+    content = torch.load(file, weights_only=True)
+    content["tokenizer_files"]["../outside.json"] = "{}"
+    torch.save(content, file)
+    with pytest.raises(CheckpointError, match=r"other tokenizer files than dreamlm writes: \.\./outside\.json"):
+        import_pth(file)
+
+
 def test_a_legacy_export_replaces_no_file(tmp_path: Path) -> None:
     snapshot = save(tmp_path / "run", build())
     export_pth(snapshot, tmp_path)

@@ -124,3 +124,22 @@ def test_a_model_must_be_named(cli: Any, place: Path) -> None:
         "error: which model?\nvalid: runs/walk\n"
         "help: name a run with --run DIR, or one snapshot with --checkpoint DIR\n"
     )
+
+
+def test_an_exported_file_is_imported_as_a_run_that_writes(cli: Any, place: Path) -> None:
+    assert cli("ckpt", "export", "--to", "pth", "--run", "runs/walk", "walk.pth").code == 0
+    outcome = cli("ckpt", "import", "walk.pth", "--run", "runs/imported")
+    assert (outcome.code, outcome.out) == (0, "runs/imported/checkpoints/lm_current\n")
+    written = [cli("generate", "--run", run, "The fox", "--greedy").out for run in ("runs/walk", "runs/imported")]
+    assert written[0] == written[1] != ""
+
+
+def test_a_run_starts_from_another_and_says_so_in_its_preset(cli: Any, place: Path) -> None:
+    preset = {key: value for key, value in PRESET.items() if key not in ("model", "tokenizer")}
+    (place / "second.json").write_text(json.dumps({**preset, "name": "second", "model": {"init_from": "runs/walk"}}))
+    prepared = json.loads(cli("prepare", "--preset", "second.json", "--json").out)
+    first = json.loads(cli("prepare", "--preset", "walk.json", "--json").out)
+    assert (prepared["folder"] != first["folder"], prepared["tokenizer"]) == (True, first["tokenizer"])
+    assert cli("train", "--preset", "second.json").code == 0
+    kept = json.loads((place / "runs" / "second" / "preset.json").read_text())
+    assert (kept["model"]["init_from"], kept["model"]["hidden_size"]) == (str(place / "runs" / "walk"), 16)

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from workplace import Workplace
 
 import dreamlm
+from dreamlm.checkpoints.convert.legacy import LEGACY_NAME, export_pth, import_run
 from dreamlm.checkpoints.convert.llama import export
 from dreamlm.core.errors import CheckpointError, PresetError, ResumeMismatch, UserMistake
 from dreamlm.core.nn.decoder import DreamLM
@@ -242,3 +243,21 @@ def test_a_model_of_the_hub_is_fetched_once_and_named_by_its_id(
     preset = completed(start("some/model"))
     assert (preset.model.hidden_size, preset.model.init_from) == (32, "some/model")
     assert preset.tokenizer.model_dump() == {"type": "pretrained", "path": "some/model", "revision": None}
+
+
+def test_a_legacy_file_becomes_a_run_to_start_from_but_not_to_go_on_with(
+    place: Workplace, trained: Trained, start: Start, tmp_path: Path
+) -> None:
+    before = dreamlm.load(trained(), device="cpu")
+    again = tmp_path / "again"
+    snapshot = import_run(export_pth(before.folder, tmp_path), again)
+    after = dreamlm.load(again, device="cpu")
+    assert (after.folder, after.state, after.tokenizer.digest) == (snapshot, before.state, before.tokenizer.digest)
+    assert all(torch.equal(*pair) for pair in zip(after.model.parameters(), before.model.parameters(), strict=True))
+    with pytest.raises(UserMistake, match="has snapshots already"):
+        import_run(tmp_path / LEGACY_NAME, again)
+    with pytest.raises(UserMistake, match="holds no optimizer state") as caught:
+        place.train(again, "train.train_tokens=2048", preset=False)
+    assert f"model.init_from={again}" in caught.value.hint
+    model = initial_model(completed(start(again)), before.tokenizer.vocab_size)
+    assert torch.equal(model.norm.weight, before.model.norm.weight)

@@ -1,7 +1,8 @@
 """One-file checkpoints of older tools, `simple_lm_trained.pth`: written for them, read with `weights_only=True` only.
 
 export_pth(snapshot_folder, file) -> Path      a torch.save of tensors, strings and numbers, nothing else
-import_pth(file) -> Snapshot                   without optimizer state; `commit` it to make it a snapshot of a run
+import_pth(file) -> Snapshot                   without optimizer state
+import_run(file, run) -> Path                  the same as the first snapshot of a run
 
 Content: `model_state_dict` (tensors by dreamlm's names), `config`, `preset`, `state` (JSON values), `tokenizer_files`.
 """
@@ -14,8 +15,11 @@ from typing import Any
 import torch
 
 from dreamlm.checkpoints.convert.placing import placed
-from dreamlm.checkpoints.snapshot import Snapshot, read_snapshot
+from dreamlm.checkpoints.manifest import Record
+from dreamlm.checkpoints.snapshot import Snapshot, read_snapshot, write_snapshot
+from dreamlm.checkpoints.store import Store
 from dreamlm.core.errors import CheckpointError, UserMistake
+from dreamlm.core.tokenizer import CONFIG_FILE, TOKENIZER_FILE
 
 LEGACY_NAME = "simple_lm_trained.pth"
 _PARTS = ("model_state_dict", "config", "preset", "state", "tokenizer_files")
@@ -67,6 +71,13 @@ def import_pth(file: Path) -> Snapshot:
             valid=_PARTS,
             hint="dreamlm ckpt export writes such a file",
         )
+    if content["tokenizer_files"].keys() != {TOKENIZER_FILE, CONFIG_FILE}:
+        named = ", ".join(sorted(map(str, content["tokenizer_files"])))
+        raise CheckpointError(
+            f"{file.name} holds other tokenizer files than dreamlm writes: {named}",
+            where=str(file),
+            valid=(TOKENIZER_FILE, CONFIG_FILE),
+        )
     return Snapshot(
         model=content["model_state_dict"],
         optimizer={},
@@ -75,6 +86,25 @@ def import_pth(file: Path) -> Snapshot:
         preset=content["preset"],
         tokenizer_files={name: text.encode() for name, text in content["tokenizer_files"].items()},
     )
+
+
+def import_run(file: Path, run: Path) -> Path:
+    """Make a run of a file that `export_pth` wrote, to evaluate it, write with it, or start from it; the snapshot.
+
+    Raises: CheckpointError as `import_pth` does; UserMistake when the run has snapshots already; OutOfSpace.
+    """
+    snapshot = import_pth(file)
+    run.mkdir(parents=True, exist_ok=True)
+    store = Store(run)
+    with store.lock():
+        if store.latest() is not None:
+            raise UserMistake("this run has snapshots already", where=str(run), hint="name a new folder with --run DIR")
+        record = Record(
+            step=int(snapshot.state["step"]),
+            tokens=int(snapshot.state["tokens"]),
+            finite=all(bool(weight.isfinite().all()) for weight in snapshot.model.values()),
+        )
+        return store.commit(record, lambda folder: write_snapshot(folder, snapshot), expected_bytes=snapshot.size_bytes)
 
 
 def _missing_parts(content: Any) -> list[str]:
