@@ -56,7 +56,7 @@ class Origin:
 
     @property
     def tokenizer(self) -> Pretrained:
-        return Pretrained(path=str(self.folder) if Path(self.name).exists() else self.name)
+        return Pretrained(path=str(self.folder) if Path(self.name).expanduser().exists() else self.name)
 
     def weights(self, config: DreamLM.Config, vocab_size: int) -> dict[str, Tensor]:
         """By dreamlm's names, for a decoder of `config`, which may be made for longer windows than the origin.

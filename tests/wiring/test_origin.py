@@ -19,6 +19,7 @@ from dreamlm.checkpoints.convert.llama import export
 from dreamlm.core.errors import CheckpointError, PresetError, ResumeMismatch, UserMistake
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.tokenizer import Tokenizer
+from dreamlm.core.training import sanity
 from dreamlm.presets.schema import Preset
 from dreamlm.wiring.origin import Origin, completed, initial_model
 
@@ -143,11 +144,24 @@ def test_a_run_starts_from_a_run(place: Workplace, trained: Trained, start: Star
     preset = completed(start(tmp_path / "run"))
     assert initial_model(preset, before.tokenizer.vocab_size).state_dict().keys() == before.model.state_dict().keys()
     # A rate of nothing, so that the weights stay what they were.
-    place.train(tmp_path / "second", "train.sanity_checks=false", "train.optimizer.learning_rate=1e-30")
+    place.train(tmp_path / "second", "train.optimizer.learning_rate=1e-30")
     after = dreamlm.load(tmp_path / "second", device="cpu")
     assert after.tokenizer.digest == before.tokenizer.digest
     for name, weight in before.model.state_dict().items():
         torch.testing.assert_close(after.model.state_dict()[name], weight, atol=1e-6, rtol=0)
+
+
+def test_only_random_weights_must_have_a_loss_that_falls_at_once(
+    place: Workplace, trained: Trained, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = []
+    monkeypatch.setattr(sanity, "EARLY_STEPS", 3)
+    monkeypatch.setattr(sanity, "check_loss_falls", checked.append)
+    run = trained()
+    assert len(checked) == 1
+    start(run)
+    place.train(tmp_path / "second")
+    assert len(checked) == 1
 
 
 def test_a_longer_window_extends_the_model(trained: Trained, start: Start, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ so that a snapshot's model.safetensors is the weight file of both.
 Shapes: B rows, T new tokens, P tokens read before, V vocabulary.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, final
 
 import torch
@@ -20,6 +21,9 @@ from dreamlm.core.hf.cache import CarryCache
 from dreamlm.core.hf.configuration import DreamLMConfig
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.signal import Carry
+
+_KNOWN = ("cache_position", "num_items_in_batch")
+"""Options of transformers that say what the cache knows as well, and by what a loss is divided."""
 
 
 @final
@@ -71,16 +75,18 @@ class DreamLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
         logits_to_keep: int | Tensor = 0,
         inputs_embeds: Tensor | None = None,
         return_dict: bool | None = None,
-        **loss_options: Any,
+        **options: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Logits (B, T, V) in fp32, the loss when there are labels, and the cache unless `use_cache` is False.
 
         attention_mask: 0 is padding, on the left or the right.  labels: -100 is no target; the loss is the mean
         cross-entropy of tokens, without what layers add to it in dreamlm's own training.
-        Raises: UserMistake for vectors instead of tokens or a foreign cache; RangeError past the last position.
+        Raises: UserMistake for vectors instead of tokens, a foreign cache, or an option that would have no effect, such
+        as `position_ids` and `output_attentions`; RangeError past the last position.
         """
         if input_ids is None or inputs_embeds is not None:
             raise UserMistake("a dreamlm model reads token ids, not vectors", where="inputs_embeds")
+        _require_known(options)
         cache = _own(past_key_values)
         documents_BT = _documents(input_ids, attention_mask)
         carry = cache.carry or self._start(documents_BT, records=use_cache is not False)
@@ -91,7 +97,7 @@ class DreamLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
         logits = self.decoder.logits(signal.hidden[:, kept])
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **loss_options)
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **options)
         output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=None if use_cache is False else cache)
         return output.to_tuple() if return_dict is False else output
 
@@ -122,6 +128,16 @@ class DreamLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         return False
+
+
+def _require_known(options: Mapping[str, Any]) -> None:
+    unknown = [name for name, value in options.items() if not (value is None or value is False or name in _KNOWN)]
+    if unknown:
+        raise UserMistake(
+            f"a dreamlm model does nothing with {', '.join(unknown)}",
+            where="forward",
+            hint="positions follow from the attention mask; hidden vectors come from model.decoder",
+        )
 
 
 def _own(cache: Any) -> CarryCache:

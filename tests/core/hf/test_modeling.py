@@ -208,6 +208,8 @@ def test_what_the_decoder_cannot_do_is_refused_by_name(snapshot_of: SnapshotOf) 
         peer(tokens)
     with pytest.raises(UserMistake, match="token ids, not vectors"):
         peer(inputs_embeds=torch.zeros(1, 2, 32))
+    with pytest.raises(UserMistake, match="does nothing with position_ids, output_attentions"):
+        peer(tokens[:, :3], position_ids=torch.arange(3)[None], output_attentions=True, output_hidden_states=False)
     with pytest.raises(UserMistake, match="cannot use a DynamicCache"):
         peer(tokens[:, :3], past_key_values=DynamicCache())
     with pytest.raises(UserMistake, match="attention mask is 1x2, for tokens 1x3"):
