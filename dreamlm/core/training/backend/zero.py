@@ -185,7 +185,7 @@ class _StepLoss(nn.Module):
     def forward(
         self, tokens_BX: Tensor, documents_BX: Tensor, boundaries: bool, scale: float
     ) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """The scaled weighted loss to differentiate; then, detached: sums of nll and objectives over targets, and probes.
+        """The scaled weighted loss to differentiate; then, detached, nll and objectives as sums, and probes.
 
         DeepSpeed turns autocast off around its own forward pass, so it is turned on inside.
         """
