@@ -6,7 +6,8 @@
 5. Tokenise the spools into shards, on several processes. 6. Write the manifest, and rename the finished folder.
 
 Everything is built in a hidden sibling of the corpus folder and renamed at the end, so a killed run leaves no half
-corpus, and the next one starts anew and writes the same bytes, whatever the number of processes.
+corpus, and the next one starts anew and writes the same bytes, whatever the number of processes. What the killed one
+read of PDFs and of streams from the hub lies in the cache, and is not read again.
 
 Memory is bounded whatever the size of the input: the sources' own bound, the sample for the tokenizer (about 10 bytes
 a byte, `tokenizer.sample_bytes`), and for each process about five times `shard_text_bytes` plus the longest document.

@@ -12,7 +12,7 @@ from dreamlm.wiring.places import corpus_folder, home, stream_byte_limit
 
 STOPPED = (
     "stopped: no part of the new corpus is left, and an older one is untouched; "
-    "the same command starts it again, and reads no PDF twice"
+    "the same command starts it again, with what it has read of PDFs and hub streams"
 )
 
 

@@ -11,7 +11,7 @@ from dreamlm.data_sources.corpus import Corpus
 from dreamlm.data_sources.preparation.cache_key import Difference
 from dreamlm.data_sources.prepare import Preparation
 from dreamlm.data_sources.progress import Progress, Silence
-from dreamlm.data_sources.sources import huggingface
+from dreamlm.data_sources.sources import huggingface, record_shelf
 from dreamlm.data_sources.sources.hub_stream import DatasetAddress
 
 FIRST, SECOND = "1" * 40, "2" * 40
@@ -23,6 +23,8 @@ class Hub:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.main, self.reachable, self.streams = FIRST, True, 0
+        self.dies_at = -1
+        self.records_read = 0
         monkeypatch.setattr(huggingface, "commit_of", self.commit_of)
         monkeypatch.setattr(huggingface, "open_hub_stream", self.open_stream)
 
@@ -33,16 +35,19 @@ class Hub:
 
     def open_stream(self, address: DatasetAddress) -> Any:
         self.streams += 1
-        return Records(str(address.revision))
+        return Records(self, str(address.revision))
 
 
 class Records:
-    def __init__(self, commit: str) -> None:
-        self.commit, self.position = commit, 0
+    def __init__(self, hub: Hub, commit: str) -> None:
+        self.hub, self.commit, self.position = hub, commit, 0
 
     def __iter__(self) -> Iterator[dict[str, str]]:
         while True:
             self.position += 1
+            self.hub.records_read += 1
+            if self.position == self.hub.dies_at:
+                raise KeyboardInterrupt
             yield {"text": f"Document {self.position} of the commit {self.commit}, with words enough to be kept."}
 
     def state_dict(self) -> dict[str, int]:
@@ -99,6 +104,39 @@ def test_a_data_set_that_changed_upstream_is_read_again(hub: Hub, tmp_path: Path
     second, _ = prepared(tmp_path)
     assert second.manifest.key["version of web"] == SECOND
     assert second.fingerprint != first.fingerprint
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("dies_at", [10, 257, 700])
+def test_an_interrupted_preparation_goes_on_in_the_stream_and_gives_the_same_bytes(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int
+) -> None:
+    monkeypatch.setattr(record_shelf, "PIECE_BYTES", 20_000)
+    kept = 100_000
+    (tmp_path / "unbroken").mkdir()
+    whole, _ = prepared(tmp_path / "unbroken", kept=kept)
+    hub.dies_at, needed, hub.records_read = dies_at, hub.records_read, 0
+    with pytest.raises(KeyboardInterrupt):
+        prepared(tmp_path, kept=kept)
+    hub.dies_at = -1
+    resumed, _ = prepared(tmp_path, kept=kept)
+    assert content(resumed.folder) == content(whole.folder)
+    lost = dies_at - 1 - (dies_at - 1) // 256 * 256
+    assert hub.records_read == needed + lost + 1
+
+
+def test_a_larger_request_goes_on_where_the_smaller_one_ended(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_shelf, "PIECE_BYTES", 20_000)
+    prepared(tmp_path, kept=100_000)
+    before, hub.records_read = hub.records_read, 0
+    _, notices = prepared(tmp_path, kept=200_000)
+    assert hub.records_read == pytest.approx(2 * before - 768, abs=20)
+    assert notices == ["some/web@main/train: 768 records were read before; the stream goes on after them"]
 
 
 def test_without_network_the_corpus_that_is_there_is_used_and_that_is_said(hub: Hub, tmp_path: Path) -> None:

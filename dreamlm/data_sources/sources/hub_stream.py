@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from dreamlm.core.errors import DataError, DreamLMError, UserMistake
 from dreamlm.data_sources.retry import RetryPolicy, is_network_failure, reason_of
+from dreamlm.data_sources.sources.record_shelf import Mark, Marked
 from dreamlm.data_sources.sources.records import Record
 
 RECORDS_PER_MARK = 256
@@ -52,13 +53,17 @@ class DatasetAddress:
 
 
 def resumed_records(
-    open_stream: Callable[[], ResumableStream], what: str, policy: RetryPolicy, on_notice: Callable[[str], None]
-) -> Iterator[Record]:
+    open_stream: Callable[[], ResumableStream],
+    what: str,
+    policy: RetryPolicy,
+    on_notice: Callable[[str], None],
+    mark: Mark | None = None,
+) -> Iterator[Marked]:
     """The records of a stream in order, each once; after a network failure it is opened again where it stopped.
 
+    They begin after the position `mark`; with each `RECORDS_PER_MARK`-th comes the position after it.
     Raises: DataError with the last reason when the policy allows no more tries, or the content cannot be read.
     """
-    mark: dict[str, Any] | None = None
     since_mark = 0
     failures = 0
     while True:
@@ -73,9 +78,9 @@ def resumed_records(
                     continue
                 failures = 0
                 since_mark = passed
-                yield record
                 if since_mark == RECORDS_PER_MARK:
                     mark, since_mark, passed = stream.state_dict(), 0, 0
+                yield record, None if since_mark else mark
             return
         except DreamLMError:
             raise

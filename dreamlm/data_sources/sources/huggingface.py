@@ -8,6 +8,7 @@ JSON arrays and nested JSON, tables without a header line and JSON Lines under a
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal, Self, final
 
@@ -21,12 +22,12 @@ from dreamlm.data_sources.sources.admission import admitted_records, limited
 from dreamlm.data_sources.sources.files import Listing, list_files, name_of_path
 from dreamlm.data_sources.sources.hub_stream import (
     DatasetAddress,
-    ResumableStream,
     commit_of,
     open_hub_stream,
     resumed_records,
 )
 from dreamlm.data_sources.sources.record_files import RecordOptions, read_records
+from dreamlm.data_sources.sources.record_shelf import shelf_in
 from dreamlm.data_sources.sources.records import Record, RecordFormat, check_format
 from dreamlm.data_sources.sources.source import (
     Source,
@@ -144,14 +145,7 @@ class HuggingFace(Source):
 
     def version(self) -> str:
         """See `Source`: the commit of a data set of the hub. Asks the hub once, unless the revision is a commit."""
-        if not self._on_hub:
-            return ""
-        try:
-            return self._commit
-        except Exception as error:
-            if not is_network_failure(error):
-                raise
-            raise DataError(f"no connection: {reason_of(error)}", where=self._config.dataset) from error
+        return self._asked(lambda: self._commit) if self._on_hub else ""
 
     def documents(self, report: SourceReport) -> Iterator[Document]:
         """See `Source`."""
@@ -174,12 +168,37 @@ class HuggingFace(Source):
             on_hub=self._on_hub,
         )
         what = f"{self._folder.name}/{self._config.split}" if self._from_folder else str(address)
-        records = resumed_records(lambda: self._open(address), what, self._policy, self._context.on_notice)
+        notice = self._context.on_notice
         report.inputs += 1
-        yield from self._admitted(records, what, report)
+        if not self._on_hub:
+            read = resumed_records(lambda: open_hub_stream(address), what, self._policy, notice)
+            yield from self._admitted((record for record, _ in read), what, report)
+            return
+        commit = self._asked(lambda: self._policy.call(lambda: self._commit, what, notice))
+        exactly = replace(address, revision=commit)
+        yield from self._admitted(self._shelved(exactly, what), what, report)
 
-    def _open(self, address: DatasetAddress) -> ResumableStream:
-        return open_hub_stream(replace(address, revision=self._commit) if self._on_hub else address)
+    def _shelved(self, address: DatasetAddress, what: str) -> Iterator[Record]:
+        """The records of a commit on the hub; those that an earlier preparation read come from the disk."""
+        form, notice = RecordFormat(self._config.fields, self._config.format), self._context.on_notice
+        with shelf_in(self._context.cache_folder / "hub" / _shelf_key(address, form)) as shelf:
+            mark = shelf.mark if shelf else None
+            rest = resumed_records(lambda: open_hub_stream(address), what, self._policy, notice, mark)
+            if shelf is None:
+                yield from (record for record, _ in rest)
+                return
+            if shelf.count:
+                notice(f"{what}: {shelf.count:,} records were read before; the stream goes on after them")
+            yield from shelf.records()
+            yield from shelf.keep(rest, form.used_part, notice)
+
+    def _asked(self, resolve: Callable[[], str]) -> str:
+        try:
+            return resolve()
+        except Exception as error:
+            if not is_network_failure(error):
+                raise
+            raise DataError(f"no connection: {reason_of(error)}", where=self._config.dataset) from error
 
     @cached_property
     def _commit(self) -> str:
@@ -197,3 +216,8 @@ class HuggingFace(Source):
     def _listing(self) -> Listing:
         paths = self._data_files if self._from_files else (str(self._folder),)
         return list_files(paths, self._context.base_folder, None, self.name)
+
+
+def _shelf_key(address: DatasetAddress, form: RecordFormat) -> str:
+    """What decides the records on a shelf, and what a position among them means."""
+    return fingerprint_of([repr(address), list(form.named()), metadata.version("datasets")])[:32]

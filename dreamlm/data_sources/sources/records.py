@@ -31,10 +31,10 @@ class RecordFormat:
 
         Raises: UserMistake naming the fields that the record has.
         """
-        for name in self._named():
+        for name in self.named():
             if name not in record:
                 raise _misfit(f"the records have no field {name!r}", record, where)
-        if not self._named() and _only_text_field(record) is None:
+        if not self.named() and _only_text_field(record) is None:
             raise _misfit("the records have no field `text`: say with `fields` or `format` what to read", record, where)
 
     def text_of(self, record: Record) -> str:
@@ -52,7 +52,15 @@ class RecordFormat:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise UnusableRecord(f"does not fit the format ({type(error).__name__})") from error
 
-    def _named(self) -> Sequence[str]:
+    def used_part(self, record: Record) -> Record:
+        """The fields of a record that its text is made of; `text_of` says the same of this part as of the record."""
+        if self.named():
+            return {name: record[name] for name in self.named() if name in record}
+        only = _only_text_field(record)
+        return {} if only is None else {only: record[only]}
+
+    def named(self) -> Sequence[str]:
+        """The fields that the configuration names."""
         return format_fields(self.format) if self.format is not None else self.fields
 
 

@@ -18,6 +18,7 @@ from dreamlm.data_sources.retry import RetryPolicy
 from dreamlm.data_sources.sources import hub_stream, huggingface
 from dreamlm.data_sources.sources.hub_stream import DatasetAddress, commit_of, open_hub_stream, resumed_records
 from dreamlm.data_sources.sources.huggingface import HuggingFace
+from dreamlm.data_sources.sources.record_shelf import Marked
 from dreamlm.data_sources.sources.source import SourceContext, SourceReport
 
 NO_WAIT = RetryPolicy(sleep=lambda seconds: None, draw=lambda: 0.5)
@@ -64,7 +65,7 @@ def reset() -> Exception:
 def test_a_stream_that_breaks_anywhere_gives_every_record_once(length: int, breaks: set[int]) -> None:
     left = set(breaks)
     records = resumed_records(lambda: FailingStream(length, left, reset), "x", NO_WAIT, lambda message: None)
-    assert [record["n"] for record in records] == list(range(length))
+    assert [record["n"] for record, _ in records] == list(range(length))
 
 
 def test_a_resumed_stream_passes_over_few_records() -> None:
@@ -115,8 +116,8 @@ def test_without_network_the_reason_comes_after_three_quick_tries(
     config = HuggingFace.Config(type="hf", dataset="wikimedia/wikipedia", config_name="20231101.en")
     with pytest.raises(DataError) as caught:
         list(HuggingFace(config, context, policy, commit_of).documents(SourceReport("wikipedia")))
-    assert caught.value.what == "no connection after 3 tries: huggingface.co: Name or service not known"
-    assert caught.value.where == "wikimedia/wikipedia/20231101.en@main/train"
+    assert caught.value.what == "no connection: huggingface.co: Name or service not known"
+    assert caught.value.where == "wikimedia/wikipedia"
     assert len(slept) == 2
     assert sum(slept) <= 3
 
@@ -186,8 +187,22 @@ def test_the_real_stream_resumes_at_the_exact_record(data: Path) -> None:
                 yield record
 
     records = list(resumed_records(Breaking, "x", NO_WAIT, lambda message: None))
-    assert [record["text"] for record in records] == [f"some is the word of train row {n}." for n in range(700)]
+    assert [record["text"] for record, _ in records] == [f"some is the word of train row {n}." for n in range(700)]
     assert left == []
+
+
+def test_the_real_stream_goes_on_in_another_process_from_a_mark_that_was_written_down(data: Path) -> None:
+    address = DatasetAddress(str(parquet_folder(data / "corpus", "some")), on_hub=False)
+
+    def read(mark: dict[str, Any] | None) -> list[Marked]:
+        return list(resumed_records(lambda: open_hub_stream(address), "x", NO_WAIT, lambda message: None, mark))
+
+    everything = read(None)
+    marks = [number for number, (_, mark) in enumerate(everything) if mark is not None]
+    assert marks == [255, 511]
+    for number in marks:
+        written = json.loads(json.dumps(everything[number][1]))
+        assert [record for record, _ in read(written)] == [record for record, _ in everything[number + 1 :]]
 
 
 def test_an_unknown_split_is_the_users_mistake_and_lists_the_splits(context: SourceContext, data: Path) -> None:
