@@ -20,6 +20,7 @@ from dreamlm.checkpoints.convert.rope import own_rope
 from dreamlm.core.errors import CheckpointError, UserMistake
 from dreamlm.core.nn.decoder import DreamLM
 
+CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 SHARDS = "model.safetensors.index.json"
 KINDS = ("dreamlm", "llama", "qwen3")
@@ -86,15 +87,15 @@ def read_weights(folder: Path, config: DreamLM.Config) -> dict[str, Tensor]:
 def _configuration(folder: Path) -> Any:
     from transformers import AutoConfig  # over a second of import time
 
+    hint = "name a folder with a config.json and safetensors files, or a run of dreamlm's"
+    if not (folder / CONFIG).is_file():  # transformers may guess a type from the folder's name
+        raise UserMistake(f"no model of transformers lies here: there is no {CONFIG}", where=str(folder), hint=hint)
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserMistake(
-            f"no model of transformers lies here: {reason}",
-            where=str(folder),
-            hint="name a folder with a config.json and safetensors files, or a run of dreamlm's",
-        ) from error
+        what = f"no model of transformers lies here: {reason}"
+        raise UserMistake(what, where=str(folder), hint=hint) from error
 
 
 def _inexpressible(config: Any) -> Iterator[str]:
