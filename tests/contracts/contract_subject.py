@@ -87,18 +87,29 @@ def packed(*lengths: int) -> list[int]:
 
 
 def run(
-    model: DreamLM, ids: Tensor, documents: Tensor | None = None, carry: Carry | None = None, seed: int = 5
+    model: DreamLM,
+    ids: Tensor,
+    documents: Tensor | None = None,
+    carry: Carry | None = None,
+    boundaries: bool = True,
+    seed: int = 5,
 ) -> tuple[Tensor, Carry]:
     """Logits and the carry behind them; random parts draw what belongs to the seed."""
     torch.manual_seed(seed)
     start = model.start(len(ids)) if carry is None else carry
-    signal: Signal = model(ids, one_document(ids) if documents is None else documents, start)
+    signal: Signal = model(ids, one_document(ids) if documents is None else documents, start, boundaries)
     return model.logits(signal.hidden), signal.carry
 
 
-def logits(model: DreamLM, ids: Tensor, documents: Tensor | None = None, carry: Carry | None = None) -> Tensor:
+def logits(
+    model: DreamLM,
+    ids: Tensor,
+    documents: Tensor | None = None,
+    carry: Carry | None = None,
+    boundaries: bool = True,
+) -> Tensor:
     with torch.no_grad():
-        return run(model, ids, documents, carry)[0]
+        return run(model, ids, documents, carry, boundaries)[0]
 
 
 def draws_numbers(model: DreamLM) -> bool:

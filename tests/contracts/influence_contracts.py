@@ -21,10 +21,12 @@ from contract_subject import (
     tokens,
 )
 from promises import promise
+from torch import Tensor
 
 from dreamlm.core.nn.decoder import DreamLM
 
 LEARNING_STEPS = 24
+LEFT_PADDING = (0, 3, 6, 0)
 
 
 @promise(1, "causal")
@@ -32,14 +34,14 @@ def causal(subject: Subject, training: bool) -> None:
     """Changing token t leaves the logits before t bit-identical, and changes the one at t."""
     model = subject.random(training)
     ids = tokens(3)
-    documents = torch.tensor([packed(16), packed(6, 10), packed(3, 8, 5)])
-    for records in (True, False):
-        begin = model.start(3, records=records)
-        before = logits(model, ids, documents, begin)
+    several = torch.tensor([packed(16), packed(6, 10), packed(3, 8, 5)])
+    for documents, records in ((several, True), (several, False), (one_document(ids), False)):
+        begin, boundaries = model.start(3, records=records), documents is several
+        before = logits(model, ids, documents, begin, boundaries)
         for t in (0, 3, 6, 9, LENGTH - 1):
             changed = ids.clone()
             changed[:, t] = other(ids[:, t])
-            after = logits(model, changed, documents, begin)
+            after = logits(model, changed, documents, begin, boundaries)
             assert torch.equal(before[:, :t], after[:, :t]), f"changing token {t} changes logits before it"
             assert differ_in_every_row(before[:, t], after[:, t]), f"changing token {t} does not change its logits"
 
@@ -73,17 +75,18 @@ def _learned(subject: Subject) -> DreamLM:
 def rows_and_padding(subject: Subject, training: bool) -> None:
     """Neither another row nor padding influences a row, whatever they hold."""
     model = subject.random(training)
-    ids = tokens(3)
-    # Rows: one document; padding on both sides; padding on the left alone.
-    documents = torch.tensor([packed(16), [-1] * 3 + packed(4, 6) + [-1] * 3, [-1] * 6 + packed(10)])
-    for announced in ((), (0, 3, 6)):
-        begin = model.start(3, left_padding=announced)
+    ids = tokens(4)
+    # Rows: one document; padding on both sides; padding on the left; whole segments of padding inside a document.
+    within = [*packed(4), *[-1] * 8, *packed(4)]
+    documents = torch.tensor([packed(16), [-1] * 3 + packed(4, 6) + [-1] * 3, [-1] * 6 + packed(10), within])
+    for announced in ((), LEFT_PADDING):
+        begin = model.start(4, left_padding=announced)
         whole = logits(model, ids, documents, begin)
-        for row in range(3):
+        for row in range(4):
             neighbours = other(ids)
             neighbours[row] = ids[row]
             seen = logits(model, neighbours, documents, begin)
-            rest = [one for one in range(3) if one != row]
+            rest = [one for one in range(4) if one != row]
             assert apart(seen[row], whole[row]) <= SAME, f"the rows beside row {row} influence it"
             assert differ_in_every_row(seen[rest], whole[rest]), "rows do not depend on their own tokens"
         repadded = logits(model, torch.where(documents < 0, other(ids), ids), documents, begin)
@@ -93,16 +96,17 @@ def rows_and_padding(subject: Subject, training: bool) -> None:
         _alone(model, ids, documents)
 
 
-def _alone(model: DreamLM, ids: torch.Tensor, documents: torch.Tensor) -> None:
-    whole = logits(model, ids, documents, model.start(3, left_padding=(0, 3, 6)))
-    for row, document in enumerate(documents):
-        real = document >= 0
+def _alone(model: DreamLM, ids: Tensor, documents: Tensor) -> None:
+    whole = logits(model, ids, documents, model.start(4, left_padding=LEFT_PADDING))
+    # Padding inside a document counts where a segment's end is concerned, so only a model without modules ignores it.
+    for row in range(3 if model.cognition else 4):
+        real = documents[row] >= 0
         alone = logits(model, ids[row : row + 1, real], documents[row : row + 1, real])
         assert apart(alone[0], whole[row, real]) <= CLOSE, f"row {row} is another one without neighbours and padding"
-    chosen = torch.tensor([2, 0])
+    chosen = torch.tensor([3, 2, 0])
     for cut in (7, 8, 10):
         with torch.no_grad():
-            carry = run(model, ids[:, :cut], documents[:, :cut], model.start(3, left_padding=(0, 3, 6)))[1]
+            carry = run(model, ids[:, :cut], documents[:, :cut], model.start(4, left_padding=LEFT_PADDING))[1]
         rest = logits(model, ids[chosen, cut:], documents[chosen, cut:], carry.select(chosen))
         assert apart(rest, whole[chosen, cut:]) <= CLOSE, f"rows chosen from a carry at {cut} do not go on alone"
 

@@ -49,10 +49,16 @@ def test_it_agrees_with_a_naive_walk_over_each_row(cuts: list[int]) -> None:
     incoming, outgoing = [], []
     module.register_forward_pre_hook(lambda _, given: incoming.append(given[0].hidden))
     module.register_forward_hook(lambda _, given, result: outgoing.append(result.hidden))
-    documents = [[0] * 16, [0] * 6 + [1] * 10, [-1] * 3 + [0] * 7 + [1] * 3 + [2] * 3, [0] * 9 + [-1] * 7]
-    padding = (0, 0, 3, 0)
-    ids, documents_BT = torch.randint(0, VOCAB, (4, 16)), torch.tensor(documents)
-    carry, loss, begin = model.start(4, left_padding=padding), 0.0, 0
+    documents = [
+        [0] * 16,
+        [0] * 6 + [1] * 10,
+        [-1] * 3 + [0] * 7 + [1] * 3 + [2] * 3,
+        [0] * 9 + [-1] * 7,
+        [0] * 4 + [-1] * 8 + [0] * 4,
+    ]
+    padding = (0, 0, 3, 0, 0)
+    ids, documents_BT = torch.randint(0, VOCAB, (5, 16)), torch.tensor(documents)
+    carry, loss, begin = model.start(5, left_padding=padding), 0.0, 0
     with torch.no_grad():
         for length in cuts:
             signal = model(ids[:, begin : begin + length], documents_BT[:, begin : begin + length], carry)
