@@ -102,6 +102,18 @@ def test_a_gate_that_keeps_keeps_and_one_that_does_not_forgets() -> None:
     torch.testing.assert_close(module.write(memory, segments[1], own_RS).memory["summary"], 2 * second)
 
 
+def test_the_model_cannot_lower_the_loss_by_making_its_vectors_easy() -> None:
+    """Reconstruction teaches what is kept; what is to be reconstructed gets no gradient as a target."""
+    module = module_of(decoder())
+    torch.nn.init.zeros_(module.pool_value.weight)  # the summary knows nothing, so the target is the only way
+    hidden_RSD = torch.randn(2, SEGMENT, SIZE, requires_grad=True)
+    own_RS = torch.ones(2, SEGMENT, dtype=torch.bool)
+    loss_R = module.write(module.blank(2, hidden_RSD.device), hidden_RSD, own_RS).losses["reconstruction"]
+    loss_R.sum().backward()
+    assert hidden_RSD.grad is not None
+    assert hidden_RSD.grad.abs().max() == 0
+
+
 def test_it_learns_to_reconstruct_what_no_average_could() -> None:
     """The vectors have mean zero: without the summary, nothing costs less than 1."""
     torch.manual_seed(0)
