@@ -152,7 +152,15 @@ def test_every_parameter_gets_gradient(model: DreamLM) -> None:
 @pytest.mark.parametrize("hidden_size", [64, 512])
 @pytest.mark.parametrize(
     "choice",
-    [*CHOICES.values(), {"tie_embeddings": False}, {"feed_forward": "relu2"}, {"feed_forward": "gelu"}],
+    [
+        *CHOICES.values(),
+        {"tie_embeddings": False},
+        {"feed_forward": "relu2"},
+        {"feed_forward": "gelu"},
+        {"positions": "alibi"},
+        {"positions": "none"},
+        {"norm": "layernorm", "qk_norm": False},
+    ],
     ids=str,
 )
 def test_a_fresh_model_knows_nothing(hidden_size: int, choice: dict[str, object]) -> None:

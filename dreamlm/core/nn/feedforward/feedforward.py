@@ -12,7 +12,11 @@ from dreamlm.core.nn.signal import Output, Segment
 
 
 class FeedForward(nn.Module, ABC):
-    """Maps each token's vector by itself; what writes to the residual stream is a parameter named `down*`."""
+    """Maps each token's vector by itself; what writes to the residual stream is a layer named `down`.
+
+    Its `Config` adds `loss_weights` (by the names of `Output.losses`), `default_size(hidden_size)` and
+    `build(hidden_size, intermediate_size, num_layers)`.
+    """
 
     @abstractmethod
     def forward(self, hidden_BTD: Float[Tensor, "B T D"], segment: Segment) -> Output:

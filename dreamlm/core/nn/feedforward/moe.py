@@ -27,6 +27,7 @@ class MixtureOfExperts(FeedForward):
     class Config(ConfigModel):
         type: Literal["moe"] = "moe"
         num_experts: int = Field(8, ge=1)
+        """Experts of each layer."""
         top_k: int = Field(2, ge=1)
         """Experts that compute each token."""
         noise_std: float = Field(0.1, ge=0.0)

@@ -38,6 +38,8 @@ class Routing:
 class NoisyTopKGate(nn.Module):
     """Chooses `top_k` of `num_experts` for each item; computes in fp32 whatever surrounds it.
 
+    Its weights wait for `initialise`, like all weights of a model.
+
     Source: Shazeer et al. 2017, section 2.1; balance loss: Fedus et al. 2021 (Switch Transformer), section 2.2, with K
     choices in place of one.  Departs: weights of all experts start as small random numbers, not as zero, because
     equal logits would send everything to the first experts; a single chosen expert is weighted with its probability

@@ -91,15 +91,17 @@ def test_experts_may_be_of_any_kind() -> None:
         torch.testing.assert_close(mixed[number], sum(experts[expert](one)[0] for expert in pair) / 2)
 
 
-def swiglu_sized(num_experts: int, top_k: int) -> tuple[NoisyTopKGate, Experts]:
+def of_linear_maps(num_experts: int, top_k: int) -> tuple[NoisyTopKGate, Experts]:
     torch.manual_seed(0)
     gate = NoisyTopKGate(32, num_experts, top_k, noise_std=0.1).eval()
+    for parameter in gate.parameters():
+        nn.init.normal_(parameter)
     experts = Experts((nn.Linear(32, 32, bias=False) for _ in range(num_experts)), top_k)
     return gate, experts
 
 
 def test_the_work_is_two_eighths_of_that_of_all_experts() -> None:
-    gate, experts = swiglu_sized(8, 2)
+    gate, experts = of_linear_maps(8, 2)
     items = torch.randn(1024, 32, requires_grad=True)
     routing = gate(items, torch.ones(1024, dtype=torch.bool))
     work = []
@@ -112,7 +114,7 @@ def test_the_work_is_two_eighths_of_that_of_all_experts() -> None:
 
 def test_items_are_bit_identical_whatever_the_later_ones_choose() -> None:
     """A product of three rows rounds differently from one of thirty, so this fails without filled-up stretches."""
-    gate, experts = swiglu_sized(8, 2)
+    gate, experts = of_linear_maps(8, 2)
     real = torch.ones(24, dtype=torch.bool)
     for seed in range(20):
         items = torch.randn(24, 32, generator=torch.Generator().manual_seed(seed))
@@ -124,11 +126,11 @@ def test_items_are_bit_identical_whatever_the_later_ones_choose() -> None:
 
 def test_an_idle_expert_still_gets_a_gradient_of_zeros() -> None:
     """All ranks of a divided model must reduce the same weights, whatever their tokens chose."""
-    _, experts = swiglu_sized(3, 1)
+    _, experts = of_linear_maps(3, 1)
     chosen = torch.zeros(4, 1, dtype=torch.int64)
     experts(torch.randn(4, 32), routed(chosen, 3, torch.ones(4, 1))).sum().backward()
     assert [expert.weight.grad.abs().sum() > 0 for expert in experts] == [True, False, False]
 
 
 def test_idle_weights_are_those_of_the_experts_that_are_not_chosen() -> None:
-    assert swiglu_sized(8, 2)[1].idle_weights == 6 * 32 * 32
+    assert of_linear_maps(8, 2)[1].idle_weights == 6 * 32 * 32
