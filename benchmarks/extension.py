@@ -151,7 +151,7 @@ def run(corpus: Corpus, kind: str, seed: int, tokens: int, continued: int) -> No
         longer = trial.build(vocab_size)
         report(kind, seed, trial.name, losses(longer, held_out))
         if continued and trial.name in CONTINUED:
-            train(longer, corpus, continued, seed + 1000, rate=0.3)
+            train(longer, corpus, continued, seed + 1000, rate=0.1)
             report(kind, seed, f"{trial.name}, trained on", losses(longer, held_out))
     print(
         f"# {kind}, seed {seed}: {held_out.tokens:,} held-out tokens, {time.perf_counter() - begin:.0f} s", flush=True
