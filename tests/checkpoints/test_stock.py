@@ -83,6 +83,11 @@ def test_what_a_decoder_cannot_express_is_refused_by_name(tmp_path: Path, config
         read_decoder(folder_of(tmp_path, config))
 
 
+def test_sizes_that_no_decoder_has_are_refused_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(UserMistake, match="must be num_heads 192 times an even head size"):
+        read_decoder(folder_of(tmp_path, SMOL | {"num_attention_heads": 192, "num_key_value_heads": 192}))
+
+
 def test_a_model_of_another_kind_is_refused_with_those_that_are_not(tmp_path: Path) -> None:
     with pytest.raises(UserMistake, match="type 'gpt2' cannot be taken over") as caught:
         read_decoder(folder_of(tmp_path, {"model_type": "gpt2"}))

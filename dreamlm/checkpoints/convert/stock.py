@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -41,20 +42,23 @@ def read_decoder(folder: Path) -> DreamLM.Config:
         return own
     if features := list(_inexpressible(config)):
         raise UserMistake(f"a dreamlm decoder cannot express this model's {', '.join(features)}", where=str(folder))
-    return DreamLM.Config.model_validate(
-        {
-            "hidden_size": config.hidden_size,
-            "num_layers": config.num_hidden_layers,
-            "num_heads": config.num_attention_heads,
-            "num_kv_heads": config.num_key_value_heads,
-            "intermediate_size": config.intermediate_size,
-            "seq_length": config.max_position_embeddings,
-            "positions": own_rope(config.rope_parameters, str(folder)),
-            "qk_norm": config.model_type == "qwen3",
-            "tie_embeddings": config.tie_word_embeddings,
-            "norm_epsilon": config.rms_norm_eps,
-        }
-    )
+    values = {
+        "hidden_size": config.hidden_size,
+        "num_layers": config.num_hidden_layers,
+        "num_heads": config.num_attention_heads,
+        "num_kv_heads": config.num_key_value_heads,
+        "intermediate_size": config.intermediate_size,
+        "seq_length": config.max_position_embeddings,
+        "positions": own_rope(config.rope_parameters, str(folder)),
+        "qk_norm": config.model_type == "qwen3",
+        "tie_embeddings": config.tie_word_embeddings,
+        "norm_epsilon": config.rms_norm_eps,
+    }
+    try:
+        return DreamLM.Config.model_validate(values)
+    except ValidationError as error:
+        reasons = "; ".join(detail["msg"].removeprefix("Value error, ") for detail in error.errors())
+        raise UserMistake(f"a dreamlm decoder cannot have this model's sizes: {reasons}", where=str(folder)) from error
 
 
 def read_weights(folder: Path, config: DreamLM.Config) -> dict[str, Tensor]:
@@ -108,7 +112,8 @@ def _inexpressible(config: Any) -> Iterator[str]:
     yield from (f"{key} true" for key in ("attention_bias", "mlp_bias") if getattr(config, key, False))
     windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     yield from (f"layer_types {kind}" for kind in sorted(windows))
-    yield from ("quantization_config" for _ in [0] if getattr(config, "quantization_config", None))
+    if getattr(config, "quantization_config", None):
+        yield "quantization_config"
 
 
 def _files(folder: Path) -> list[Path]:
