@@ -70,7 +70,7 @@ def _read(path: Path) -> str:
 
 
 def _corpus(named: Path | None, loaded: Loaded) -> Corpus:
-    folder = named or corpus_folder(loaded.preset)
+    folder = named or corpus_folder(loaded.preset, loaded.state.corpus)
     corpus = Corpus.open(folder)
     if corpus.manifest.tokenizer.digest != loaded.tokenizer.digest:
         raise UserMistake(

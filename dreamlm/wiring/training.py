@@ -24,7 +24,7 @@ from dreamlm.core.objectives.causal import CausalObjective
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.training.backend.backend import Backend, Tensors
 from dreamlm.core.training.backend.choose import build_backend
-from dreamlm.core.training.backend.process_group import Place, as_the_first_rank, first_rank_first, join
+from dreamlm.core.training.backend.process_group import Place, as_the_first_rank, first_rank_first, gathered
 from dreamlm.core.training.hooks import Hook, Hooks, RunEnd, Sample
 from dreamlm.core.training.loop import Trainer
 from dreamlm.core.training.memory import BUILDING, allowed, within_memory
@@ -69,13 +69,11 @@ def train(request: TrainRequest, hook: Hook, progress: Progress) -> TrainingStat
     """
     place = Place.from_environment()
     device = place.device() if request.device == "auto" else choose_device(request.device)
-    if place.world_size > 1:
-        join(place, device)
     first = place.rank == 0
     store = Store(request.run, on_notice=hook.on_notice)
     if first:
         request.run.mkdir(parents=True, exist_ok=True)
-    with store.lock() if first else nullcontext():
+    with gathered(place, device), store.lock() if first else nullcontext():
         with first_rank_first():
             for sentence in store.repair() if first else ():
                 hook.on_notice(sentence)
@@ -84,7 +82,7 @@ def train(request: TrainRequest, hook: Hook, progress: Progress) -> TrainingStat
             state = TrainingState.from_json(dict(snapshot.state)) if snapshot else None
             if state is not None and state.tokens >= preset.train.train_tokens:
                 if first:
-                    _complete_report(RunFolder(request.run), state)
+                    _complete_report(RunFolder(request.run), state, hook)
                 return _already_finished(state, hook)
             if snapshot is not None:
                 _require_optimizer(snapshot, request.run)
@@ -128,12 +126,12 @@ def _already_finished(state: TrainingState, hook: Hook) -> TrainingState:
     return state
 
 
-def _complete_report(folder: RunFolder, state: TrainingState) -> None:
+def _complete_report(folder: RunFolder, state: TrainingState, hook: Hook) -> None:
     """Write down the end of a run that was killed after its last snapshot."""
     report = ReportFile(folder.report, folder.metrics)
     if not report.tells(state.step):
         end = RunEnd("finished", state.step, state.tokens, 0.0, None, state.last_validation_loss, None)
-        metrics = MetricsFile(folder.metrics)
+        metrics = MetricsFile(folder.metrics, hook.on_notice)
         metrics.keep_until(state.step)
         Hooks([metrics, report]).on_end(end)
 
@@ -211,7 +209,7 @@ class _Training:
             return Surroundings(NoSaver(), Hook(), self._validate, self._sample, self._tokenizer.padding_id)
         _write_json(self._folder.preset, self._preset)
         recorders = [
-            MetricsFile(self._folder.metrics),
+            MetricsFile(self._folder.metrics, self._around.hook.on_notice),
             TensorBoard(self._folder.tensorboard),
             ReportFile(self._folder.report, self._folder.metrics),
         ]

@@ -92,8 +92,18 @@ def rows_and_padding(subject: Subject, training: bool) -> None:
         repadded = logits(model, torch.where(documents < 0, other(ids), ids), documents, begin)
         real = documents >= 0
         assert apart(repadded[real], whole[real]) <= SAME, "what padding holds influences real tokens"
+    _losses_ignore_padding(subject, model, torch.cat([documents, documents[:, -1:]], dim=1))
     if not (training and draws_numbers(model)):
         _alone(model, ids, documents)
+
+
+def _losses_ignore_padding(subject: Subject, model: DreamLM, documents_BX: Tensor) -> None:
+    ids_BX = tokens(4, LENGTH + 1)
+    repadded_BX = torch.where(documents_BX < 0, other(ids_BX), ids_BX)
+    with torch.no_grad():
+        losses, repadded = (subject.losses(model, ids, documents_BX) for ids in (ids_BX, repadded_BX))
+    for name, loss in losses.objectives.items():
+        assert apart(repadded.objectives[name] / losses.tokens, loss / losses.tokens) <= SAME, f"padding moves {name}"
 
 
 def _alone(model: DreamLM, ids: Tensor, documents: Tensor) -> None:
