@@ -102,19 +102,21 @@ def initial_model(preset: Preset, vocab_size: int) -> DreamLM:
     """The model of a run that begins: with the weights of `model.init_from`, or else with random ones.
 
     It may know more tokens than the tokenizer's `vocab_size`, if its origin did.
-    Raises: CheckpointError when the origin lacks weights; as `Origin` otherwise.
+    Raises: CheckpointError when the origin's weights are not those of its configuration; as `Origin` otherwise.
     """
     if preset.model.init_from is None:
         return preset.model.build(vocab_size)
     origin = Origin.open(preset.model.init_from)
     weights = origin.weights(preset.model, vocab_size)
-    model = preset.model.build(len(weights["embedding.weight"]))
-    added = {name for name, _ in model.cognition.named_parameters("cognition")} if not origin.config.modules else set()
-    shared = {"head.weight"} if preset.model.tie_embeddings else set()
-    lacking = set(model.load_state_dict(weights, strict=False).missing_keys) - added - shared
-    if lacking:
-        what = f"the model to start from lacks the weights {', '.join(sorted(lacking))}"
+    model = preset.model.build(len(weights["embedding.weight"]) if "embedding.weight" in weights else vocab_size)
+    expected = {name: parameter.shape for name, parameter in model.named_parameters()}
+    if not origin.config.modules:
+        expected = {name: shape for name, shape in expected.items() if not name.startswith("cognition.")}
+    found = {name: weight.shape for name, weight in weights.items()}
+    if different := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+        what = f"the weights to start from are not those of their configuration: {', '.join(different)}"
         raise CheckpointError(what, where=str(origin.folder))
+    model.load_state_dict(weights, strict=False)
     return model
 
 

@@ -18,6 +18,7 @@ def save_stock(folder: Path, kind: str = "llama", shard_size: str = "1GB", **set
     """The model that was saved, in evaluation mode."""
     tokenizer = _tokenizer(settings.pop("text", "the cat saw the dog and a cat"))
     config_class, model_class = KINDS[kind]
+    dtype = settings.pop("dtype", torch.float32)
     rope = {"rope_type": "default", "rope_theta": 500.0}
     options = {**SIZES, "rope_parameters": rope, "bos_token_id": 0, "eos_token_id": 1, **settings}
     torch.manual_seed(1)
@@ -26,7 +27,7 @@ def save_stock(folder: Path, kind: str = "llama", shard_size: str = "1GB", **set
         for name, parameter in model.named_parameters():
             if "norm" in name:
                 parameter.add_(torch.randn_like(parameter) * 0.3)
-    model.save_pretrained(folder, max_shard_size=shard_size)
+    model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
     tokenizer.save_pretrained(folder)
     return model
 

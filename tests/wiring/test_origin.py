@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from stock_models import save_stock
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -221,16 +222,34 @@ def test_another_tokenizer_than_its_own_is_a_mistake(place: Workplace, tmp_path:
         completed(place.preset("tokenizer=bpe"))
 
 
-def test_a_weight_that_the_origin_lacks_is_never_left_to_chance(tmp_path: Path, start: Start) -> None:
-    from safetensors.torch import load_file, save_file
-
+@pytest.mark.parametrize(
+    ("stock", "own"),
+    [
+        ("model.layers.1.mlp.up_proj.weight", r"layers\.1\.feed_forward\.up\.weight"),
+        ("model.embed_tokens.weight", r"embedding\.weight"),
+    ],
+)
+@pytest.mark.parametrize("harm", ["missing", "of another shape"])
+def test_a_weight_that_is_not_as_configured_is_never_left_to_chance(
+    tmp_path: Path, start: Start, stock: str, own: str, harm: str
+) -> None:
     save_stock(tmp_path / "stock")
     file = tmp_path / "stock" / "model.safetensors"
     weights = load_file(file)
-    del weights["model.layers.1.mlp.up_proj.weight"]
+    weight = weights.pop(stock)
+    if harm == "of another shape":
+        weights[stock] = weight[:, 1:].contiguous()
     save_file(weights, file, {"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"lacks the weights layers\.1\.feed_forward\.up\.weight"):
+    with pytest.raises(CheckpointError, match=f"not those of their configuration: {own}"):
         initial_model(completed(start(tmp_path / "stock")), 300)
+
+
+def test_weights_in_half_precision_are_taken_over_exactly(tmp_path: Path, start: Start) -> None:
+    save_stock(tmp_path / "stock", dtype=torch.bfloat16)
+    stored = load_file(tmp_path / "stock" / "model.safetensors")["model.norm.weight"]
+    model = initial_model(completed(start(tmp_path / "stock")), 300)
+    assert (stored.dtype, model.norm.weight.dtype) == (torch.bfloat16, torch.float32)
+    assert torch.equal(model.norm.weight, stored.float())
 
 
 def test_a_place_without_a_model_is_explained(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
