@@ -48,20 +48,18 @@ class ModuleState:
             return replace(self, pending_BSD=hidden_BTD, pending_documents_BS=documents_BT)
         slot_BT = phase.slots(documents_BT.shape[0], documents_BT.device)
         pending_BSD, pending_documents_BS = self._with_room(phase.size, hidden_BTD)
-        # The slot behind the last takes what belongs to no segment.
-        spare_BSD = torch.cat([pending_BSD, torch.zeros_like(hidden_BTD[:, :1])], dim=1)
-        spare_BS = torch.cat([pending_documents_BS, torch.full_like(documents_BT[:, :1], -1)], dim=1)
+        # A segment is written when every slot was filled anew, so nothing has to be cleared.
         index_BTD = slot_BT[:, :, None].expand_as(hidden_BTD)
         return replace(
             self,
-            pending_BSD=spare_BSD.scatter(1, index_BTD, hidden_BTD)[:, :-1],
-            pending_documents_BS=spare_BS.scatter(1, slot_BT, documents_BT)[:, :-1],
+            pending_BSD=pending_BSD.scatter(1, index_BTD, hidden_BTD),
+            pending_documents_BS=pending_documents_BS.scatter(1, slot_BT, documents_BT),
         )
 
     def commit(
         self, memory: Mapping[str, Tensor], document_R: Tensor, row_R: Int[Tensor, " R"], everyone: bool
     ) -> "ModuleState":
-        """New memories for some rows, whose next segment begins empty."""
+        """New memories for some rows."""
         if everyone:
             pending, documents = self.pending_BSD[:, :0], self.pending_documents_BS[:, :0]
             return ModuleState(memory, document_R, True, pending, documents)
@@ -70,7 +68,6 @@ class ModuleState:
             memory={key: value.index_copy(0, row_R, memory[key]) for key, value in self.memory.items()},
             document_B=self.document_B.index_copy(0, row_R, document_R),
             written=True,
-            pending_documents_BS=self.pending_documents_BS.index_fill(0, row_R, -1),
         )
 
     def _with_room(self, size: int, like_BTD: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,10 +37,9 @@ class Phase:
         ]
 
     def slots(self, rows: int, device: torch.device) -> Int[Tensor, "B T"]:
-        """Place of every column in its row's segment, from 0; `size` for padding on the left."""
+        """Place of every column in its row's segment, from 0; padding on the left counts backwards from its end."""
         padding_B = torch.tensor(self.left_padding or (0,) * rows, device=device)
-        since_BT = torch.arange(self.begin, self.end, device=device) - padding_B[:, None]
-        return torch.where(since_BT >= 0, since_BT % self.size, self.size)
+        return (torch.arange(self.begin, self.end, device=device) - padding_B[:, None]) % self.size
 
 
 def phases(begin: int, end: int, size: int, left_padding: tuple[int, ...]) -> Iterator[Phase]:
