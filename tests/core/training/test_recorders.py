@@ -1,9 +1,11 @@
 """What a run writes down, and what a resume does to it."""
 
 import errno
+import itertools
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -167,7 +169,14 @@ def test_curves_go_on_after_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("snapshot", [0, 2])
-def test_curves_past_the_snapshot_are_purged_also_past_the_first(tmp_path: Path, snapshot: int) -> None:
+def test_curves_past_the_snapshot_are_purged_also_past_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: int
+) -> None:
+    from tensorboard.summary.writer import event_file_writer
+
+    # Files are read in the order of their names, which begin with the second they were made in; then comes a count.
+    seconds = itertools.count(1)
+    monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda: next(seconds)))
     for begin, nll in ((0, 2.0), (snapshot, 1.0)):
         recorder = TensorBoard(tmp_path)
         recorder.on_start(start(begin))

@@ -36,9 +36,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:Mismatch dtype between input and
 TIMEOUT_SECONDS = 240
 TOLERANCE = {"fp32": 1e-6, "bf16": 1e-4}
 """Relative, of losses; a step of the same samples adds up its gradient in another order."""
-LAUNCH = (
-    "import sys; from dreamlm.core.training.backend.launch import launch; sys.exit(launch(sys.argv[1:], 2).exit_code)"
-)
+LAUNCH = """
+import sys
+from dreamlm.core.training.backend.launch import launch
+ended = launch(sys.argv[1:], 2)
+sys.stderr.write(ended.output)
+sys.exit(ended.exit_code)
+"""
 
 
 def names(cases: list[tuple[int, str]]) -> pytest.MarkDecorator:
