@@ -21,6 +21,7 @@ def steps_of(run: Path) -> list[dict[str, Any]]:
     return [event for event in events if event["event"] == "step"]
 
 
+@pytest.mark.slow
 def test_a_rank_without_memory_restarts_all_with_half_the_rows_and_the_same_steps(place: Workplace) -> None:
     run, alone = place.folder / "run", place.folder / "alone"
     place.train(alone, *SETS, "train.accumulation_steps=2")
