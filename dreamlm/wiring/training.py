@@ -142,7 +142,7 @@ def _require_optimizer(snapshot: Snapshot, run: Path) -> None:
         raise UserMistake(
             "this run cannot go on: its snapshot holds no optimizer state",
             where=str(run),
-            hint=f"start another run from its weights with --set model.init_from={run}",
+            hint=f"start another run with model.init_from={run} and a preset without model sizes and tokenizer",
         )
 
 
