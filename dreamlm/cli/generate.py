@@ -62,6 +62,7 @@ def generate(
     from dreamlm.cli.places import model_place
     from dreamlm.cli.prompts import batches, chosen_prompts
     from dreamlm.core.generation.generate import generate as continue_prompts
+    from dreamlm.core.training.memory import WRITING, within_memory
     from dreamlm.presets.resolve import resolve_values
     from dreamlm.wiring.loading import load
 
@@ -91,15 +92,18 @@ def generate(
     streamed = not as_json and prompts is not None and len(prompts) * samples == 1 and sys.stdout.isatty()
     repeated = (prompt for prompt in wanted for _ in range(samples))
     written = 0
-    for batch in batches(repeated, config.rows):
-        if streamed:
-            console.raw(batch[0])
-            continue_prompts(loaded.model, loaded.tokenizer, batch, config, lambda prompt, piece: console.raw(piece))
-            console.result("")
-            return
-        for text in continue_prompts(loaded.model, loaded.tokenizer, batch, config, first_prompt=written):
-            _tell(console, text, first=written == 0)
-            written += 1
+    with within_memory(WRITING.failure):
+        for batch in batches(repeated, config.rows):
+            if streamed:
+                console.raw(batch[0])
+                continue_prompts(
+                    loaded.model, loaded.tokenizer, batch, config, lambda prompt, piece: console.raw(piece)
+                )
+                console.result("")
+                return
+            for text in continue_prompts(loaded.model, loaded.tokenizer, batch, config, first_prompt=written):
+                _tell(console, text, first=written == 0)
+                written += 1
 
 
 def _tell(console: Console, text: "Generation", first: bool) -> None:

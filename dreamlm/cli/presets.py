@@ -31,10 +31,10 @@ def list_presets(as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def show(preset: Preset, sets: SetOption = None) -> None:
+def show(preset: Preset, sets: SetOption = None, as_json: JsonOption = False) -> None:
     """Print a preset as it will be used.
 
-    Parents and --set are applied, and every default is filled in.
+    Parents and --set are applied, and every default is filled in. It is JSON with --json and without.
     """
     from dreamlm.presets.resolve import resolve
 
@@ -73,10 +73,10 @@ def validate(
 
 
 @app.command()
-def schema() -> None:
+def schema(as_json: JsonOption = False) -> None:
     """Print the JSON Schema of preset files.
 
-    Every key with its type, range and meaning; editors check presets against it.
+    Every key with its type, range and meaning; editors check presets against it. It is JSON with --json and without.
     """
     from dreamlm.presets.schema import published_schema
 

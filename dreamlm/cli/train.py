@@ -45,12 +45,15 @@ def train(
     from dreamlm.cli.menu import choose_preset
     from dreamlm.cli.places import RUNS, has_snapshots
     from dreamlm.cli.ranks import command_line, run_ranks
+    from dreamlm.core.errors import UserMistake
     from dreamlm.presets.resolve import resolve
 
     console = Console(as_json)
     changes = [*(sets or ()), *([] if seed is None else [f"train.seed={seed}"])]
     chosen = None
     if preset is not None or run is None or not has_snapshots(run):
+        if preset is None and run is not None and not console.can_ask:
+            raise UserMistake("there is no run to continue here", where=str(run), hint="start one with --preset NAME")
         preset = preset or choose_preset(console)
         chosen = resolve(preset, changes)
     folder = run or RUNS / (chosen.name if chosen else "")

@@ -8,6 +8,7 @@ from dreamlm.core.errors import UserMistake
 from dreamlm.core.evaluation.report import PerplexityReport
 from dreamlm.core.evaluation.text import TextHeldOut
 from dreamlm.core.nn.positions.positions import LayerChoice
+from dreamlm.core.training.memory import MEASURING, within_memory
 from dreamlm.core.types import HeldOut
 from dreamlm.data_sources.corpus import Corpus
 from dreamlm.presets.layers import Assignment
@@ -57,7 +58,8 @@ def evaluate(request: EvaluationRequest, on_progress: Callable[[int, int], None]
         corpus = _corpus(request.corpus, loaded)
         held_out = corpus.held_out(preset.model.seq_length, request.max_tokens, preset.data.packing)
         names = corpus.source_names
-    return preset.eval.build().run(loaded.model, held_out, names, on_progress)
+    with within_memory(MEASURING.failure):
+        return preset.eval.build().run(loaded.model, held_out, names, on_progress)
 
 
 def _read(path: Path) -> str:

@@ -23,7 +23,7 @@ from dreamlm.core.generation.generate import generate
 from dreamlm.core.objectives.causal import CausalObjective
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.training.backend.backend import Backend, Tensors
-from dreamlm.core.training.backend.choose import build_backend
+from dreamlm.core.training.backend.choose import build_backend, choose_backend
 from dreamlm.core.training.backend.process_group import Place, as_the_first_rank, first_rank_first, gathered
 from dreamlm.core.training.hooks import Hook, Hooks, RunEnd, Sample
 from dreamlm.core.training.loop import Trainer
@@ -88,6 +88,7 @@ def train(request: TrainRequest, hook: Hook, progress: Progress) -> TrainingStat
                 _require_optimizer(snapshot, request.run)
             if first and snapshot is not None:
                 store.require_space(snapshot.size_bytes)
+            choose_backend(preset.train, place)  # what cannot train is said before a corpus is prepared
             trained_on = str(snapshot.state["corpus"]) if snapshot else ""
             corpus = prepare_corpus(preset, progress, request.corpus, request.workers, trained_on)
         if state is not None:

@@ -66,6 +66,14 @@ def test_a_run_that_is_nowhere_asks_for_a_preset(cli: Any, place: Path) -> None:
     assert outcome.err.startswith("error: this folder does not exist\nat: runs/absent\n")
 
 
+def test_a_mistyped_run_does_not_start_another_model(cli: Any, place: Path) -> None:
+    outcome = cli("train", "--run", "runs/absent")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == (
+        "error: there is no run to continue here\nat: runs/absent\nhelp: start one with --preset NAME\n"
+    )
+
+
 def test_prepare_explains_and_summarises(cli: Any, place: Path) -> None:
     assert cli("prepare", "--preset", "walk.json", "--explain").out == (
         "the corpus fits this preset and will be used as it is\n"

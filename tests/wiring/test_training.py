@@ -69,6 +69,14 @@ def test_without_a_preset_the_run_continues_with_its_own(place: Workplace, train
     assert json.loads((run / "preset.json").read_text())["train"]["train_tokens"] == 2048
 
 
+def test_what_cannot_train_is_said_before_a_corpus_is_prepared(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dreamlm.wiring.training.prepare_corpus", lambda *given: pytest.fail("too late"))
+    with pytest.raises(UserMistake, match="muon needs it whole"):
+        place.train(place.folder / "divided", "train.backend=deepspeed", "train.optimizer.type=muon")
+
+
 def test_an_empty_folder_has_nothing_to_continue(place: Workplace) -> None:
     with pytest.raises(UserMistake, match="no run to continue"):
         place.train(place.folder / "nothing", preset=False)

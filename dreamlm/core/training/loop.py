@@ -224,7 +224,7 @@ class Trainer:
 
     def _save(self, state: TrainingState, stop: StopRequest | None = None) -> None:
         """Commit a snapshot; while the disk is full, wait for space instead of dying, unless training has not begun."""
-        begin = time.monotonic()
+        begin, paused = time.monotonic(), False
         with self._on_record(state, memory.SAVING):
             tensors = self._backend.gather()
         while True:
@@ -234,20 +234,26 @@ class Trainer:
             except OutOfSpace as error:
                 if stop is None or stop.number:
                     raise
-                self._hooks.on_notice(f"paused: {error.what} in {error.where}; free some space and training goes on")
+                if not paused:
+                    self._hooks.on_notice(
+                        f"paused: {error.what} in {error.where}; free some space and training goes on"
+                    )
+                paused = True
                 time.sleep(self._config.retry_seconds)
         self._saved_at = time.monotonic()
         self._hooks.on_save(Saved(state.step, str(folder), time.monotonic() - begin))
         self._throughput.restart()
 
     def _start(self, state: TrainingState) -> None:
+        tokens_per_step = state.global_rows * self._stream.seq_length
+        coming = math.ceil((self._config.train_tokens - state.tokens) / tokens_per_step)
         self._hooks.on_start(
             RunStart(
                 step=state.step,
-                planned_steps=state.planned_steps,
+                planned_steps=state.step + coming,
                 tokens=state.tokens,
                 train_tokens=self._config.train_tokens,
-                tokens_per_step=state.global_rows * self._stream.seq_length,
+                tokens_per_step=tokens_per_step,
                 parameters=self._parameters,
                 vocab_size=self._backend.model.vocab_size,
                 precision=self._backend.precision,

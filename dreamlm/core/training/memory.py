@@ -49,6 +49,8 @@ EVALUATING = Phase(
     f"lower eval.rows, or {_SMALLER_MODEL}; at train.zero_stage=3 every process holds all weights meanwhile",
     "eval.rows",
 )
+MEASURING = Phase("measuring the model", "lower --batch-size or the windows' length, or measure on another --device")
+WRITING = Phase("writing texts", "lower --batch-size or the windows' length, or write on another --device")
 SAMPLING = Phase("writing samples", "lower generate.rows, or set train.sample_prompts=[]", "generate.rows")
 SAVING = Phase("gathering a snapshot in the memory of the first process", _SMALLER_MODEL)
 

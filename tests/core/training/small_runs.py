@@ -14,7 +14,7 @@ from dreamlm.core.objectives.causal import CausalObjective
 from dreamlm.core.training.backend.backend import Tensors
 from dreamlm.core.training.backend.single import SingleProcess
 from dreamlm.core.training.config import TrainingConfig
-from dreamlm.core.training.hooks import EvaluationReport, Hook, RunEnd, Sample, StepReport
+from dreamlm.core.training.hooks import EvaluationReport, Hook, RunEnd, RunStart, Sample, StepReport
 from dreamlm.core.training.loop import Trainer
 from dreamlm.core.training.state import TrainingState
 from dreamlm.core.training.surroundings import Surroundings, Validation
@@ -24,10 +24,14 @@ from dreamlm.core.training.surroundings import Surroundings, Validation
 class Memory(Hook):
     """Remembers every moment."""
 
+    starts: list[RunStart] = field(default_factory=list)
     steps: list[StepReport] = field(default_factory=list)
     evaluations: list[EvaluationReport] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     ends: list[RunEnd] = field(default_factory=list)
+
+    def on_start(self, start: RunStart) -> None:
+        self.starts.append(start)
 
     def on_step(self, report: StepReport) -> None:
         self.steps.append(report)
