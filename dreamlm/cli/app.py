@@ -60,7 +60,12 @@ app.command()(doctor.doctor)
 
 def main() -> None:
     """The console script."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if "RANK" in os.environ:
+        from dreamlm.core.training.backend.launch import end_rank
+
+        end_rank(code)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

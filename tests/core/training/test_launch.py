@@ -227,3 +227,12 @@ def test_no_process_at_all_is_a_mistake() -> None:
     with pytest.raises(RangeError, match="0 processes cannot train") as caught:
         launch(["true"], 0)
     assert caught.value.where == "--nproc"
+
+
+def test_a_rank_ends_with_its_code_whatever_the_interpreter_would_still_do() -> None:
+    script = (
+        "import atexit, os; from dreamlm.core.training.backend.launch import end_rank; "
+        "atexit.register(os.abort); print('said', end=''); end_rank(3)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (3, "said")

@@ -34,6 +34,7 @@ from dreamlm.core.objectives.causal import CausalObjective
 from dreamlm.core.training.backend import process_group
 from dreamlm.core.training.backend.backend import Backend, Tensors
 from dreamlm.core.training.backend.choose import build_backend
+from dreamlm.core.training.backend.launch import end_rank
 from dreamlm.core.training.backend.process_group import Place
 from dreamlm.core.training.sharing import validate_together
 
@@ -178,3 +179,4 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    end_rank(0)
