@@ -47,6 +47,11 @@ def test_diff_shows_the_keys_that_differ(cli: Any, tmp_path: Path) -> None:
     assert (outcome.code, outcome.out) == (0, "no difference\n")
 
 
+@pytest.mark.parametrize("command", [("schema",), ("show", "tiny")])
+def test_what_is_json_anyway_takes_the_flag_too(cli: Any, command: tuple[str, ...]) -> None:
+    assert cli("presets", *command, "--json").out == cli("presets", *command).out != ""
+
+
 def test_schema_is_json_that_names_its_dialect(cli: Any) -> None:
     schema = json.loads(cli("presets", "schema").out)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"

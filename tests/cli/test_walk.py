@@ -66,6 +66,22 @@ def test_a_run_that_is_nowhere_asks_for_a_preset(cli: Any, place: Path) -> None:
     assert outcome.err.startswith("error: this folder does not exist\nat: runs/absent\n")
 
 
+@pytest.mark.parametrize(
+    ("command", "doing"),
+    [(("eval",), "measuring the model"), (("generate", "The fox"), "writing texts")],
+)
+def test_memory_that_does_not_suffice_is_said_with_what_helps(
+    cli: Any, place: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], doing: str
+) -> None:
+    def exhausted(*arguments: object, **options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("dreamlm.core.nn.decoder.DreamLM.forward", exhausted)
+    outcome = cli(*command, "--run", "runs/walk")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err.startswith(f"error: out of memory while {doing}\nhelp: lower --batch-size")
+
+
 def test_a_mistyped_run_does_not_start_another_model(cli: Any, place: Path) -> None:
     outcome = cli("train", "--run", "runs/absent")
     assert (outcome.code, outcome.out) == (2, "")

@@ -27,9 +27,10 @@ class ModuleState:
     written: bool
     """Whether any row's memory was written to."""
     pending_BSD: Float[Tensor, "B S D"]
-    """Vectors of the unfinished segment by their place in it; no columns as long as segments come whole."""
+    """Vectors of the unfinished segment by their place in it; places that it has not reached may hold the segment
+    before. No columns as long as segments come whole."""
     pending_documents_BS: Int[Tensor, "B S"]
-    """Their documents, -1 where none has come yet."""
+    """Their documents, -1 where nothing ever was."""
 
     @classmethod
     def start(cls, blank: Mapping[str, Tensor], rows: int, device: torch.device) -> "ModuleState":

@@ -59,8 +59,8 @@ class Ended:
 def end_rank(code: int) -> NoReturn:
     """End this process at once, everything it had to say and to save being out.
 
-    The interpreter's own exit destroys what threads of the process group may still use, and then C++ aborts
-    ("terminate called without an active exception"): a run that had finished would end with exit code 134, rarely.
+    Under load, ranks that had finished were seen to end with exit code 134, rarely: "terminate called without an active
+    exception", which is what C++ says when the interpreter's own exit destroys a thread that still runs.
     """
     sys.stdout.flush()
     sys.stderr.flush()
