@@ -109,13 +109,14 @@ def remove_tree(files: FileSystem, folder: Path, first: str) -> None:
     files.remove_folder(folder)
 
 
+ELSEWHERE = "another folder with --run DIR"
 SPARE_BYTES = 1 << 20
 """Room beyond the expected bytes for manifests, folder entries and block rounding."""
 
 
-def require_free(files: FileSystem, path: Path, expected_bytes: int) -> None:
+def require_free(files: FileSystem, path: Path, expected_bytes: int, elsewhere: str) -> None:
     """Raises: OutOfSpace when the disk of the path, which need not exist yet, has no room for so many bytes."""
     place = next(one for one in (path, *path.absolute().parents) if one.exists())
     needed, free = expected_bytes + SPARE_BYTES, files.free_bytes(place)
     if free < needed:
-        raise OutOfSpace(str(path), needed, free)
+        raise OutOfSpace(str(path), needed, free, elsewhere)

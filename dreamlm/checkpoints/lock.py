@@ -3,7 +3,7 @@
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,8 @@ LOCK, HOLDER = ".lock", ".lock-holder.json"
 class RunLock:
     """Held by the process that may write to a run folder; entering it again while it is held is free.
 
-    The operating system releases it when the process dies, however it dies.
+    The operating system releases it when the process dies, however it dies. A folder that got nothing else is gone
+    when the lock is: a command that failed before it wrote anything leaves nothing behind.
     """
 
     def __init__(self, run: Path) -> None:
@@ -27,6 +28,7 @@ class RunLock:
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Raises: StoreLocked naming the holder's process id."""
+        made = [folder for folder in (self._run, *self._run.parents) if not folder.exists()]
         self._run.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
@@ -38,7 +40,15 @@ class RunLock:
                 (self._run / HOLDER).write_text(json.dumps(holder) + "\n", encoding="utf-8")
             yield
         finally:
+            if self._lock.lock_counter == 1 and self._is_unused():
+                # Deleted while it is held: whoever waits for it sees that its file has no name, and makes a new one.
+                (self._run / HOLDER).unlink(missing_ok=True)
+                (self._run / LOCK).unlink(missing_ok=True)
             self._lock.release()
+            _remove_empty(made)
+
+    def _is_unused(self) -> bool:
+        return self._run.is_dir() and {path.name for path in self._run.iterdir()} <= {LOCK, HOLDER}
 
     def _locked(self) -> StoreLocked:
         try:
@@ -51,3 +61,12 @@ class RunLock:
             where=str(self._run),
             hint="wait for it or stop it, or give this command another folder with --run DIR",
         )
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, innermost first, up to one that holds something."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import final
 
 from dreamlm.checkpoints.deletion import Deletion
-from dreamlm.checkpoints.files import SPARE_BYTES, DiskFiles, FileSystem, remove_tree, require_free
+from dreamlm.checkpoints.files import ELSEWHERE, SPARE_BYTES, DiskFiles, FileSystem, remove_tree, require_free
 from dreamlm.checkpoints.found import SnapshotInfo, named_folders, newest_first, read_info
 from dreamlm.checkpoints.lock import RunLock
 from dreamlm.checkpoints.manifest import MANIFEST, Digest, Record
@@ -93,7 +93,7 @@ class Store:
                 self._discard(incoming)
                 if is_out_of_space(error):
                     free = self._files.free_bytes(self.folder)
-                    raise OutOfSpace(str(self.folder), expected_bytes + SPARE_BYTES, free) from error
+                    raise OutOfSpace(str(self.folder), expected_bytes + SPARE_BYTES, free, ELSEWHERE) from error
                 raise
             except BaseException:
                 self._discard(incoming)
@@ -104,7 +104,7 @@ class Store:
 
     def require_space(self, expected_bytes: int) -> None:
         """Raises: OutOfSpace when the disk has no room for a snapshot of this size beside the ones it holds."""
-        require_free(self._files, self.folder, expected_bytes)
+        require_free(self._files, self.folder, expected_bytes, ELSEWHERE)
 
     def snapshots(self) -> tuple[SnapshotInfo, ...]:
         """All snapshots that bear a name, newest first.

@@ -1,7 +1,7 @@
 """The `dreamlm` command: its subcommands, and the one boundary where errors become text and exit codes.
 
 Exit codes: 0 done, 1 failed, 2 the user's mistake, 75 out of memory until a smaller micro-batch is set, 130 or 143
-interrupted by SIGINT or SIGTERM.
+interrupted by SIGINT or SIGTERM, 141 nobody reads the output any more (`dreamlm ... | head`).
 """
 
 import errno
@@ -60,6 +60,7 @@ app.command()(doctor.doctor)
 
 def main() -> None:
     """The console script."""
+    _open_standard_streams()
     code = run(sys.argv[1:])
     if "RANK" in os.environ:
         from dreamlm.core.training.backend.launch import end_rank
@@ -75,7 +76,8 @@ def run(arguments: Sequence[str]) -> int:
         app(args=list(arguments), prog_name="dreamlm")
     except SystemExit as end:
         _raise_if_not_ours(end)
-        code = end.code if isinstance(end.code, int) else 0
+        gone = isinstance(end.__context__, BrokenPipeError)
+        code = READER_GONE if gone else end.code if isinstance(end.code, int) else 0
     except Interrupted as interruption:
         Console().notice(str(interruption))
         code = 128 + interruption.signal_number
@@ -90,8 +92,12 @@ def run(arguments: Sequence[str]) -> int:
     return _flushed(code)
 
 
+READER_GONE = 128 + signal.SIGPIPE
+"""As the shell reports a command that SIGPIPE ended."""
+
 _SURROUNDINGS = {
     errno.EACCES: "check the permissions, or choose another place",
+    errno.EBADF: "the output was closed before the command began, as `>&-` does: send it to a file or to /dev/null",
     errno.EDQUOT: "free some space, or choose another place",
     errno.EEXIST: "a folder is needed here, and a file is in the way: choose another place",
     errno.EIO: "the disk or the network behind it fails",
@@ -122,6 +128,21 @@ def _end_cleanly_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, end)
 
 
+def _open_standard_streams() -> None:
+    """Fill descriptors that were closed before we began, lest a file of ours get one and the output go there.
+
+    What then is written to stdout fails as it is flushed; what is written to stderr is lost.
+    """
+    flags = (os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)
+    for descriptor, flag in enumerate(flags):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, flag)  # takes the lowest that is free
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115  open as long as the process is
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
 def _raise_if_not_ours(end: SystemExit) -> None:
     """Typer ends quietly on every EPIPE; only one from our own closed stdout or stderr deserves that."""
     cause = end.__context__
@@ -141,7 +162,9 @@ def _flushed(code: int) -> int:
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError) and code == 0:
+        if isinstance(error, BrokenPipeError):
+            return code or READER_GONE
+        if code == 0:
             Console().error(_refused_by_the_system(error) if error.errno in _SURROUNDINGS else DreamLMError(str(error)))
         return code or 1
     return code

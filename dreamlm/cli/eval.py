@@ -66,19 +66,24 @@ def evaluate(
         report = run_evaluation(
             request, lambda done, total: line.show(f"evaluate  {done}/{total} batches", done / total)
         )
-    if out is not None:
-        _write(report, out)
     if as_json:
         console.document(report.to_json())
     else:
         _tell(console, report)
+    if out is not None:
+        _write(report, out)  # last, so that a full disk does not cost the measurement
 
 
 def _write(report: "PerplexityReport", folder: Path) -> None:
+    from dreamlm.core.errors import DreamLMError
     from dreamlm.core.evaluation.plots import plot_report
 
-    (folder / "report.json").write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
-    plot_report(report, folder / "report.png")
+    try:
+        (folder / "report.json").write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+        plot_report(report, folder / "report.png")
+    except OSError as error:
+        what = f"the report could not be written: {error.strerror or error}"
+        raise DreamLMError(what, where=str(folder), hint="--json prints it as well") from error
 
 
 def _tell(console: Console, report: "PerplexityReport") -> None:

@@ -68,13 +68,23 @@ class LiveTraining(Hook):
 
 @final
 class JsonTraining(Hook):
-    """Each moment as one JSON line on stdout, named by its `event`; notices stay on stderr."""
+    """Each moment as one JSON line on stdout, named by its `event`; notices stay on stderr.
+
+    Training goes on when nobody reads them any more.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._is_read = True
 
     def _tell(self, event: str, moment: RunStart | StepReport | EvaluationReport | Sample | Saved | RunEnd) -> None:
-        self._console.json_line({"event": event, **asdict(moment)})
+        if not self._is_read:
+            return
+        try:
+            self._console.json_line({"event": event, **asdict(moment)})
+        except BrokenPipeError:
+            self._is_read = False
+            self._console.notice("nobody reads stdout any more; training goes on, and metrics.jsonl has every step")
 
     def on_start(self, start: RunStart) -> None:
         self._tell("start", start)

@@ -20,12 +20,17 @@ def snapshot_folder(name: str | None, run: Path | None) -> Path:
     """The snapshot that `NAME|DIR` and `--run` mean together.
 
     A name such as lm_prev belongs to `--run`; a folder is a snapshot itself, or a run whose latest snapshot is meant.
-    Raises: UserMistake when neither was given.
+    Raises: UserMistake when neither was given, or there is no such folder.
     """
     if name is not None and run is not None:
-        return run / "checkpoints" / name
-    place = Path(name) if name is not None else run_folder(run)
-    return place / "checkpoints" / LATEST if (place / "checkpoints").is_dir() or name is None else place
+        folder = run / "checkpoints" / name
+    else:
+        place = Path(name) if name is not None else run_folder(run)
+        folder = place / "checkpoints" / LATEST if (place / "checkpoints").is_dir() or name is None else place
+    if not folder.exists():
+        hint = "dreamlm ckpt list --run DIR shows the snapshots of a run"
+        raise UserMistake("there is no such snapshot", where=str(folder), hint=hint)
+    return folder
 
 
 def model_place(checkpoint: Path | None, run: Path | None) -> Path:

@@ -1,6 +1,5 @@
 """`dreamlm presets`: look at presets and check them."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,15 +88,12 @@ def diff(left: Preset, right: Preset, as_json: JsonOption = False) -> None:
 
     Compared after parents and defaults.
     """
+    from dreamlm.presets.difference import differences
     from dreamlm.presets.resolve import resolve
 
     console = Console(as_json)
-    first, second = (dict(_leaves(resolve(preset).model_dump(mode="json"))) for preset in (left, right))
-    rows = [
-        {"key": key, left: first.get(key), right: second.get(key)}
-        for key in dict.fromkeys([*first, *second])
-        if first.get(key) != second.get(key)
-    ]
+    first, second = (resolve(preset).model_dump(mode="json") for preset in (left, right))
+    rows = [{"key": key, left: before, right: after} for key, before, after in differences(first, second)]
     if as_json:
         console.document(rows)
     elif rows:
@@ -107,16 +103,9 @@ def diff(left: Preset, right: Preset, as_json: JsonOption = False) -> None:
         console.result("no difference")
 
 
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, dict):
-        yield key, value
-        return
-    for name, inner in value.items():
-        yield from _leaves(inner, f"{key}.{name}" if key else name)
-
-
 def _short(value: Any) -> str:
     import json
 
     text = value if isinstance(value, str) else "-" if value is None else json.dumps(value, ensure_ascii=False)
+    text = text.replace("\n", "\\n")
     return text if len(text) <= 60 else text[:57] + "..."

@@ -96,13 +96,13 @@ class StoreLocked(UserMistake):
 class OutOfSpace(DreamLMError):
     """The disk has not enough room for what is about to be written."""
 
-    def __init__(self, path: str, needed_bytes: int, free_bytes: int, option: str = "--run DIR") -> None:
-        """`option`: what chooses another folder."""
+    def __init__(self, path: str, needed_bytes: int, free_bytes: int, elsewhere: str) -> None:
+        """`elsewhere`: what the user may choose instead."""
         self.path, self.needed_bytes, self.free_bytes = path, needed_bytes, free_bytes
         super().__init__(
             f"not enough disk space: {needed_bytes / 1e6:,.1f} MB needed, {free_bytes / 1e6:,.1f} MB free",
             where=path,
-            hint=f"free some space, or choose another folder with {option}",
+            hint=f"free some space, or choose {elsewhere}",
         )
 
 

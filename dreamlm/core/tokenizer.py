@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import tokenizers
 from pydantic import Field
@@ -15,6 +15,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors,
 
 from dreamlm.core.config import ConfigModel, choice
 from dreamlm.core.errors import DataError, RangeError, UserMistake
+from dreamlm.core.hub import from_hub
 
 END_OF_DOCUMENT = "<|endoftext|>"
 PADDING = "<|padding|>"
@@ -106,8 +107,13 @@ class Tokenizer:
         """
         from transformers import AutoTokenizer  # over a second of import time
 
+        def load(local_files_only: bool) -> Any:
+            return AutoTokenizer.from_pretrained(
+                config.path, revision=config.revision, trust_remote_code=False, local_files_only=local_files_only
+            )
+
         try:
-            loaded = AutoTokenizer.from_pretrained(config.path, revision=config.revision, trust_remote_code=False)
+            loaded = load(True) if Path(config.path).is_dir() else from_hub(config.path, load)
         except (OSError, ValueError, ImportError) as error:
             reason = str(error).strip().splitlines()[0]
             hint = "give a transformers model id, or a folder that holds a tokenizer.json; `bpe` needs no download"

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from dreamlm.core.errors import OutOfSpace, is_out_of_space
 
-CHOSEN_BY = "--corpus DIR"
-"""What says where a corpus goes."""
+ELSEWHERE = "another folder with --corpus DIR"
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -45,7 +44,7 @@ def require_space(folder: Path, needed_bytes: int) -> None:
     """Raises: OutOfSpace when the file system of the folder has less room than needed."""
     free = free_bytes(folder)
     if free < needed_bytes:
-        raise OutOfSpace(str(folder), needed_bytes, free, CHOSEN_BY)
+        raise OutOfSpace(str(folder), needed_bytes, free, ELSEWHERE)
 
 
 @contextmanager
@@ -56,8 +55,8 @@ def full_disk_explained(folder: Path, needed_bytes: Callable[[], int]) -> Iterat
     except OSError as error:
         if not is_out_of_space(error):
             raise
-        raise OutOfSpace(str(folder), needed_bytes(), free_bytes(folder), CHOSEN_BY) from error
+        raise OutOfSpace(str(folder), needed_bytes(), free_bytes(folder), ELSEWHERE) from error
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
             raise
-        raise OutOfSpace(str(folder), needed_bytes(), free_bytes(folder), CHOSEN_BY) from error
+        raise OutOfSpace(str(folder), needed_bytes(), free_bytes(folder), ELSEWHERE) from error

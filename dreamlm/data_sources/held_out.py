@@ -40,7 +40,7 @@ class HeldOutDocuments:
         end_of_document_id: int,
         padding_id: int,
     ) -> None:
-        self._seq_length, self._packing, self._padding_id = seq_length, packing, padding_id
+        self._packing, self._padding_id = packing, padding_id
         self._sequences = {
             part.source: TokenSequence(
                 [_already_open(shard) for shard in part.shards],
@@ -49,10 +49,12 @@ class HeldOutDocuments:
             )
             for part in parts
         }
+        longest = max((sequence.length - 1 for sequence in self._sequences.values()), default=1)
+        self._length = min(seq_length, longest)  # a longer window would hold padding only
         self.windows = [
             Window(source=source, index=index, epoch=0)
             for source, sequence in self._sequences.items()
-            for index in range(-(-(sequence.length - 1) // seq_length))
+            for index in range(-(-(sequence.length - 1) // self._length))
         ]
         self.tokens = sum(part.tokens for part in parts)
         self.utf8_bytes = sum(int(shard.document_bytes.sum()) for part in parts for shard in part.shards)
@@ -80,11 +82,11 @@ class HeldOutDocuments:
 
     def read(self, windows: Sequence[Window]) -> Batch:
         """The tokens of the windows; positions after the end of a source are padding, document -1."""
-        tokens = np.full((len(windows), self._seq_length + 1), self._padding_id, dtype=np.int64)
+        tokens = np.full((len(windows), self._length + 1), self._padding_id, dtype=np.int64)
         documents = np.full(tokens.shape, -1, dtype=np.int32)
         for row, window in enumerate(windows):
-            sequence, start = self._sequences[window.source], window.index * self._seq_length
-            real = min(self._seq_length + 1, sequence.length - start)
+            sequence, start = self._sequences[window.source], window.index * self._length
+            real = min(self._length + 1, sequence.length - start)
             cut(sequence, start, self._packing, tokens[row, :real], documents[row, :real])
         sources = np.array([window.source for window in windows], dtype=np.int32)
         return Batch(tokens=tokens, documents=documents, sources=sources, windows=tuple(windows))

@@ -112,21 +112,26 @@ class Preparation:
         return key
 
     def _looked_at(self, source: Source, look: Callable[[], str]) -> str:
-        """What a look at the source says, or UNKNOWN, with a notice."""
+        """What a look at the source says, or UNKNOWN, with a notice when there is a corpus that may be out of date."""
         try:
             return look()
         except DataError as error:
-            what = f"source {source.name} cannot be looked at: {reason(error)}"
-            self.progress.notice(f"{what}; a corpus that is there is taken to be up to date")
+            if self._corpus_exists():
+                what = f"source {source.name} cannot be looked at: {reason(error)}"
+                self.progress.notice(f"{what}; the corpus that is there is taken to be up to date")
             return UNKNOWN
 
     def _tokenizer_component(self) -> str:
         try:
             return tokenizer_component(self.tokenizer_config)
         except UserMistake as error:
-            what = f"the tokenizer {error.where} cannot be looked at"
-            self.progress.notice(f"{what}; a corpus that is there is taken to be made with it")
+            if self._corpus_exists():
+                what = f"the tokenizer {error.where} cannot be looked at"
+                self.progress.notice(f"{what}; the corpus that is there is taken to be made with it")
             return UNKNOWN
+
+    def _corpus_exists(self) -> bool:
+        return (self.folder / MANIFEST_FILE).exists()
 
     def differences(self) -> list[Difference]:
         """Why the corpus in the folder cannot be used for this request; empty when it can."""
@@ -175,7 +180,8 @@ class Preparation:
     @contextmanager
     def _only_one(self) -> Iterator[None]:
         """Wait until no other process prepares this corpus."""
-        lock = FileLock(self.folder.parent / f".{self.folder.name}.lock")
+        path = self.folder.parent / f".{self.folder.name}.lock"
+        lock = FileLock(path)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -184,6 +190,7 @@ class Preparation:
         try:
             yield
         finally:
+            path.unlink(missing_ok=True)  # while it is held: whoever waits sees that it has no name, and makes another
             lock.release()
 
 

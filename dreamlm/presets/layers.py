@@ -6,7 +6,7 @@ other `data.sources`: they start without the `data.source_weights` that were bel
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +41,12 @@ class Layers:
         """These values with a file's on top; `name` is how messages call the file."""
         places = {path: f"{name}:{line}" for path, line in document.lines.items()}
         below = _without_weights(self.values) if _names_sources(document.values) else self.values
-        return Layers(merge(below, document.values), (*self.written, places))
+        return Layers(merge(below, document.values), self.written).with_places(places)
+
+    def with_places(self, places: Mapping[KeyPath, str]) -> "Layers":
+        """These values, the topmost of which were written at `places`; what they replaced is forgotten."""
+        left = [{path: at for path, at in below.items() if _holds(self.values, path)} for below in self.written]
+        return Layers(self.values, (*left, places))
 
     def with_assignments(self, assignments: Sequence[str | Assignment]) -> tuple["Layers", list[Mistake]]:
         """These values with each `a.b=c` on top, and the mistakes of those that cannot be applied.
@@ -50,7 +55,7 @@ class Layers:
         stands; weights that are assigned as well stay.
         The value is read as JSON where it is JSON (`3`, `true`, `null`, `["a"]`), as plain text otherwise.
         """
-        values, written, mistakes = self.values, list(self.written), []
+        layers, mistakes = self, []
         changes: list[tuple[KeyPath, Any, str]] = []
         for assignment in assignments:
             if isinstance(assignment, str):
@@ -63,15 +68,16 @@ class Layers:
             else:
                 mistakes.append(Mistake(typed, "is not KEY=VALUE", "for example --set train.seed=1"))
         if any(_names_sources(_assign(None, path, value)) for path, value, _ in changes):
-            values = _without_weights(values)
+            layers = Layers(_without_weights(self.values), self.written)
         for path, value, typed in changes:
             try:
-                values = _assign(values, path, value)
+                values = _assign(layers.values, path, value)
             except LookupError as error:
                 mistakes.append(Mistake(dotted(path), str(error.args[0]), typed))
             else:
-                written.append({path: typed})
-        return Layers(values, tuple(written)), mistakes
+                places = {path + inside: typed for inside in _paths(value)}
+                layers = Layers(values, layers.written).with_places(places)
+        return layers, mistakes
 
 
 def merge(below: Any, above: Any) -> Any:
@@ -102,6 +108,29 @@ def _assign(below: Any, path: KeyPath, value: Any) -> Any:
         return [*below[:part], _assign(below[part], rest, value), *below[part + 1 :]]
     inside = below.get(str(part)) if isinstance(below, dict) else None
     return merge(below, {str(part): _assign(inside, rest, value)})
+
+
+def _inside(value: Any) -> Iterable[tuple[str | int, Any]]:
+    """The parts of an object or a list by key or index; of anything else, none."""
+    if isinstance(value, dict):
+        return value.items()
+    return enumerate(value) if isinstance(value, list) else ()
+
+
+def _paths(value: Any) -> Iterator[KeyPath]:
+    """Of a value and of everything in it, from the value on."""
+    yield ()
+    for part, inner in _inside(value):
+        yield from ((part, *path) for path in _paths(inner))
+
+
+def _holds(value: Any, path: KeyPath) -> bool:
+    for part in path:
+        inside = dict(_inside(value))
+        if part not in inside:
+            return False
+        value = inside[part]
+    return True
 
 
 def _names_sources(values: Any) -> bool:

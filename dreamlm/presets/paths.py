@@ -45,8 +45,20 @@ def _paths(value: Any, folder: Path) -> Any:
     if isinstance(value, list):
         return [_paths(inner, folder) for inner in value]
     elsewhere = not isinstance(value, str) or value.startswith("~") or "://" in value
-    return value if elsewhere else str(folder / value)
+    return value if elsewhere else _written_one_way(folder / value)
 
 
 def _folder(value: Any, folder: Path) -> Any:
-    return str(folder / value) if isinstance(value, str) and (folder / value).is_dir() else value
+    return _written_one_way(folder / value) if isinstance(value, str) and (folder / value).is_dir() else value
+
+
+def _written_one_way(path: Path) -> str:
+    """The path without `..`, which leaves the folder that a link before it points to, not the one that holds the link.
+
+    Two ways to write one path are then no difference between two presets.
+    """
+    parts = path.parts
+    if ".." not in parts:
+        return str(path)
+    end = len(parts) - parts[::-1].index("..")
+    return str(Path(*parts[:end]).resolve().joinpath(*parts[end:]))

@@ -12,6 +12,7 @@ from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.extension import extended
 from dreamlm.core.nn.positions.positions import LayerChoice
 from dreamlm.core.tokenizer import Tokenizer
+from dreamlm.core.training.memory import LOADING, within_memory
 from dreamlm.core.training.state import TrainingState
 from dreamlm.presets.resolve import resolve_values
 from dreamlm.presets.schema import Preset
@@ -50,17 +51,18 @@ def load(
     preset = resolve_values(snapshot.preset, str(folder / "preset.json"))
     tokenizer = Tokenizer.load(folder)
     weights = dict(snapshot.model)
-    if extend_max_seq_len is not None:
-        config, weights = extended(preset.model, weights, extend_max_seq_len, rescale_layers)
-        preset = preset.model_copy(update={"model": config})
-    model = preset.model.build(snapshot.config["vocab_size"])
-    lacking = model.load_state_dict(weights, strict=False).missing_keys
+    on_device = choose_device(device)
+    with within_memory(LOADING.failure):
+        if extend_max_seq_len is not None:
+            config, weights = extended(preset.model, weights, extend_max_seq_len, rescale_layers)
+            preset = preset.model_copy(update={"model": config})
+        model = preset.model.build(snapshot.config["vocab_size"]).to(on_device)
+        lacking = model.load_state_dict(weights, strict=False).missing_keys
     tied = {"head.weight"} if preset.model.tie_embeddings else set()
     if missing := [name for name in lacking if name not in tied]:
         hint = "dreamlm ckpt list shows the run's other snapshots; dreamlm ckpt rotate goes back to one"
         raise CheckpointError(f"the snapshot lacks {', '.join(missing)}", where=str(folder), hint=hint)
-    model.to(choose_device(device)).eval()
-    return Loaded(model, tokenizer, preset, TrainingState.from_json(dict(snapshot.state)), folder)
+    return Loaded(model.eval(), tokenizer, preset, TrainingState.from_json(dict(snapshot.state)), folder)
 
 
 def snapshot_folder(path: Path) -> Path:

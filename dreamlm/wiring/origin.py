@@ -5,7 +5,6 @@
 2. `Origin.weights` gives the tensors when the model is built, once: a run that goes on has its own.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +16,20 @@ from torch import Tensor
 from dreamlm.checkpoints.convert.stock import read_decoder, read_weights
 from dreamlm.checkpoints.verification import verify
 from dreamlm.core.errors import CheckpointError, Mistake, PresetError, UserMistake
+from dreamlm.core.hub import from_hub
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.extension import extended
 from dreamlm.core.nn.positions.learned import Learned
 from dreamlm.core.tokenizer import Pretrained, Tokenizer
+from dreamlm.presets.difference import leaves
 from dreamlm.presets.layers import merge
 from dreamlm.presets.resolve import resolve_values
 from dreamlm.presets.schema import Preset
 from dreamlm.wiring.loading import snapshot_folder
-from dreamlm.wiring.resume import leaves
 
 OWN = ("dropout", "modules", "segment_length", "seq_length")
 """What a preset says about the model whatever it starts from: how it is trained, and what is added to it."""
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_LEAVE_OUT = "leave it out, here and in the presets that this one extends"
 _FILES = ["*.json", "*.safetensors"]
 
 
@@ -136,7 +136,7 @@ def _conflicts(preset: Preset, said: Mapping[str, Any], origin: Origin) -> Itera
     for key, value in leaves(said["model"]):
         if key.partition(".")[0] not in own and theirs.get(key) != value:
             message = f"is {value!r} here, {theirs.get(key)!r} in the model to start from"
-            yield Mistake(f"model.{key}", message, "leave it out")
+            yield Mistake(f"model.{key}", message, _LEAVE_OUT)
     most = origin.config.seq_length
     length = said["model"].get("seq_length", most)
     if isinstance(origin.config.positions, Learned.Config) and length < most:
@@ -145,10 +145,10 @@ def _conflicts(preset: Preset, said: Mapping[str, Any], origin: Origin) -> Itera
         return
     if not isinstance(preset.tokenizer, Pretrained):
         what = f"is learned anew here, but the weights of {origin.name} know the tokens of its own"
-        yield Mistake("tokenizer", what, "leave it out")
+        yield Mistake("tokenizer", what, _LEAVE_OUT)
     elif Tokenizer.pretrained(preset.tokenizer).digest != Tokenizer.pretrained(origin.tokenizer).digest:
         what = f"is that of {preset.tokenizer.path} here, which is another than that of {origin.name}"
-        yield Mistake("tokenizer.path", what, "leave the tokenizer out")
+        yield Mistake("tokenizer.path", what, _LEAVE_OUT)
 
 
 def _with_rows(weight_VD: Tensor, rows: int) -> Tensor:
@@ -168,8 +168,6 @@ def _folder(name: str) -> Path:
     if path.is_file():
         hint = "dreamlm ckpt import makes a run of a .pth file"
         raise UserMistake("a model to start from is a folder, this is a file", where=name, hint=hint)
-    if not _HUB_ID.fullmatch(name):
-        raise UserMistake("the folder of the model to start from does not exist", where=name)
     return _downloaded(name)
 
 
@@ -177,12 +175,15 @@ def _downloaded(model_id: str) -> Path:
     """The files of a model on the hub, from its cache where they are there already."""
     from huggingface_hub import snapshot_download  # half a second of import time
 
+    def load(local_files_only: bool) -> Path:
+        return Path(snapshot_download(model_id, allow_patterns=_FILES, local_files_only=local_files_only))
+
     try:
-        return Path(snapshot_download(model_id, allow_patterns=_FILES))
+        return from_hub(model_id, load)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserMistake(
-            f"there is no such folder, and no model of that name came from the hub: {reason}",
+            f"no model to start from could be read: {reason}",
             where=f"model.init_from={model_id}",
-            hint="without a network, name the folder of a model that is on this machine",
+            hint="give a folder on this machine, or a model id of the hub",
         ) from error

@@ -4,19 +4,20 @@ Free: what changes neither weights nor order. With `--allow-changes`: what chang
 is trained. Never: what would make another run of it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 from dreamlm.core.errors import ResumeMismatch
+from dreamlm.presets.difference import differences
 from dreamlm.presets.schema import Preset
 
 FREE = (
     "name",
     "description",
     "extends",
-    "eval.*",
-    "generate.*",
+    "eval",
+    "generate",
     "train.train_tokens",
     "train.eval_tokens",
     "train.validation_tokens",
@@ -35,7 +36,7 @@ ALLOWED = (
     "model.dropout",
     "train.optimizer.learning_rate",
     "train.optimizer.weight_decay",
-    "train.optimizer.betas*",
+    "train.optimizer.betas",
     "train.optimizer.epsilon",
     "train.optimizer.momentum",
     "train.optimizer.others.*",
@@ -54,7 +55,7 @@ def check_resume(before: Mapping[str, Any], now: Preset, allow_changes: bool) ->
         what = f"per_gpu_batch_size * accumulation_steps: the run has {rows_before}, the request {rows_now}"
         refused.append(("train.per_gpu_batch_size", what))
     for key, old, new in differences(before, now.model_dump(mode="json")):
-        sentence = f"{key}: the run has {old!r}, the request {new!r}"
+        sentence = f"{key}: the run has {_shown(old)}, the request {_shown(new)}"
         if _any(key, FREE):
             continue
         if _any(key, ALLOWED) and allow_changes:
@@ -73,26 +74,14 @@ def check_resume(before: Mapping[str, Any], now: Preset, allow_changes: bool) ->
     return accepted
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """(dotted key, old value, new value) of every leaf that differs; an absent value is None."""
-    old, new = dict(leaves(before)), dict(leaves(now))
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
-            yield key, old.get(key), new.get(key)
-
-
-def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of everything in nested objects that is no object itself."""
-    if isinstance(value, Mapping) and value:
-        for name, inner in value.items():
-            yield from leaves(inner, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, value
-
-
 def _rows(train: Mapping[str, Any]) -> int:
     return int(train["per_gpu_batch_size"] * train["accumulation_steps"])
 
 
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else repr(value)
+
+
 def _any(key: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(key, pattern) for pattern in patterns)
+    """Whether a pattern fits the key, or an object or list that it lies in."""
+    return any(fnmatchcase(key, pattern) or fnmatchcase(key, f"{pattern}.*") for pattern in patterns)

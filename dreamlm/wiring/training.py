@@ -45,6 +45,9 @@ from dreamlm.wiring.places import RunFolder
 from dreamlm.wiring.resume import check_resume
 from dreamlm.wiring.saver import NoSaver, SnapshotSaver
 
+_LEAST_COPIES = 2
+"""A snapshot holds the weights, and of each optimizer at least one number for every weight."""
+
 
 @dataclass(frozen=True)
 class TrainRequest:
@@ -71,8 +74,6 @@ def train(request: TrainRequest, hook: Hook, progress: Progress) -> TrainingStat
     device = place.device() if request.device == "auto" else choose_device(request.device)
     first = place.rank == 0
     store = Store(request.run, on_notice=hook.on_notice)
-    if first:
-        request.run.mkdir(parents=True, exist_ok=True)
     with gathered(place, device), store.lock() if first else nullcontext():
         with first_rank_first():
             for sentence in store.repair() if first else ():
@@ -230,6 +231,8 @@ class _Training:
         torch.manual_seed(derive_seed(train.seed, "weights"))
         if snapshot is None:
             model = initial_model(self._preset, self._tokenizer.vocab_size)
+            if self._around.store is not None:
+                self._around.store.require_space(_LEAST_COPIES * sum(weight.nbytes for weight in model.parameters()))
         else:
             model = self._preset.model.build(snapshot.config["vocab_size"])
         model.to(self._around.device)

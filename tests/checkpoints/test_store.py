@@ -13,6 +13,7 @@ from faulty_files import FaultyFiles
 from small_snapshots import ROOM, commit, steps, writer
 
 from dreamlm.checkpoints.files import SPARE_BYTES
+from dreamlm.checkpoints.lock import HOLDER, LOCK
 from dreamlm.checkpoints.manifest import Digest, Record
 from dreamlm.checkpoints.store import Store
 from dreamlm.checkpoints.verification import verify
@@ -142,6 +143,19 @@ def test_another_process_is_refused_and_told_who_holds_the_run(tmp_path: Path) -
         said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     assert said.startswith(f"another dreamlm writes to this run: process {os.getpid()} on ")
     assert f"at: {tmp_path}\n" in said
+
+
+def test_a_lock_on_nothing_leaves_nothing_and_a_used_folder_stays(tmp_path: Path) -> None:
+    with Store(tmp_path / "a" / "b").lock():
+        assert (tmp_path / "a" / "b").is_dir()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    with Store(tmp_path / "mine").lock():
+        pass
+    assert list((tmp_path / "mine").iterdir()) == []
+    with Store(tmp_path / "mine").lock():
+        (tmp_path / "mine" / "notes").touch()
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {"notes", LOCK, HOLDER}
 
 
 def test_a_second_store_cannot_commit_while_the_first_holds_the_lock(tmp_path: Path) -> None:

@@ -91,7 +91,15 @@ def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
         [sys.executable, "-c", program, "presets", "list"], stdout=writing, stderr=subprocess.PIPE, check=False
     )
     os.close(writing)
-    assert (done.returncode, done.stderr) == (1, b"")
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_closed_stdout_is_an_error_and_no_traceback() -> None:
+    program = f"exec {sys.executable} -c 'from dreamlm.cli.app import main; main()' --version >&-"
+    done = subprocess.run(["sh", "-c", program], stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the system refused to read or write: Bad file descriptor\n")
+    assert "Traceback" not in done.stderr
 
 
 def test_sigterm_unwinds_so_that_temporary_files_go(tmp_path: Path) -> None:

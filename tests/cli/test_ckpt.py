@@ -103,3 +103,16 @@ def test_a_run_without_snapshots_is_told_apart_from_a_missing_one(cli: Any, tmp_
     outcome = cli("ckpt", "list", "--run", str(tmp_path))
     assert outcome.code == 2
     assert outcome.err == f"error: this run has no snapshots\nat: {tmp_path}\nhelp: name a run folder with --run DIR\n"
+
+
+@pytest.mark.parametrize("command", [("show",), ("verify",), ("list",), ("prune",), ("export", "there")])
+def test_a_folder_that_is_not_there_is_the_users_mistake(cli: Any, tmp_path: Path, command: tuple[str, ...]) -> None:
+    outcome = cli("ckpt", *command, "--run", str(tmp_path / "nope"))
+    assert (outcome.code, outcome.out) == (2, "")
+    assert f"at: {tmp_path / 'nope'}" in outcome.err
+
+
+def test_a_file_to_import_that_is_not_there_is_the_users_mistake(cli: Any, tmp_path: Path) -> None:
+    outcome = cli("ckpt", "import", str(tmp_path / "nope.pth"), "--run", str(tmp_path / "run"))
+    assert (outcome.code, outcome.err) == (2, f"error: this file does not exist\nat: {tmp_path / 'nope.pth'}\n")
+    assert not (tmp_path / "run").exists()

@@ -151,3 +151,21 @@ def test_counts_have_three_digits(number: float, text: str) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (725, "12:05"), (11_220, "3:07:00")])
 def test_durations_read_like_a_clock(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_training_goes_on_when_nobody_reads_its_events(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    told: list[Any] = []
+
+    def gone(value: Any) -> None:
+        told.append(value)
+        raise BrokenPipeError(32, "Broken pipe")
+
+    console = Console(as_json=True)
+    monkeypatch.setattr(console, "json_line", gone)
+    live = JsonTraining(console)
+    live.on_start(start)
+    live.on_step(step(1))
+    assert len(told) == 1
+    assert (
+        capsys.readouterr().err == "nobody reads stdout any more; training goes on, and metrics.jsonl has every step\n"
+    )

@@ -1,5 +1,6 @@
 """The main job through the command line, on a few kilobytes of text: prepare, train, eval, generate."""
 
+import errno
 import io
 import json
 from collections.abc import Iterator
@@ -114,6 +115,21 @@ def test_eval_is_the_same_for_any_batch_size(cli: Any, place: Path) -> None:
     assert shown.out.splitlines()[0].split() == ["measure", "value", "95%", "interval", "unit"]
     assert json.loads(Path("report/report.json").read_text())["tokens"] > 100
     assert Path("report/report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_report_that_cannot_be_written_does_not_cost_the_measurement(
+    cli: Any, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    expected = cli("eval", "--run", "runs/walk").out
+    monkeypatch.setattr("dreamlm.core.evaluation.plots.plot_report", full)
+    outcome = cli("eval", "--run", "runs/walk", "--out", "reports")
+    assert (outcome.code, outcome.out) == (1, expected)
+    assert outcome.err.endswith(
+        "error: the report could not be written: No space left on device\nat: reports\nhelp: --json prints it as well\n"
+    )
 
 
 def test_generate_answers_each_line_of_stdin_with_a_line_of_json(

@@ -62,3 +62,11 @@ def test_batches_are_a_sequence(make_corpus: MakeCorpus) -> None:
     assert (batches[-1].tokens == batches[len(batches) - 1].tokens).all()
     with pytest.raises(IndexError):
         batches[len(batches)]
+
+
+def test_a_window_is_not_longer_than_the_longest_source(make_corpus: MakeCorpus) -> None:
+    batch = make_corpus(TRAIN, VALIDATION).held_out(10**9).batches(10)[0]
+    assert batch.tokens.tolist() == [
+        [END, 11, 12, 13, END, 14, END, 15, 16, END],
+        [END, 21, 22, END, *[PADDING] * 6],
+    ]

@@ -146,7 +146,7 @@ def test_without_network_the_corpus_that_is_there_is_used_and_that_is_said(hub: 
     assert (second.fingerprint, hub.streams) == (first.fingerprint, 1)
     assert notices == [
         "source web cannot be looked at: no connection: name resolution failed (some/web); "
-        "a corpus that is there is taken to be up to date"
+        "the corpus that is there is taken to be up to date"
     ]
 
 

@@ -122,3 +122,14 @@ def test_assigned_sources_drop_the_weights_below_but_not_those_assigned_with_the
 def test_a_word_in_place_of_a_list_of_sources_is_left_for_the_schema_to_refuse() -> None:
     layers, _ = Layers(PARENT).with_assignments(["data.sources=c4"])
     assert layers.values["data"]["sources"] == "c4"
+
+
+def test_what_an_upper_layer_replaced_is_no_longer_an_origin() -> None:
+    lines = {("l",): 1, ("l", 0): 2, ("l", 0, "a"): 3, ("l", 0, "b"): 4, ("m",): 5}
+    layers = Layers().with_document(JsonDocument({"l": [{"a": 1, "b": 2}], "m": 1}, lines), "p")
+    layers, _ = layers.with_assignments(['l=[{"b": 3}]'])
+    assert layers.origin(("l", 0, "a")) == '--set l=[{"b": 3}]'
+    assert layers.origin(("l", 0, "b")) == '--set l=[{"b": 3}]'
+    assert layers.origin(("m",)) == "p:5"
+    above = JsonDocument({"l": [{"b": 4}]}, {("l",): 7, ("l", 0): 8, ("l", 0, "b"): 9})
+    assert layers.with_document(above, "c").origin(("l", 0, "a")) == "c:8"

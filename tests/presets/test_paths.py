@@ -92,3 +92,11 @@ def test_a_folder_beside_the_preset_comes_before_a_name_of_the_hub(tmp_path: Pat
 @pytest.mark.parametrize("values", [{}, {"data": 3}, {"data": {"sources": "wikipedia"}}, {"tokenizer": "bpe"}])
 def test_values_of_another_form_are_left_for_the_schema(values: dict[str, Any]) -> None:
     assert anchored(values, Path("/base")) == values
+
+
+def test_a_path_is_written_one_way_and_dots_follow_links_as_the_system_does(elsewhere: Path, tmp_path: Path) -> None:
+    (tmp_path / "far" / "inner").mkdir(parents=True)
+    (elsewhere / "link").symlink_to(tmp_path / "far" / "inner")
+    for said, meant in (("x/../notes", elsewhere / "notes"), ("link/../notes", tmp_path / "far" / "notes")):
+        values = anchored({"data": sources_of({"type": "text", "paths": [said, "*/b.txt"]})}, elsewhere)
+        assert values["data"]["sources"][0]["paths"] == [str(meant), str(elsewhere / "*/b.txt")]

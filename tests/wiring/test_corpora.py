@@ -46,7 +46,7 @@ def test_an_interruption_says_what_it_leaves_and_leaves_just_that(
         prepare_corpus(changed, progress, folder)
     assert progress.notices[-1] == STOPPED
     assert content(folder) == before
-    assert {path.name for path in folder.parent.iterdir()} <= {"mine", ".mine.lock"}
+    assert {path.name for path in folder.parent.iterdir()} == {"mine"}
     assert prepare_corpus(changed, Silence(), folder).manifest.key["option min_text_length"] == "60"
 
 

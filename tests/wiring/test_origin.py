@@ -17,6 +17,7 @@ from workplace import Workplace
 import dreamlm
 from dreamlm.checkpoints.convert.legacy import LEGACY_NAME, export_pth, import_run
 from dreamlm.checkpoints.convert.llama import export
+from dreamlm.core import hub
 from dreamlm.core.errors import CheckpointError, PresetError, ResumeMismatch, UserMistake
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.tokenizer import Tokenizer
@@ -255,17 +256,18 @@ def test_weights_in_half_precision_are_taken_over_exactly(tmp_path: Path, start:
 def test_a_place_without_a_model_is_explained(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "old.pth").write_bytes(b"")
-    for name, what in (("gone", "does not exist"), ("empty", "no model of transformers"), ("old.pth", "is a folder")):
+    for name, what in (("gone", "no such folder"), ("empty", "no model of transformers"), ("old.pth", "is a folder")):
         with pytest.raises(UserMistake, match=what):
             Origin.open(str(tmp_path / name))
 
-    def offline(model_id: str, **options: Any) -> str:
-        raise FileNotFoundError(f"no cached snapshot of {model_id}, and no network")
+    def unknown(model_id: str, **options: Any) -> str:
+        raise FileNotFoundError(f"there is no {model_id}")
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    with pytest.raises(UserMistake, match="no cached snapshot of some/model, and no network") as caught:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unknown)
+    monkeypatch.setattr(hub, "check_network", lambda: None)
+    with pytest.raises(UserMistake, match="no model to start from could be read: there is no some/model") as caught:
         Origin.open("some/model")
-    assert "name the folder" in caught.value.hint
+    assert caught.value.hint == "give a folder on this machine, or a model id of the hub"
 
 
 def test_a_model_of_the_hub_is_fetched_once_and_named_by_its_id(

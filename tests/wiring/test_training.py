@@ -11,7 +11,7 @@ import torch
 from workplace import Workplace, write_text
 
 from dreamlm.checkpoints.files import DiskFiles
-from dreamlm.core.errors import OutOfSpace, ResumeMismatch, UserMistake
+from dreamlm.core.errors import AllSourcesFailed, OutOfSpace, ResumeMismatch, UserMistake
 from dreamlm.core.training.backend.backend import Measured, MicroBatch
 from dreamlm.core.training.backend.single import SingleProcess
 
@@ -182,6 +182,31 @@ def test_a_finished_run_needs_no_data_to_say_so(place: Workplace, trained: Train
     (place.folder / "text.jsonl").unlink()
     shutil.rmtree(place.folder / "home")
     assert [end.reason for end in place.train(run).ends] == ["already_finished"]
+
+
+def test_a_fresh_run_that_the_disk_cannot_hold_is_refused_and_leaves_nothing(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DiskFiles, "free_bytes", lambda files, path: 1000)
+    with pytest.raises(OutOfSpace):
+        place.train(place.folder / "deep" / "run")
+    assert not (place.folder / "deep").exists()
+
+
+def test_a_run_without_a_document_leaves_nothing(place: Workplace) -> None:
+    (place.folder / "text.jsonl").unlink()
+    before = sorted(path.name for path in place.folder.iterdir())
+    with pytest.raises(AllSourcesFailed):
+        place.train(place.folder / "deep" / "run")
+    assert sorted({path.name for path in place.folder.iterdir()} - {"home"}) == before
+    assert not [path for path in (place.folder / "home").rglob("*") if path.is_file()]
+
+
+def test_a_difference_inside_a_list_is_named_by_its_own_key(place: Workplace, trained: Trained) -> None:
+    run = trained()
+    with pytest.raises(ResumeMismatch) as caught:
+        place.train(run, "data.sources.0.max_documents=7", "train.train_tokens=2048")
+    assert "  data.sources.0.max_documents: the run has nothing, the request 7" in caught.value.what.splitlines()
 
 
 def test_a_disk_without_room_for_a_snapshot_is_noticed_before_the_first_step(

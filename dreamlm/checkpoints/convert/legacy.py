@@ -49,12 +49,13 @@ def export_pth(snapshot: Path, target: Path) -> Path:
 def import_pth(file: Path) -> Snapshot:
     """The snapshot in a file that `export_pth` wrote; runs no code from it.
 
-    Raises: CheckpointError when it is missing, damaged, holds anything but plain data, or is another tool's layout.
+    Raises: UserMistake when there is none; CheckpointError when it is damaged, holds anything but plain data, or is
+    another tool's layout.
     """
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{file.name} does not exist", where=str(file)) from error
+        raise UserMistake("this file does not exist", where=str(file)) from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{file.name} holds objects whose loading could run code, or it is damaged; it was not loaded",
@@ -94,11 +95,11 @@ def import_run(file: Path, run: Path) -> Path:
     Raises: CheckpointError as `import_pth` does; UserMistake when the run has snapshots already; OutOfSpace.
     """
     snapshot = import_pth(file)
-    run.mkdir(parents=True, exist_ok=True)
     store = Store(run)
     with store.lock():
         if store.latest() is not None:
             raise UserMistake("this run has snapshots already", where=str(run), hint="name a new folder with --run DIR")
+        store.require_space(snapshot.size_bytes)
         record = Record(
             step=int(snapshot.state["step"]),
             tokens=int(snapshot.state["tokens"]),

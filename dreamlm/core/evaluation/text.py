@@ -21,13 +21,14 @@ class TextHeldOut:
             raise DataError("the text to evaluate on is empty")
         end = tokenizer.end_of_document_id
         self._ids = np.array([end, *tokenizer.encode(text), end], dtype=np.int64)
-        self._seq_length, self._padding_id = seq_length, tokenizer.padding_id
         self.tokens = len(self._ids) - 1
+        self._length = min(seq_length, self.tokens)  # a longer window would hold padding only
+        self._padding_id = tokenizer.padding_id
         self.utf8_bytes = len(text.encode())
 
     def batches(self, rows: int) -> Sequence[Batch]:
         """The windows in order, `rows` at a time; the last window is padded."""
-        length = self._seq_length
+        length = self._length
         windows = -(-self.tokens // length)
         tokens = np.full(windows * length + 1, self._padding_id, dtype=np.int64)
         tokens[: len(self._ids)] = self._ids

@@ -49,6 +49,7 @@ EVALUATING = Phase(
     f"lower eval.rows, or {_SMALLER_MODEL}; at train.zero_stage=3 every process holds all weights meanwhile",
     "eval.rows",
 )
+LOADING = Phase("placing the model on its device", "extend it to shorter windows, or choose another --device")
 MEASURING = Phase("measuring the model", "lower --batch-size or the windows' length, or measure on another --device")
 WRITING = Phase("writing texts", "lower --batch-size or the windows' length, or write on another --device")
 SAMPLING = Phase("writing samples", "lower generate.rows, or set train.sample_prompts=[]", "generate.rows")

@@ -1,16 +1,12 @@
 """A data set of the Hugging Face hub as an endless-looking stream of records that survives a failing network."""
 
-import logging
-import os
 import re
-import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from dreamlm.core.errors import DataError, DreamLMError, UserMistake
+from dreamlm.core.hub import check_network, quiet
 from dreamlm.data_sources.retry import RetryPolicy, is_network_failure, reason_of
 from dreamlm.data_sources.sources.record_shelf import Mark, Marked
 from dreamlm.data_sources.sources.records import Record
@@ -20,7 +16,6 @@ RECORDS_PER_MARK = 256
 LOOK_SECONDS = 10.0
 """How long the hub may take to say what a branch stands for."""
 _COMMIT = re.compile("[0-9a-f]{40}")
-NOISY_LOGGERS = ("datasets", "huggingface_hub", "fsspec")
 
 
 class ResumableStream(Protocol):
@@ -104,7 +99,7 @@ def open_hub_stream(address: DatasetAddress) -> ResumableStream:
 
     if address.on_hub:
         check_network()
-    with _quiet():
+    with quiet():
         try:
             stream: ResumableStream = datasets.load_dataset(
                 address.dataset,
@@ -144,36 +139,7 @@ def commit_of(dataset: str, revision: str | None) -> str:
     return found.sha
 
 
-def check_network() -> None:
-    """Find out in an instant whether the hub's name can be resolved; its own client would try for half a minute.
-
-    Raises: OSError when it cannot, ConnectionError when the environment asks for no network.
-    """
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise DataError("the hub is switched off by HF_HUB_OFFLINE", hint="unset it, or name local files")
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return  # the proxy resolves names, this machine may not be able to
-    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname or "huggingface.co"
-    try:
-        socket.getaddrinfo(host, 443)
-    except socket.gaierror as error:
-        raise ConnectionError(f"{host}: {error.strerror or 'name resolution failed'}") from error
-
-
 def _hint(error: BaseException) -> str:
     if "script" in str(error):
         return "data sets that need a Python script cannot be read; look for a Parquet version of it"
     return "check dataset, config_name, split and revision on the data set's page"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the libraries' own retry messages: ours say the same once, where the user reads."""
-    levels = {name: logging.getLogger(name).level for name in NOISY_LOGGERS}
-    for name in NOISY_LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)

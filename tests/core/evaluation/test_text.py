@@ -31,6 +31,7 @@ def test_every_token_and_the_end_of_the_document_are_predicted_once(
         assert real_targets(held_out, rows) == [*tokenizer.encode(text), tokenizer.end_of_document_id]
     assert held_out.tokens == len(tokenizer.encode(text)) + 1
     assert held_out.utf8_bytes == len(text.encode())
+    assert held_out.batches(1)[0].tokens.shape[1] == 1 + min(seq_length, held_out.tokens)
 
 
 def test_windows_are_full_but_the_last_and_share_one_token(tokenizer: Tokenizer) -> None:

@@ -197,7 +197,7 @@ def test_a_full_disk_pauses_training_until_there_is_space_and_says_so_once(run: 
 
     def save(state, tensors):  # type: ignore[no-untyped-def]
         if next(failures, False):
-            raise OutOfSpace("runs/x", 10_000_000, 5_000_000)
+            raise OutOfSpace("runs/x", 10_000_000, 5_000_000, "another folder")
         return commit(state, tensors)
 
     paused.shelf.save = save  # type: ignore[method-assign]
