@@ -21,7 +21,7 @@ from torch import distributed
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.objectives.causal import CausalObjective
 from dreamlm.core.training.backend import process_group
-from dreamlm.core.training.backend.backend import Backend, MicroBatch
+from dreamlm.core.training.backend.backend import Backend, WindowBatch
 from dreamlm.core.training.backend.launch import launch
 from dreamlm.core.training.backend.process_group import Place
 from dreamlm.core.training.backend.single import SingleProcess
@@ -37,12 +37,12 @@ def objective() -> CausalObjective:
     return CausalObjective(MODEL.build(VOCAB), 0.0)
 
 
-def micro_batches(backend: Backend) -> list[MicroBatch]:
+def micro_batches(backend: Backend) -> list[WindowBatch]:
     tokens = np.random.default_rng(0).integers(0, VOCAB, (2 * RANKS, ROWS, MODEL.seq_length + 1))
     documents = np.zeros(tokens.shape[1:], np.int32)
     sources = np.zeros(ROWS, np.int32)
     mine = range(backend.rank, len(tokens), backend.world_size)
-    return [MicroBatch(Batch(tokens[number], documents, sources), seed=number) for number in mine]
+    return [WindowBatch(Batch(tokens[number], documents, sources), seed=number) for number in mine]
 
 
 def timed(step: Callable[[], object]) -> float:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.signal import Carry, Signal
-from dreamlm.core.objectives.causal import CausalObjective, Losses
+from dreamlm.core.objectives.causal import CausalObjective
+from dreamlm.core.objectives.objective import Losses
 
 VOCAB = 31
 LENGTH = 16

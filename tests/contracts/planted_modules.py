@@ -17,7 +17,8 @@ from dreamlm.core.modules.module import CognitiveModule, ModuleConfig, Room, Wri
 from dreamlm.core.modules.state import ModuleState
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.signal import Signal
-from dreamlm.core.objectives.causal import CausalObjective, Losses
+from dreamlm.core.objectives.causal import CausalObjective
+from dreamlm.core.objectives.objective import Losses
 
 Kind = type[CognitiveModule]
 

@@ -12,7 +12,7 @@ from workplace import Workplace, write_text
 
 from dreamlm.checkpoints.files import DiskFiles
 from dreamlm.core.errors import AllSourcesFailed, OutOfSpace, ResumeMismatch, UserMistake
-from dreamlm.core.training.backend.backend import Measured, MicroBatch
+from dreamlm.core.training.backend.backend import Measured, WindowBatch
 from dreamlm.core.training.backend.single import SingleProcess
 
 Trained = Callable[..., Path]
@@ -131,7 +131,7 @@ def test_a_micro_batch_that_memory_halved_stays_so(
 ) -> None:
     compute = SingleProcess.forward_backward
 
-    def cramped(backend: SingleProcess, micro_batches: Sequence[MicroBatch]) -> Measured:
+    def cramped(backend: SingleProcess, micro_batches: Sequence[WindowBatch]) -> Measured:
         if len(micro_batches[0].batch.tokens) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return compute(backend, micro_batches)

@@ -1,30 +1,14 @@
 """Next-token prediction: the objective of a causal language model."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.objectives.objective import Losses, Objective
 
 
-@dataclass(frozen=True)
-class Losses:
-    """What one forward pass over a micro-batch measured; all sums over its real targets."""
-
-    objectives: dict[str, Tensor]
-    """Differentiable, unweighted, by name; a token that a loss does not concern adds nothing to it."""
-    nll: Tensor
-    """Negative log-likelihood in nats: unsmoothed, no auxiliaries, detached."""
-    tokens: Tensor
-    """How many real targets there were."""
-    probes: Mapping[str, Tensor] = field(default_factory=dict)
-    """Detached values that the model's parts show, by name."""
-
-
-class CausalObjective(nn.Module):
+class CausalObjective(Objective):
     """Cross-entropy of every real token given the tokens of its document before it."""
 
     def __init__(self, model: DreamLM, label_smoothing: float) -> None:

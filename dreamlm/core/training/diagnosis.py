@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.signal import Signal
 from dreamlm.core.objectives.causal import CausalObjective
-from dreamlm.core.training.backend.backend import Backend, MicroBatch, on_device
+from dreamlm.core.training.backend.backend import Backend, WindowBatch, on_device
 from dreamlm.core.types import Stream
 
 
-def name_cause(backend: Backend, stream: Stream, micro_batches: Sequence[MicroBatch]) -> str:
+def name_cause(backend: Backend, stream: Stream, micro_batches: Sequence[WindowBatch]) -> str:
     """The first layer whose output is not finite and the documents it was reading, in a sentence.
 
     Runs the micro-batches forward again with a watch on every layer. Collective, inside `backend.whole()`.
@@ -26,7 +26,7 @@ def name_cause(backend: Backend, stream: Stream, micro_batches: Sequence[MicroBa
     return "every layer's output is finite: the gradient overflowed on the way back"
 
 
-def _on_the_way_forward(backend: Backend, stream: Stream, micro_batches: Sequence[MicroBatch]) -> str:
+def _on_the_way_forward(backend: Backend, stream: Stream, micro_batches: Sequence[WindowBatch]) -> str:
     for micro in micro_batches:
         layer, rows = _first_bad_layer(backend, micro)
         if layer:
@@ -35,7 +35,7 @@ def _on_the_way_forward(backend: Backend, stream: Stream, micro_batches: Sequenc
     return ""
 
 
-def _on_the_way_back(backend: Backend, stream: Stream, micro_batches: Sequence[MicroBatch]) -> str:
+def _on_the_way_back(backend: Backend, stream: Stream, micro_batches: Sequence[WindowBatch]) -> str:
     if backend.world_size > 1:
         return ""  # DeepSpeed's gradient hooks allow no second backward pass beside its own
     for micro in micro_batches:
@@ -47,7 +47,7 @@ def _on_the_way_back(backend: Backend, stream: Stream, micro_batches: Sequence[M
     return ""
 
 
-def _first_bad_gradient(backend: Backend, micro: MicroBatch) -> str:
+def _first_bad_gradient(backend: Backend, micro: WindowBatch) -> str:
     """The weight nearest to the loss whose gradient over this micro-batch alone is not finite, or nothing."""
     torch.manual_seed(micro.seed)
     names, weights = zip(*reversed(list(backend.model.named_parameters())), strict=True)
@@ -60,7 +60,7 @@ def _first_bad_gradient(backend: Backend, micro: MicroBatch) -> str:
     return next(found, "")
 
 
-def _first_bad_layer(backend: Backend, micro: MicroBatch) -> tuple[str, list[int]]:
+def _first_bad_layer(backend: Backend, micro: WindowBatch) -> tuple[str, list[int]]:
     found: list[tuple[str, list[int]]] = []
 
     def watch(name: str) -> Callable[[nn.Module, object, object], None]:

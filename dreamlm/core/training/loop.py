@@ -17,7 +17,7 @@ import torch
 from dreamlm.core.errors import Interrupted, LossNotFinite, MicroBatchTooLarge, OutOfSpace, TrainingFailed
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.training import memory, sanity
-from dreamlm.core.training.backend.backend import Backend, Measured, MicroBatch, Update
+from dreamlm.core.training.backend.backend import Backend, Measured, Update, WindowBatch
 from dreamlm.core.training.config import TrainingConfig
 from dreamlm.core.training.diagnosis import name_cause
 from dreamlm.core.training.hooks import EvaluationReport, RunEnd, RunStart, Saved, StepReport
@@ -104,7 +104,7 @@ class Trainer:
 
     def _forward_backward(
         self, state: TrainingState, windows: Sequence[Window]
-    ) -> tuple[TrainingState, list[MicroBatch], Measured]:
+    ) -> tuple[TrainingState, list[WindowBatch], Measured]:
         """Tried again with half the micro-batch while memory does not suffice."""
         process_rows = self._config.per_gpu_batch_size * self._config.accumulation_steps
         while True:
@@ -119,12 +119,12 @@ class Trainer:
                     raise
                 state = self._with_less_memory(state, error)
 
-    def _share(self, state: TrainingState, windows: Sequence[Window]) -> list[MicroBatch]:
+    def _share(self, state: TrainingState, windows: Sequence[Window]) -> list[WindowBatch]:
         """This rank's micro-batches. Numbered over all ranks, so that a micro-batch is the same at any world size."""
         rows, world_size = state.micro_rows, self._backend.world_size
         mine = range(self._backend.rank, state.global_rows // rows, world_size)
         return [
-            MicroBatch(
+            WindowBatch(
                 self._stream.read(windows[number * rows : (number + 1) * rows]),
                 derive_seed(state.seed, "forward", state.step, number),
             )
@@ -138,7 +138,7 @@ class Trainer:
             return Update(math.nan, 0.0, applied=False)
         return self._backend.update(factor)
 
-    def _skipped(self, state: TrainingState, measured: Measured, micro_batches: Sequence[MicroBatch]) -> None:
+    def _skipped(self, state: TrainingState, measured: Measured, micro_batches: Sequence[WindowBatch]) -> None:
         kind = "gradient" if math.isfinite(measured.nll) else "loss"
         with self._on_record(state, memory.DIAGNOSING):
             with self._backend.whole():

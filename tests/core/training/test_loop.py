@@ -14,7 +14,7 @@ from stream_of_text import VOCAB, TextStream
 
 from dreamlm.core.errors import Interrupted, LossNotFinite, OutOfSpace, TrainingFailed
 from dreamlm.core.training import loop
-from dreamlm.core.training.backend.backend import MicroBatch
+from dreamlm.core.training.backend.backend import WindowBatch
 from dreamlm.core.training.diagnosis import name_cause
 from dreamlm.core.training.hooks import StepReport
 from dreamlm.core.training.state import TrainingState
@@ -129,7 +129,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(run: Make) -> None:
     backend = run().backend()
     batch_of = run()
     windows, _ = batch_of.stream.draw(batch_of.stream.start(), 4)
-    micro = [MicroBatch(batch_of.stream.read(windows), 1)]
+    micro = [WindowBatch(batch_of.stream.read(windows), 1)]
     backend.forward_backward(micro)
     backend.update(1.0)
     before = backend.gather()
@@ -146,7 +146,7 @@ def test_the_bad_documents_are_named(run: Make) -> None:
     healthy = run()
     backend = healthy.backend()
     windows, _ = healthy.stream.draw(healthy.stream.start(), 2)
-    micro = MicroBatch(healthy.stream.read(windows), 0)
+    micro = WindowBatch(healthy.stream.read(windows), 0)
 
     def overflow(module, inputs, output):  # type: ignore[no-untyped-def]
         output[1, 0, 0] = float("inf")
@@ -330,7 +330,7 @@ def test_a_head_that_overflows_is_named_with_what_it_read(run: Make) -> None:
     healthy = run()
     backend = healthy.backend()
     windows, _ = healthy.stream.draw(healthy.stream.start(), 2)
-    micro = MicroBatch(healthy.stream.read(windows), 0)
+    micro = WindowBatch(healthy.stream.read(windows), 0)
     with torch.no_grad():
         backend.model.norm.weight.fill_(1e30)
         backend.model.embedding.weight.mul_(1e12)
@@ -342,7 +342,7 @@ def test_a_gradient_that_overflows_is_named_with_what_was_read(run: Make) -> Non
     healthy = run()
     backend = healthy.backend()
     windows, _ = healthy.stream.draw(healthy.stream.start(), 1)
-    micro = MicroBatch(healthy.stream.read(windows), 0)
+    micro = WindowBatch(healthy.stream.read(windows), 0)
     backend.model.layers[1].attention.output.weight.register_hook(lambda gradient: gradient * float("inf"))
     assert name_cause(backend, healthy.stream, [micro]) == (
         "every layer's output is finite, but the gradient of layers.1.attention.output.weight is not, "

@@ -8,7 +8,7 @@ import torch
 
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.objectives.causal import CausalObjective
-from dreamlm.core.training.backend.backend import Backend, MicroBatch, real_targets
+from dreamlm.core.training.backend.backend import Backend, WindowBatch, real_targets
 from dreamlm.core.training.backend.single import SingleProcess
 from dreamlm.core.training.optim import AdamW
 from dreamlm.core.types import Batch
@@ -41,17 +41,17 @@ def single(precision: str, **options: Any) -> SingleProcess:
     return SingleProcess(objective(**options), OPTIMIZER, EXPERT_WEIGHTS, MAX_NORM, precision, compile=False)
 
 
-def micro_batch(step: int, number: int) -> MicroBatch:
+def micro_batch(step: int, number: int) -> WindowBatch:
     """Rows with boundaries; every second micro-batch has padding, so ranks have different numbers of targets."""
     random = np.random.default_rng([step, number])
     tokens = random.integers(0, VOCAB, (ROWS, LENGTH + 1))
     documents = np.sort(random.integers(0, 3, (ROWS, LENGTH + 1)), axis=1).astype(np.int32)
     if number % 2:
         documents[-1, 7:] = -1
-    return MicroBatch(Batch(tokens, documents, np.zeros(ROWS, np.int32)), seed=100 * step + number)
+    return WindowBatch(Batch(tokens, documents, np.zeros(ROWS, np.int32)), seed=100 * step + number)
 
 
-def share(step: int, backend: Backend) -> list[MicroBatch]:
+def share(step: int, backend: Backend) -> list[WindowBatch]:
     return [micro_batch(step, number) for number in range(backend.rank, MICRO_BATCHES, backend.world_size)]
 
 

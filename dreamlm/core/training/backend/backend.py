@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,12 +16,35 @@ from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.types import Batch
 
 
+class MicroBatch(ABC):
+    """What one forward and backward pass of a rank is over."""
+
+    seed: int
+    """Decides its dropout, by the step and its place in the global batch."""
+
+    @property
+    @abstractmethod
+    def targets(self) -> int:
+        """How many targets its losses are sums over, counted on the host."""
+
+    @abstractmethod
+    def inputs(self, device: torch.device) -> tuple[Any, ...]:
+        """What the objective's forward pass takes."""
+
+
 @dataclass(frozen=True)
-class MicroBatch:
-    """One micro-batch of a rank. `seed` decides its dropout, by the step and its place in the global batch."""
+class WindowBatch(MicroBatch):
+    """Windows of a corpus, for an objective over text."""
 
     batch: Batch
     seed: int
+
+    @property
+    def targets(self) -> int:
+        return real_targets(self.batch)
+
+    def inputs(self, device: torch.device) -> tuple[Tensor, Tensor, bool]:
+        return on_device(self.batch, device)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from importlib import metadata
 from typing import Literal
 
 from dreamlm.core.errors import UserMistake
-from dreamlm.core.objectives.causal import CausalObjective
+from dreamlm.core.objectives.objective import Objective
 from dreamlm.core.training.backend import process_group
 from dreamlm.core.training.backend.backend import Backend
 from dreamlm.core.training.backend.process_group import Place
@@ -49,7 +49,7 @@ def choose_backend(config: TrainingConfig, place: Place) -> Literal["torch", "de
 
 def build_backend(
     config: TrainingConfig,
-    objective: CausalObjective,
+    objective: Objective,
     loss_weights: Mapping[str, float],
     precision: str,
     place: Place,

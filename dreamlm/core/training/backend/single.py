@@ -7,15 +7,13 @@ import torch
 from torch import nn
 
 from dreamlm.core.nn.decoder import DreamLM
-from dreamlm.core.objectives.causal import CausalObjective
+from dreamlm.core.objectives.objective import Objective
 from dreamlm.core.training.backend.backend import (
     Backend,
     Measured,
     MicroBatch,
     Tensors,
     Update,
-    on_device,
-    real_targets,
 )
 from dreamlm.core.training.backend.tally import Tally
 from dreamlm.core.training.optim import OptimizerConfig
@@ -28,7 +26,7 @@ class SingleProcess(Backend):
 
     def __init__(
         self,
-        objective: CausalObjective,
+        objective: Objective,
         optimizer: OptimizerConfig,
         loss_weights: Mapping[str, float],
         max_grad_norm: float,
@@ -39,7 +37,7 @@ class SingleProcess(Backend):
         self.precision = precision
         self.device = objective.model.device
         self._objective = objective
-        self._parameters = list(objective.model.named_parameters())
+        self._parameters = objective.trained()
         self._optimizers = optimizer.build(self._parameters)
         self._loss_weights = loss_weights
         self._max_grad_norm = max_grad_norm
@@ -56,12 +54,12 @@ class SingleProcess(Backend):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def forward_backward(self, micro_batches: Sequence[MicroBatch]) -> Measured:
-        total = sum(real_targets(micro.batch) for micro in micro_batches)
+        total = sum(micro.targets for micro in micro_batches)
         tally = Tally(self.device, len(micro_batches))
         for micro in micro_batches:
             torch.manual_seed(micro.seed)
             with self.autocast():
-                losses = self._forward(*on_device(micro.batch, self.device))
+                losses = self._forward(*micro.inputs(self.device))
             weighted = sum(self._loss_weights[name] * loss for name, loss in losses.objectives.items())
             (weighted / total).backward()
             tally.add(losses.nll, losses.objectives, losses.probes)

@@ -18,7 +18,7 @@ from torch import Tensor, distributed, nn
 
 from dreamlm.core.errors import TrainingFailed, UserMistake
 from dreamlm.core.nn.decoder import DreamLM
-from dreamlm.core.objectives.causal import CausalObjective
+from dreamlm.core.objectives.objective import Objective
 from dreamlm.core.training.backend import process_group, zero_tensors
 from dreamlm.core.training.backend.backend import (
     Backend,
@@ -26,8 +26,6 @@ from dreamlm.core.training.backend.backend import (
     MicroBatch,
     Tensors,
     Update,
-    on_device,
-    real_targets,
 )
 from dreamlm.core.training.backend.process_group import Place
 from dreamlm.core.training.backend.tally import Tally
@@ -45,7 +43,7 @@ class ZeroBackend(Backend):
 
     def __init__(
         self,
-        objective: CausalObjective,
+        objective: Objective,
         optimizer: AdamW.Config,
         loss_weights: Mapping[str, float],
         max_grad_norm: float,
@@ -59,7 +57,7 @@ class ZeroBackend(Backend):
         self.precision = precision
         self.device = objective.model.device
         self._objective = objective
-        self._parameters = list(objective.model.named_parameters())
+        self._parameters = objective.trained()
         self._stage, self._max_grad_norm = stage, max_grad_norm
         if compile:
             objective.compile()
@@ -91,7 +89,7 @@ class ZeroBackend(Backend):
             self._engine.set_gradient_accumulation_boundary(number == len(micro_batches))
             # DeepSpeed averages over the ranks; what is wanted is the sum over all of them per real target.
             scale = self.world_size / total
-            loss, nll, objectives, probes = self._engine(*on_device(micro.batch, self.device), scale)
+            loss, nll, objectives, probes = self._engine(scale, *micro.inputs(self.device))
             self._engine.backward(loss)
             tally.add(nll, objectives, probes)
         return tally.measured(total, self.sum, self.world_size)
@@ -99,7 +97,7 @@ class ZeroBackend(Backend):
     def _count_targets(self, micro_batches: Sequence[MicroBatch]) -> int:
         """Real targets of the global batch.  Raises: UserMistake when a rank has more micro-batches than another."""
         mine = len(micro_batches)
-        targets, number, squares = self.sum([sum(real_targets(m.batch) for m in micro_batches), mine, mine**2])
+        targets, number, squares = self.sum([sum(m.targets for m in micro_batches), mine, mine**2])
         if squares * self.world_size != number**2:
             raise UserMistake(
                 f"the {number:.0f} micro-batches of a step cannot be shared equally among {self.world_size} processes",
@@ -176,21 +174,19 @@ class _StepLoss(nn.Module):
     """What DeepSpeed wraps: its hooks look for tensors in tuples and dictionaries, not in a `Losses`."""
 
     def __init__(
-        self, objective: CausalObjective, loss_weights: Mapping[str, float], autocast: Callable[[], torch.autocast]
+        self, objective: Objective, loss_weights: Mapping[str, float], autocast: Callable[[], torch.autocast]
     ) -> None:
         super().__init__()
         self.objective = objective
         self._loss_weights, self._autocast = loss_weights, autocast
 
-    def forward(
-        self, tokens_BX: Tensor, documents_BX: Tensor, boundaries: bool, scale: float
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    def forward(self, scale: float, *inputs: Any) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """The scaled weighted loss to differentiate; then, detached, nll and objectives as sums, and probes.
 
         DeepSpeed turns autocast off around its own forward pass, so it is turned on inside.
         """
         with self._autocast():
-            losses = self.objective(tokens_BX, documents_BX, boundaries)
+            losses = self.objective(*inputs)
         weighted = [self._loss_weights[name] * loss for name, loss in losses.objectives.items()]
         loss = torch.stack(weighted).sum() * scale
         return loss, losses.nll, _detached(losses.objectives), _detached(losses.probes)

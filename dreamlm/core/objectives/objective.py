@@ -1,0 +1,38 @@
+"""What is minimised: the contract between an objective and the backend that trains by it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from dreamlm.core.nn.decoder import DreamLM
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What one forward pass over a micro-batch measured; all sums over its real targets."""
+
+    objectives: dict[str, Tensor]
+    """Differentiable, unweighted, by name; a token that a loss does not concern adds nothing to it."""
+    nll: Tensor
+    """Negative log-likelihood in nats: unsmoothed, no auxiliaries, detached."""
+    tokens: Tensor
+    """How many real targets there were."""
+    probes: Mapping[str, Tensor] = field(default_factory=dict)
+    """Detached values that the model's parts show, by name."""
+
+
+class Objective(nn.Module, ABC):
+    """A model, what is trained beside it, and the losses of a micro-batch."""
+
+    model: DreamLM
+
+    def trained(self) -> list[tuple[str, nn.Parameter]]:
+        """Every parameter to train, by the name that it has in a snapshot; the model's have their own."""
+        return list(self.model.named_parameters())
+
+    @abstractmethod
+    def forward(self, *inputs: Any) -> Losses:
+        """The losses of a micro-batch, whose `inputs` they are."""
