@@ -1,6 +1,7 @@
 """A snapshot in memory and as a folder: model, optimizer, state, configuration and tokenizer, without pickle.
 
     model.safetensors  optimizer.safetensors  state.json  config.json  preset.json  tokenizer*.json
+    heads.safetensors, where something is trained beside the model
 
 Floats in JSON round-trip exactly (shortest repr); NaN and Infinity are written as Python's json writes them.
 """
@@ -9,7 +10,7 @@ import json
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from dreamlm.checkpoints.tensors import RawTensor, write_tensors
 from dreamlm.checkpoints.verification import verify
 from dreamlm.core.errors import CheckpointError
 
-MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
+MODEL, OPTIMIZER, HEADS = "model.safetensors", "optimizer.safetensors", "heads.safetensors"
 STATE, CONFIG, PRESET = "state.json", "config.json", "preset.json"
 
 _ATTEMPTS = 5
@@ -61,11 +62,14 @@ class Snapshot:
     """JSON: the resolved preset."""
     tokenizer_files: Mapping[str, bytes]
     """By file name: tokenizer.json and tokenizer_config.json."""
+    heads: Mapping[str, Tensor] = field(default_factory=dict)
+    """What is trained beside the model and is no part of it, such as a value head, by name."""
 
     @property
     def size_bytes(self) -> int:
         """What the tensors take on disk: the `expected_bytes` of a commit, give or take the JSON files."""
-        return sum(tensor.nbytes for tensors in (self.model, self.optimizer) for tensor in tensors.values())
+        parts = (self.model, self.optimizer, self.heads)
+        return sum(tensor.nbytes for tensors in parts for tensor in tensors.values())
 
 
 def write_snapshot(folder: Path, snapshot: Snapshot) -> dict[str, Digest]:
@@ -75,6 +79,8 @@ def write_snapshot(folder: Path, snapshot: Snapshot) -> dict[str, Digest]:
     """
     with ThreadPoolExecutor(max_workers=2) as hashing:
         parts = {MODEL: snapshot.model, OPTIMIZER: snapshot.optimizer}
+        if snapshot.heads:
+            parts[HEADS] = snapshot.heads
         pending = {
             name: write_tensors(folder / name, _raw(tensors), {"format": "pt"}, hashing)
             for name, tensors in parts.items()
@@ -124,6 +130,7 @@ def _read(folder: Path) -> Snapshot:
         config=_read_json(folder / CONFIG),
         preset=_read_json(folder / PRESET),
         tokenizer_files={path.name: path.read_bytes() for path in sorted(folder.glob("tokenizer*.json"))},
+        heads=load_file(folder / HEADS) if (folder / HEADS).exists() else {},
     )
 
 

@@ -9,6 +9,7 @@ from dreamlm.checkpoints.snapshot import Snapshot, write_snapshot
 from dreamlm.checkpoints.store import Store
 from dreamlm.core.errors import CheckpointError
 from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.objectives.objective import HEADS
 from dreamlm.core.tokenizer import CONFIG_FILE, TOKENIZER_FILE, Tokenizer
 from dreamlm.core.training.backend.backend import Tensors
 from dreamlm.core.training.state import TrainingState
@@ -27,7 +28,8 @@ class SnapshotSaver:
 
     def save(self, state: TrainingState, tensors: Tensors) -> Path:
         snapshot = Snapshot(
-            model=tensors.model,
+            model={name: weight for name, weight in tensors.model.items() if not name.startswith(HEADS)},
+            heads={name: weight for name, weight in tensors.model.items() if name.startswith(HEADS)},
             optimizer=tensors.optimizer,
             state=state.to_json(),
             config=self._config,

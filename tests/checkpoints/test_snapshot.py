@@ -145,3 +145,13 @@ def test_a_full_disk_while_writing_tensors_is_out_of_space_not_a_library_error(t
     (tmp_path / "model.safetensors").symlink_to(full)
     with pytest.raises(OSError, match="No space left"):
         write_snapshot(tmp_path, snapshot())
+
+
+def test_heads_have_a_file_of_their_own_where_there_are_any(tmp_path: Path) -> None:
+    heads = {"heads.value.weight": torch.arange(3.0)}
+    back = commit_and_read(tmp_path / "with", snapshot(heads=heads))
+    assert torch.equal(back.heads["heads.value.weight"], heads["heads.value.weight"])
+    assert back.model.keys() == {"weight"}
+    assert snapshot(heads=heads).size_bytes == snapshot().size_bytes + 3 * 4
+    assert commit_and_read(tmp_path / "without", snapshot()).heads == {}
+    assert not (tmp_path / "without" / "checkpoints" / "lm_current" / "heads.safetensors").exists()

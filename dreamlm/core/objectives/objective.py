@@ -24,13 +24,17 @@ class Losses:
     """Detached values that the model's parts show, by name."""
 
 
+HEADS = "heads."
+"""How the names of parameters begin that are trained beside a model and are no part of it, such as a value head's."""
+
+
 class Objective(nn.Module, ABC):
     """A model, what is trained beside it, and the losses of a micro-batch."""
 
     model: DreamLM
 
     def trained(self) -> list[tuple[str, nn.Parameter]]:
-        """Every parameter to train, by the name that it has in a snapshot; the model's have their own."""
+        """Every parameter to train, by the name that it has in a snapshot: the model's by their own, others as HEADS."""
         return list(self.model.named_parameters())
 
     @abstractmethod

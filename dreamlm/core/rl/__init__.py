@@ -1,0 +1,1 @@
+"""Reinforcement learning: prompts -> roll-outs -> rewards -> advantages -> clipped updates of the policy."""
