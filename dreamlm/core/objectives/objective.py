@@ -34,7 +34,7 @@ class Objective(nn.Module, ABC):
     model: DreamLM
 
     def trained(self) -> list[tuple[str, nn.Parameter]]:
-        """Every parameter to train, by the name that it has in a snapshot: the model's by their own, others as HEADS."""
+        """Every parameter to train, by its name in a snapshot: the model's by their own, others as HEADS."""
         return list(self.model.named_parameters())
 
     @abstractmethod
