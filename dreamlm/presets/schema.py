@@ -9,9 +9,14 @@ from dreamlm.core.config import ConfigModel
 from dreamlm.core.evaluation.perplexity import Evaluation
 from dreamlm.core.generation.sampler import Sampler
 from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.rl.reward_config import RewardConfig
+from dreamlm.core.rl.config import PolicyConfig
+from dreamlm.core.rl.rewards.mix import Rewards
 from dreamlm.core.tokenizer import BytePair, Tokenizer
 from dreamlm.core.training.config import TrainingConfig
+from dreamlm.data_sources.pairs import PairData
 from dreamlm.data_sources.prepare import Preparation
+from dreamlm.data_sources.prompts import PromptData
 from dreamlm.data_sources.stream import CorpusStream
 from dreamlm.presets.document import KeyPath
 from dreamlm.presets.mistakes import Disagreement
@@ -34,6 +39,24 @@ class ModelConfig(DreamLM.Config):
         return DreamLM.Config.model_validate(self.model_dump(exclude={"init_from"})).build(vocab_size)
 
 
+class RLConfig(ConfigModel):
+    """What the model learns from preferences and rewards, and how."""
+
+    pairs: PairData | None = None
+    """Preferences that `dreamlm rl reward` fits a reward model to."""
+    reward_model: RewardConfig = RewardConfig()
+
+
+class RLConfig(ConfigModel):
+    """Reinforcement learning: what the policy is asked, what its answers earn, and how it learns from them."""
+
+    prompts: PromptData = PromptData()
+    rewards: Rewards.Config = Rewards.Config()
+    reward_model: str | None = None
+    """Run or snapshot of `dreamlm rl reward`, for `rewards.learned`."""
+    ppo: PolicyConfig = PolicyConfig()
+
+
 class Preset(ConfigModel):
     """Everything a run needs to know."""
 
@@ -48,7 +71,9 @@ class Preset(ConfigModel):
     data: DataConfig
     train: TrainingConfig = TrainingConfig()
     eval: Evaluation.Config = Evaluation.Config()
+    rl: RLConfig = RLConfig()
     generate: Sampler.Config = Sampler.Config()
+    rl: RLConfig = RLConfig()
 
     @field_validator("name")
     @classmethod

@@ -18,6 +18,8 @@ FREE = (
     "extends",
     "eval",
     "generate",
+    "rl",  # has commands of its own
+    "rl",
     "train.train_tokens",
     "train.eval_tokens",
     "train.validation_tokens",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
-from dreamlm.checkpoints.manifest import Record
+from dreamlm.checkpoints.manifest import Kind, Record
 from dreamlm.checkpoints.snapshot import Snapshot, write_snapshot
 from dreamlm.checkpoints.store import Store
 from dreamlm.core.errors import CheckpointError
@@ -12,21 +12,24 @@ from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.objectives.objective import HEADS
 from dreamlm.core.tokenizer import CONFIG_FILE, TOKENIZER_FILE, Tokenizer
 from dreamlm.core.training.backend.backend import Tensors
-from dreamlm.core.training.state import TrainingState
+from dreamlm.core.training.saving import RunState
 from dreamlm.presets.schema import Preset
 
 
 @final
 class SnapshotSaver:
-    """Implements `core.training.surroundings.Saver` on the process that writes."""
+    """Implements `core.training.saving.Saver` on the process that writes."""
 
-    def __init__(self, store: Store, preset: Preset, model: DreamLM, tokenizer: Tokenizer, corpus: Path) -> None:
-        self._store = store
+    def __init__(
+        self, store: Store, preset: Preset, model: DreamLM, tokenizer: Tokenizer, folder: Path, kind: Kind = "train"
+    ) -> None:
+        """`folder` holds the tokenizer's files."""
+        self._store, self._kind = store, kind
         self._preset = preset.model_dump(mode="json")
         self._config = transformers_config(model, tokenizer)
-        self._tokenizer_files = {name: (corpus / name).read_bytes() for name in (TOKENIZER_FILE, CONFIG_FILE)}
+        self._tokenizer_files = {name: (folder / name).read_bytes() for name in (TOKENIZER_FILE, CONFIG_FILE)}
 
-    def save(self, state: TrainingState, tensors: Tensors) -> Path:
+    def save(self, state: RunState, tensors: Tensors) -> Path:
         snapshot = Snapshot(
             model={name: weight for name, weight in tensors.model.items() if not name.startswith(HEADS)},
             heads={name: weight for name, weight in tensors.model.items() if name.startswith(HEADS)},
@@ -41,6 +44,7 @@ class SnapshotSaver:
             tokens=state.tokens,
             finite=state.skipped_in_a_row == 0 and all(bool(w.isfinite().all()) for w in tensors.model.values()),
             validation_loss=state.measured_loss,
+            kind=self._kind,
         )
         return self._store.commit(
             record, lambda folder: write_snapshot(folder, snapshot), expected_bytes=snapshot.size_bytes
@@ -58,7 +62,7 @@ class SnapshotSaver:
 class NoSaver:
     """The saver of a process that does not write: the first rank does."""
 
-    def save(self, state: TrainingState, tensors: Tensors) -> Path:
+    def save(self, state: RunState, tensors: Tensors) -> Path:
         return Path()
 
     def roll_back(self) -> int:

@@ -44,6 +44,61 @@ class StepReport:
 
 
 @dataclass(frozen=True)
+class IterationReport:
+    """One iteration of reinforcement learning: roll-outs, then updates. Means over answers or their tokens."""
+
+    step: int
+    """Iterations done."""
+    tokens: int
+    """Tokens of all answers so far."""
+    reward: float
+    """The mixed score as it was given, before it is normalised."""
+    reward_deviation: float
+    components: Mapping[str, float]
+    """Mean of each reward component, by its public name."""
+    policy_loss: float
+    value_loss: float
+    entropy: float
+    """Nats per token."""
+    approx_kl: float
+    """How far the updates moved the policy, in nats per token."""
+    clip_fraction: float
+    kl: float
+    """How far the policy was from the reference, in nats per token."""
+    kl_coefficient: float
+    explained_variance: float
+    length: float
+    """Tokens of an answer."""
+    ended: float
+    """Share of the answers that came to an end."""
+    repetition: float
+    """Share of 3-grams that an answer had before."""
+    mismatch: float
+    """Largest difference of a log-probability between the pass that drew and the pass that trains."""
+    epochs: float
+    """Passes over the answers; fewer than asked for when the policy moved too far."""
+    gradient_norm: float
+    learning_rate: float
+    rollout_tokens_per_second: float
+    update_tokens_per_second: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RewardReport:
+    """What answers to held-out prompts earn."""
+
+    step: int
+    tokens: int
+    reward: float
+    reward_interval: tuple[float, float]
+    """95 %, by the normal approximation over prompts."""
+    components: Mapping[str, float]
+    kl: float
+    best: bool
+
+
+@dataclass(frozen=True)
 class EvaluationReport:
     """Held-out measurement; `perplexity` and `bits_per_byte` follow from `nll`."""
 
@@ -54,6 +109,24 @@ class EvaluationReport:
     bits_per_byte: float
     sources: Mapping[str, float]
     """Nats per token of each source."""
+    best: bool
+
+
+@dataclass(frozen=True)
+class PreferenceMeasured:
+    """How well a reward model predicts preferences that were held out."""
+
+    step: int
+    tokens: int
+    pairs: int
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    above_chance: bool
+    loss: float
+    """Nats per pair."""
+    calibration_error: float
+    mean_margin: float
+    mean_confidence: float
     best: bool
 
 
@@ -93,8 +166,17 @@ class Hook:
     def on_step(self, report: StepReport) -> None:
         """After each optimizer step, applied or skipped."""
 
+    def on_iteration(self, report: IterationReport) -> None:
+        """After each iteration of reinforcement learning."""
+
+    def on_reward(self, report: RewardReport) -> None:
+        """After the answers to held-out prompts were judged."""
+
     def on_evaluation(self, report: EvaluationReport) -> None:
         """After each held-out evaluation."""
+
+    def on_preference(self, report: PreferenceMeasured) -> None:
+        """After a reward model was measured on held-out preferences."""
 
     def on_sample(self, sample: Sample) -> None:
         """After each generated sample."""
@@ -126,8 +208,17 @@ class Hooks(Hook):
     def on_step(self, report: StepReport) -> None:
         self._tell("on_step", report)
 
+    def on_iteration(self, report: IterationReport) -> None:
+        self._tell("on_iteration", report)
+
+    def on_reward(self, report: RewardReport) -> None:
+        self._tell("on_reward", report)
+
     def on_evaluation(self, report: EvaluationReport) -> None:
         self._tell("on_evaluation", report)
+
+    def on_preference(self, report: PreferenceMeasured) -> None:
+        self._tell("on_preference", report)
 
     def on_sample(self, sample: Sample) -> None:
         self._tell("on_sample", sample)

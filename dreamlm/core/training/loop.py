@@ -14,16 +14,17 @@ from typing import final
 
 import torch
 
-from dreamlm.core.errors import Interrupted, LossNotFinite, MicroBatchTooLarge, OutOfSpace, TrainingFailed
+from dreamlm.core.errors import Interrupted, LossNotFinite, MicroBatchTooLarge, TrainingFailed
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.training import memory, sanity
-from dreamlm.core.training.backend.backend import Backend, Measured, Update, WindowBatch
+from dreamlm.core.training.backend.backend import Backend, Measured, Tensors, Update, WindowBatch
 from dreamlm.core.training.config import TrainingConfig
 from dreamlm.core.training.diagnosis import name_cause
-from dreamlm.core.training.hooks import EvaluationReport, RunEnd, RunStart, Saved, StepReport
+from dreamlm.core.training.hooks import EvaluationReport, RunEnd, RunStart, StepReport
 from dreamlm.core.training.interruption import StopRequest
 from dreamlm.core.training.memory import Phase, micro_batch_too_large, within_memory
 from dreamlm.core.training.meters import Throughput, matmul_peak, training_flops_per_token
+from dreamlm.core.training.saving import save_patiently
 from dreamlm.core.training.schedules import Schedule
 from dreamlm.core.training.state import TrainingState
 from dreamlm.core.training.surroundings import Surroundings
@@ -224,24 +225,16 @@ class Trainer:
 
     def _save(self, state: TrainingState, stop: StopRequest | None = None) -> None:
         """Commit a snapshot; while the disk is full, wait for space instead of dying, unless training has not begun."""
-        begin, paused = time.monotonic(), False
-        with self._on_record(state, memory.SAVING):
-            tensors = self._backend.gather()
-        while True:
-            try:
-                folder = self._saver.save(state, tensors)
-                break
-            except OutOfSpace as error:
-                if stop is None or stop.number:
-                    raise
-                if not paused:
-                    self._hooks.on_notice(
-                        f"paused: {error.what} in {error.where}; free some space and training goes on"
-                    )
-                paused = True
-                time.sleep(self._config.retry_seconds)
+
+        def gather() -> Tensors:
+            with self._on_record(state, memory.SAVING):
+                return self._backend.gather()
+
+        def may_wait() -> bool:
+            return stop is not None and not stop.number
+
+        save_patiently(self._saver, self._hooks, state, gather, may_wait, self._config.retry_seconds)
         self._saved_at = time.monotonic()
-        self._hooks.on_save(Saved(state.step, str(folder), time.monotonic() - begin))
         self._throughput.restart()
 
     def _start(self, state: TrainingState) -> None:

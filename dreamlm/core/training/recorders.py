@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any, final
 
 from dreamlm.core.errors import is_out_of_space
-from dreamlm.core.training.hooks import EvaluationReport, Hook, RunEnd, RunStart, Sample, Saved, StepReport
+from dreamlm.core.training.hooks import (
+    EvaluationReport,
+    Hook,
+    PreferenceMeasured,
+    RunEnd,
+    RunStart,
+    Sample,
+    Saved,
+    StepReport,
+)
 
 
 @final
@@ -35,6 +44,9 @@ class MetricsFile(Hook):
 
     def on_evaluation(self, report: EvaluationReport) -> None:
         self._write("evaluation", asdict(report))
+
+    def on_preference(self, report: PreferenceMeasured) -> None:
+        self._write("preference", asdict(report))
 
     def on_sample(self, sample: Sample) -> None:
         self._write("sample", asdict(sample))
@@ -113,6 +125,14 @@ class TensorBoard(Hook):
             "validation/perplexity": report.perplexity,
             "validation/bits_per_byte": report.bits_per_byte,
             **{f"validation/source/{name}": value for name, value in report.sources.items()},
+        }
+        self._add(scalars, report.step)
+
+    def on_preference(self, report: PreferenceMeasured) -> None:
+        scalars = {
+            "validation/loss": report.loss,
+            "validation/accuracy": report.accuracy,
+            "validation/calibration_error": report.calibration_error,
         }
         self._add(scalars, report.step)
 

@@ -2,12 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
-from dreamlm.core.training.backend.backend import Tensors
 from dreamlm.core.training.hooks import Hook, Sample
-from dreamlm.core.training.state import TrainingState
+from dreamlm.core.training.saving import Saver
 
 
 @dataclass(frozen=True)
@@ -17,18 +14,6 @@ class Validation:
     nll: float
     bits_per_byte: float
     sources: dict[str, float]
-
-
-class Saver(Protocol):
-    """Where snapshots go. Called on every rank; only the first one writes."""
-
-    def save(self, state: TrainingState, tensors: Tensors) -> Path:
-        """Commit a snapshot.  Raises: OutOfSpace, with the older snapshots untouched."""
-        ...
-
-    def roll_back(self) -> int:
-        """Make the newest finite snapshot the current one; its step."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,36 @@
+"""A model that a run needs and never changes, kept in the run's folder: its origin may go, the run goes on."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from dreamlm.checkpoints.files import DiskFiles
+from dreamlm.checkpoints.manifest import Record, read_manifest
+from dreamlm.checkpoints.seal import seal
+from dreamlm.checkpoints.snapshot import MODEL, Snapshot, read_snapshot, write_snapshot
+
+
+def freeze(snapshot: Snapshot, record: Record, folder: Path) -> None:
+    """Keep a snapshot, without its optimizer, in a new folder that is there whole or not at all.
+
+    What a stop left of an earlier try is replaced; a folder that is there already stays as it is.
+    Raises: OSError, when the disk is full for one.
+    """
+    if folder.exists():
+        return
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # it holds nothing that anybody could use
+    partial.mkdir(parents=True)
+    digests = write_snapshot(partial, replace(snapshot, optimizer={}))
+    files = DiskFiles()
+    seal(files, partial, record, 1, digests)
+    files.rename(partial, folder)
+    files.sync_folder(folder.parent)
+
+
+def thawed(folder: Path) -> tuple[Snapshot, str]:
+    """The snapshot that `freeze` kept, every byte verified, and the digest of its weights.
+
+    Raises: CheckpointError when it is missing or damaged.
+    """
+    return read_snapshot(folder), read_manifest(folder).files[MODEL].sha256

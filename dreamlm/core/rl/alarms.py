@@ -1,0 +1,82 @@
+"""Signs that a policy collapses: said early, answered by smaller steps, and by a stop when that does not help."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from pydantic import Field
+
+from dreamlm.core.config import ConfigModel
+
+RATE_CUT = 0.5
+"""What each back-off leaves of the learning rate."""
+PULL_GROWTH = 2.0
+"""By how much it strengthens the pull towards the reference."""
+
+
+class AlarmLimits(ConfigModel):
+    """When an iteration counts as a bad sign."""
+
+    entropy_share: float = Field(0.1, ge=0.0, lt=1.0)
+    """Entropy per token below this share of the first iteration's."""
+    kl: float = Field(1.0, gt=0.0)
+    """Divergence from the reference above this, in nats per token."""
+    length_share: float = Field(0.2, ge=0.0, lt=1.0)
+    """Answers shorter, in the mean, than this share of the first iteration's."""
+    repetition: float = Field(0.5, gt=0.0, le=1.0)
+    """More repeated 3-grams than this share, and than the first iteration had."""
+    explained_variance: float = Field(-1.0, lt=1.0)
+    """A critic worse than this: below 0 it is worse than none."""
+    patience: int = Field(3, ge=1)
+    """So many iterations in a row with the same sign raise the alarm."""
+    backoffs: int = Field(3, ge=0)
+    """So many alarms are answered by smaller steps; the next one stops the run."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the signs are read from; means of one iteration."""
+
+    entropy: float
+    kl: float
+    length: float
+    repetition: float
+    explained_variance: float
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is remembered between iterations; a value, so that a snapshot holds it."""
+
+    first: Figures | None = None
+    streaks: Mapping[str, int] = field(default_factory=dict)
+    """Iterations in a row with each sign."""
+    backoffs: int = 0
+
+    def after(self, now: Figures, limits: AlarmLimits) -> tuple["Watch", list[str]]:
+        """The watch after an iteration, and a sentence for each sign that has lasted: an alarm."""
+        first = self.first or now
+        signs = dict(_signs(first, now, limits))
+        streaks = {name: self.streaks.get(name, 0) + 1 for name in signs}
+        lasting = [signs[name] for name, count in streaks.items() if count >= limits.patience]
+        if lasting:
+            return replace(self, first=first, streaks={}, backoffs=self.backoffs + 1), lasting
+        return replace(self, first=first, streaks=streaks), []
+
+
+def _signs(first: Figures, now: Figures, limits: AlarmLimits) -> Iterator[tuple[str, str]]:
+    if now.entropy < limits.entropy_share * first.entropy:
+        share = f"{limits.entropy_share:.0%} of the first iteration's {first.entropy:.2f}"
+        yield "entropy", f"entropy is {now.entropy:.3f} nats per token, below {share}: the policy says one thing only"
+    if now.kl > limits.kl:
+        yield "kl", f"the policy is {now.kl:.2f} nats per token from the reference, beyond {limits.kl:g}"
+    if now.length < limits.length_share * first.length:
+        share = f"{limits.length_share:.0%} of the first iteration's {first.length:.1f}"
+        yield "length", f"answers have {now.length:.1f} tokens, below {share}"
+    if now.repetition > max(limits.repetition, first.repetition):
+        yield "repetition", f"{now.repetition:.0%} of an answer's 3-grams repeat, more than {limits.repetition:.0%}"
+    if now.explained_variance < limits.explained_variance:
+        worth = f"explained variance {now.explained_variance:.2f}, below {limits.explained_variance:g}"
+        yield "explained_variance", f"the critic is worse than none: {worth}"
+    if not all(map(math.isfinite, (now.entropy, now.kl, now.explained_variance))):
+        yield "finite", "entropy, divergence or explained variance is not finite"

@@ -1,0 +1,347 @@
+"""The loop of reinforcement learning: prompts -> answers -> experience -> updates -> alarms -> report -> save.
+
+An iteration is a pure function of the state before it, so a run that was killed repeats the iteration it was in, and
+comes to the same weights. What an update computes is the backend's business, as in `core.training.loop`.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol, final
+
+import numpy as np
+
+from dreamlm.core.errors import Interrupted, TrainingFailed
+from dreamlm.core.objectives.ppo import RATIO_ERROR
+from dreamlm.core.rl.alarms import PULL_GROWTH, RATE_CUT, Figures
+from dreamlm.core.rl.answer import Prompt
+from dreamlm.core.rl.collect import Collected, Collector, summary
+from dreamlm.core.rl.config import PolicyConfig
+from dreamlm.core.rl.experience import Experience, ExperienceBatch
+from dreamlm.core.rl.policy import PolicyPass
+from dreamlm.core.rl.state import PolicyState
+from dreamlm.core.rng import derive_seed
+from dreamlm.core.training.backend.backend import Backend, Measured, Tensors, Update
+from dreamlm.core.training.hooks import Hook, IterationReport, RewardReport, RunEnd, RunStart, Sample
+from dreamlm.core.training.interruption import StopRequest
+from dreamlm.core.training.memory import Phase, within_memory
+from dreamlm.core.training.saving import Saver, save_patiently
+
+RATIO_TOLERANCE = 1e-5
+"""How far the probability ratios of an iteration's first update may be from 1; they are equal by construction."""
+COLLECTING = Phase("writing and reading answers", "lower rl.ppo.rollout.rows or rl.ppo.micro_batch", "rl.ppo")
+UPDATING = Phase("updating the policy", "lower rl.ppo.micro_batch", "rl.ppo.micro_batch")
+SAVING = Phase("gathering a snapshot in the memory of the first process", "use a machine with more memory")
+
+
+class PromptSource(Protocol):
+    """Where prompts come from; which ones come next is a pure function of how many came before."""
+
+    held_out: Sequence[Prompt]
+
+    def draw(self, cursor: int, count: int) -> Sequence[Prompt]: ...
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What the updates of an iteration did; means over them."""
+
+    measured: Sequence[Measured]
+    updates: Sequence[Update]
+    asked: int
+    """Updates that would have been made without an early stop."""
+    seconds: float
+
+    def mean(self, name: str) -> float:
+        return statistics.fmean(one.objectives[name] for one in self.measured)
+
+
+@final
+class PolicyTrainer:
+    """Runs iterations until their number is reached, a signal asks to stop, or going on makes no sense."""
+
+    def __init__(
+        self,
+        config: PolicyConfig,
+        backend: Backend,
+        collector: Collector,
+        policy: PolicyPass,
+        prompts: PromptSource,
+        saver: Saver,
+        hooks: Hook,
+    ) -> None:
+        self._config, self._backend, self._collector, self._policy = config, backend, collector, policy
+        self._prompts, self._saver, self._hooks = prompts, saver, hooks
+        self._begun = self._saved_at = time.monotonic()
+        with backend.whole():
+            self._parameters = sum(parameter.numel() for parameter in backend.model.parameters())
+
+    def run(self, state: PolicyState) -> PolicyState:
+        """Go on from `state` until `iterations`.
+
+        Raises: Interrupted after a signal, once a snapshot is committed; TrainingFailed, OutOfMemory among it;
+        OutOfSpace.
+        """
+        self._begun = self._saved_at = time.monotonic()
+        with StopRequest(self._hooks.on_notice) as stop:
+            self._start(state)
+            if state.step == 0:
+                with self._on_record(state):
+                    state = self._judge(state)
+                self._save(state, None)
+            while state.step < self._config.iterations:
+                before = state
+                with self._on_record(state):
+                    state, alarms = self._iterate(state)
+                    finished = state.step == self._config.iterations
+                    if finished or state.step % self._config.eval_iterations == 0:
+                        state = self._judge(state)
+                stopping = self._backend.any(stop.number != 0)
+                given_up = bool(alarms) and state.watch.backoffs > self._config.alarms.backoffs
+                improved = state.best_reward != before.best_reward
+                if finished or stopping or given_up or improved or self._save_is_due(state):
+                    self._save(state, stop)
+                if given_up:
+                    raise self._collapsed(state, alarms)
+                if stopping and not finished:
+                    self._end("interrupted", state)
+                    raise Interrupted(stop.number or 15, f"stopped at iteration {state.step}; a snapshot was saved")
+        self._end("finished", state)
+        return state
+
+    def _iterate(self, state: PolicyState) -> tuple[PolicyState, list[str]]:
+        """One iteration; the state after it, and the alarms that it raised."""
+        begin, config = time.monotonic(), self._config
+        prompts, numbers = self._share(self._prompts.draw(state.prompt_cursor, config.answers))
+        plan = [self._minibatches(state, epoch, len(prompts)) for epoch in range(config.passes)]
+        seeds = [derive_seed(state.seed, "answer", state.step, number) for number in numbers]
+        with within_memory(COLLECTING.failure):
+            written = self._collector.write(prompts, seeds, [group for batch in plan[0] for group in batch])
+            collected = self._collector.collect(written, state.kl_coefficient, state.moments)
+        with within_memory(UPDATING.failure):
+            state, moved = self._update(state, collected.experience, plan)
+        found = collected.summary
+        state = replace(
+            state,
+            step=state.step + 1,
+            tokens=state.tokens + found.tokens,
+            prompt_cursor=state.prompt_cursor + config.answers,
+            moments=collected.moments,
+            kl_coefficient=config.kl.following(state.kl_coefficient, found.kl, found.answers),
+        )
+        self._hooks.on_iteration(self._report(state, collected, moved, time.monotonic() - begin))
+        entropy = moved.mean("entropy")
+        figures = Figures(entropy, found.kl, found.length, found.repetition, collected.explained_variance)
+        watch, alarms = state.watch.after(figures, config.alarms)
+        state = replace(state, watch=watch)
+        if alarms:
+            state = self._back_off(state, alarms)
+        return state, alarms
+
+    def _share(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[int]]:
+        """This process's prompts, and their numbers among all of an iteration."""
+        numbers = list(range(self._backend.rank, len(prompts), self._backend.world_size))
+        return [prompts[number] for number in numbers], numbers
+
+    def _minibatches(self, state: PolicyState, epoch: int, answers: int) -> list[list[list[int]]]:
+        """This process's answers in a fresh order: for each optimizer step, its micro-batches."""
+        seed = derive_seed(state.seed, "mini-batches", state.step, epoch, self._backend.rank)
+        order = np.random.default_rng(seed).permutation(answers).tolist()
+        size = self._config.minibatch // self._backend.world_size
+        micro = min(self._config.micro_batch, size)
+        return [
+            [order[begin : begin + micro] for begin in range(start, start + size, micro)]
+            for start in range(0, answers, size)
+        ]
+
+    def _update(
+        self, state: PolicyState, experience: Sequence[Experience], plan: Sequence[Sequence[Sequence[Sequence[int]]]]
+    ) -> tuple[PolicyState, Moved]:
+        """Every mini-batch of every epoch, until the policy has moved too far."""
+        begin = time.monotonic()
+        measured: list[Measured] = []
+        updates: list[Update] = []
+        for epoch, minibatches in enumerate(plan):
+            for number, groups in enumerate(minibatches):
+                micro_batches = [
+                    ExperienceBatch.of(
+                        [experience[one] for one in group],
+                        self._policy,
+                        derive_seed(state.seed, "update", state.step, epoch, number, place),
+                    )
+                    for place, group in enumerate(groups)
+                ]
+                found = self._backend.forward_backward(micro_batches)
+                if not measured:
+                    self._require_ratio_of_one(found, len(micro_batches))
+                measured.append(found)
+                if found.objectives["approx_kl"] > self._config.stop_kl:
+                    self._backend.discard()
+                    return state, self._moved(measured, updates, plan, begin)
+                update = self._step(state, found)
+                updates.append(update)
+                state = self._counted(state, update)
+        return state, self._moved(measured, updates, plan, begin)
+
+    def _require_ratio_of_one(self, found: Measured, micro_batches: int) -> None:
+        """Before the first update the policy is the one that wrote the answers."""
+        # The mean over micro-batches and processes times their number bounds the largest.
+        error = found.probes[RATIO_ERROR][0] * micro_batches * self._backend.world_size
+        if not error <= RATIO_TOLERANCE:
+            raise TrainingFailed(
+                f"the probability ratio of the first update is not 1: {error:.2g} off",
+                hint="the model computes one thing twice and gets two results; this is a bug of dreamlm: please report it",
+            )
+
+    def _step(self, state: PolicyState, found: Measured) -> Update:
+        if not all(map(math.isfinite, (found.nll, *found.objectives.values()))):
+            self._backend.discard()
+            return Update(math.nan, 0.0, applied=False)
+        return self._backend.update(state.rate_factor)
+
+    def _counted(self, state: PolicyState, update: Update) -> PolicyState:
+        if update.applied:
+            return replace(state, updates=state.updates + 1, skipped_in_a_row=0)
+        state = replace(state, skipped_in_a_row=state.skipped_in_a_row + 1)
+        self._hooks.on_notice(f"iteration {state.step + 1}: an update was skipped, its loss or gradient is not finite")
+        if state.skipped_in_a_row >= self._config.max_skipped_updates:
+            step = self._saver.roll_back()
+            raise TrainingFailed(
+                f"{state.skipped_in_a_row} updates in a row were not finite; the run is back at iteration {step}",
+                hint="continue with a lower rate: --set rl.ppo.optimizer.learning_rate=... --allow-changes",
+            )
+        return state
+
+    def _moved(
+        self, measured: list[Measured], updates: list[Update], plan: Sequence[Sequence[object]], begin: float
+    ) -> Moved:
+        return Moved(measured, updates, sum(len(minibatches) for minibatches in plan), time.monotonic() - begin)
+
+    def _back_off(self, state: PolicyState, alarms: Sequence[str]) -> PolicyState:
+        """Smaller steps, and a stronger pull towards the reference."""
+        state = replace(
+            state,
+            rate_factor=state.rate_factor * RATE_CUT,
+            kl_coefficient=state.kl_coefficient * PULL_GROWTH,
+        )
+        rate = self._config.optimizer.learning_rate * state.rate_factor
+        self._hooks.on_notice(
+            f"alarm at iteration {state.step}: {'; '.join(alarms)}; "
+            f"the learning rate falls to {rate:.3g}, the KL coefficient rises to {state.kl_coefficient:.3g}"
+        )
+        return state
+
+    def _collapsed(self, state: PolicyState, alarms: Sequence[str]) -> TrainingFailed:
+        self._end("failed", state)
+        return TrainingFailed(
+            f"the policy collapses, and smaller steps have not helped {self._config.alarms.backoffs} times: "
+            f"{'; '.join(alarms)}; a snapshot of iteration {state.step} was saved",
+            hint="dreamlm ckpt list names the best one; look at the reward, or raise rl.ppo.kl.initial, or lower the rate",
+        )
+
+    def _judge(self, state: PolicyState) -> PolicyState:
+        """Answer held-out prompts, always with the same random numbers."""
+        prompts = list(self._prompts.held_out[: self._config.eval_prompts])
+        world_size = self._backend.world_size
+        if len(prompts) < world_size:
+            return state
+        mine, numbers = self._share(prompts)
+        seeds = [derive_seed(state.seed, "held-out answer", number) for number in numbers]
+        rows = self._config.micro_batch
+        groups = [list(range(begin, min(begin + rows, len(mine)))) for begin in range(0, len(mine), rows)]
+        with within_memory(COLLECTING.failure):
+            written = self._collector.write(mine, seeds, groups)
+            found = summary(written, self._backend.sum)
+        best = state.best_reward is None or found.reward > state.best_reward
+        half = 1.96 * found.reward_deviation / math.sqrt(found.answers)
+        interval = (found.reward - half, found.reward + half)
+        self._hooks.on_reward(
+            RewardReport(state.step, state.tokens, found.reward, interval, found.components, found.kl, best)
+        )
+        for one in written.rollouts[: self._config.samples]:
+            self._hooks.on_sample(Sample(state.step, one.answer.prompt.text, one.answer.text))
+        return replace(
+            state,
+            last_reward=found.reward,
+            best_reward=found.reward if best else state.best_reward,
+            judged_step=state.step,
+        )
+
+    def _report(self, state: PolicyState, collected: Collected, moved: Moved, seconds: float) -> IterationReport:
+        found = collected.summary
+        applied = [update for update in moved.updates if update.applied] or [Update(math.nan, 0.0, False)]
+        return IterationReport(
+            step=state.step,
+            tokens=state.tokens,
+            reward=found.reward,
+            reward_deviation=found.reward_deviation,
+            components=found.components,
+            policy_loss=moved.mean("policy_loss"),
+            value_loss=moved.mean("value_loss"),
+            entropy=moved.mean("entropy"),
+            approx_kl=moved.mean("approx_kl"),
+            clip_fraction=moved.mean("clip_fraction"),
+            kl=found.kl,
+            kl_coefficient=state.kl_coefficient,
+            explained_variance=collected.explained_variance,
+            length=found.length,
+            ended=found.ended,
+            repetition=found.repetition,
+            mismatch=collected.mismatch,
+            epochs=self._config.passes * len(moved.updates) / moved.asked,
+            gradient_norm=statistics.fmean(update.gradient_norm for update in applied),
+            learning_rate=applied[-1].learning_rate,
+            rollout_tokens_per_second=found.tokens / max(collected.rollout_seconds, 1e-9),
+            update_tokens_per_second=sum(one.tokens for one in moved.measured) / max(moved.seconds, 1e-9),
+            seconds=seconds,
+        )
+
+    def _save_is_due(self, state: PolicyState) -> bool:
+        every = state.step % self._config.save_interval_iterations == 0
+        late = time.monotonic() - self._saved_at >= self._config.save_interval_seconds
+        return self._backend.any(every or (self._backend.rank == 0 and late))
+
+    def _save(self, state: PolicyState, stop: StopRequest | None) -> None:
+        def gather() -> Tensors:
+            with within_memory(SAVING.failure):
+                return self._backend.gather()
+
+        def may_wait() -> bool:
+            return stop is not None and not stop.number
+
+        save_patiently(self._saver, self._hooks, state, gather, may_wait, self._config.retry_seconds)
+        self._saved_at = time.monotonic()
+
+    @contextmanager
+    def _on_record(self, state: PolicyState) -> Iterator[None]:
+        """What fails ends the run, which is to be told like any other end."""
+        try:
+            yield
+        except TrainingFailed:
+            self._end("failed", state)
+            raise
+
+    def _start(self, state: PolicyState) -> None:
+        config = self._config
+        self._hooks.on_start(
+            RunStart(
+                step=state.step,
+                planned_steps=config.iterations,
+                tokens=state.tokens,
+                train_tokens=config.iterations * config.answers * config.rollout.max_new_tokens,
+                tokens_per_step=config.answers * config.rollout.max_new_tokens,
+                parameters=self._parameters,
+                vocab_size=self._backend.model.vocab_size,
+                precision=self._backend.precision,
+                device=str(self._backend.device),
+                world_size=self._backend.world_size,
+                resumed=state.step > 0,
+            )
+        )
+
+    def _end(self, reason: str, state: PolicyState) -> None:
+        seconds = time.monotonic() - self._begun
+        self._hooks.on_end(RunEnd(reason, state.step, state.tokens, seconds, None, state.measured_loss, None))
