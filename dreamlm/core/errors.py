@@ -127,6 +127,20 @@ class OutOfMemory(TrainingFailed):
     """A phase of training does not fit into memory, and a smaller micro-batch would not help."""
 
 
+class NotAboveChance(UserMistake):
+    """A reward model predicts held-out preferences no better than a coin, as far as its held-out pairs can tell."""
+
+    def __init__(self, accuracy: float, low: float, high: float, pairs: int, where: str) -> None:
+        self.accuracy, self.low, self.high, self.pairs = accuracy, low, high, pairs
+        super().__init__(
+            f"this reward model is not above chance: it predicts {accuracy:.1%} of {pairs:,} held-out preferences, "
+            f"and with 95 % confidence {low:.1%} to {high:.1%}",
+            where=where,
+            valid=["a lower end above 50 %"],
+            hint="train it on more or cleaner pairs, or from a better model: dreamlm rl reward",
+        )
+
+
 class MicroBatchTooLarge(DreamLMError):
     """A micro-batch of `rows` windows does not fit into memory; `fewer` may, once the processes are started again.
 

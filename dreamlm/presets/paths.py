@@ -24,7 +24,15 @@ def anchored(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         values["tokenizer"] = {**tokenizer, "path": _folder(tokenizer["path"], folder)}
     if isinstance(model, dict) and "init_from" in model:
         values["model"] = {**model, "init_from": _folder(model["init_from"], folder)}
+    if isinstance(values.get("rl"), dict):
+        values["rl"] = {key: _with_source(section, folder) for key, section in values["rl"].items()}
     return values
+
+
+def _with_source(section: Any, folder: Path) -> Any:
+    if not isinstance(section, dict) or "source" not in section:
+        return section
+    return {**section, "source": _source(section["source"], folder)}
 
 
 def _source(source: Any, folder: Path) -> Any:
