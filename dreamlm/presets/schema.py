@@ -9,8 +9,8 @@ from dreamlm.core.config import ConfigModel
 from dreamlm.core.evaluation.perplexity import Evaluation
 from dreamlm.core.generation.sampler import Sampler
 from dreamlm.core.nn.decoder import DreamLM
-from dreamlm.core.rl.reward_config import RewardConfig
 from dreamlm.core.rl.config import PolicyConfig
+from dreamlm.core.rl.reward_config import RewardConfig
 from dreamlm.core.rl.rewards.mix import Rewards
 from dreamlm.core.tokenizer import BytePair, Tokenizer
 from dreamlm.core.training.config import TrainingConfig
@@ -40,14 +40,6 @@ class ModelConfig(DreamLM.Config):
 
 
 class RLConfig(ConfigModel):
-    """What the model learns from preferences and rewards, and how."""
-
-    pairs: PairData | None = None
-    """Preferences that `dreamlm rl reward` fits a reward model to."""
-    reward_model: RewardConfig = RewardConfig()
-
-
-class RLConfig(ConfigModel):
     """Reinforcement learning: what the policy is asked, what its answers earn, and how it learns from them."""
 
     prompts: PromptData = PromptData()
@@ -55,6 +47,9 @@ class RLConfig(ConfigModel):
     reward_model: str | None = None
     """Run or snapshot of `dreamlm rl reward`, for `rewards.learned`."""
     ppo: PolicyConfig = PolicyConfig()
+    pairs: PairData | None = None
+    """Preferences that `dreamlm rl reward` fits a reward model to."""
+    reward: RewardConfig = RewardConfig()
 
 
 class Preset(ConfigModel):
@@ -73,7 +68,6 @@ class Preset(ConfigModel):
     eval: Evaluation.Config = Evaluation.Config()
     rl: RLConfig = RLConfig()
     generate: Sampler.Config = Sampler.Config()
-    rl: RLConfig = RLConfig()
 
     @field_validator("name")
     @classmethod
