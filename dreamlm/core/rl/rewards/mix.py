@@ -1,8 +1,9 @@
 """One reward of several components: measured ones, and a learned one."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeAlias, final
 
 from pydantic import Field, model_validator
@@ -11,8 +12,10 @@ from dreamlm.core.config import ConfigModel
 from dreamlm.core.errors import DreamLMError, UserMistake
 from dreamlm.core.rl.answer import Answer
 from dreamlm.core.rl.reference import Reference
-from dreamlm.core.rl.rewards.correctness import Metric
-from dreamlm.core.rl.rewards.creativity import Seen, nothing_seen
+from dreamlm.core.rl.rewards.coherence import coherence
+from dreamlm.core.rl.rewards.correctness import Metric, correctness
+from dreamlm.core.rl.rewards.creativity import Seen, creativity, nothing_seen
+from dreamlm.core.rl.rewards.faithfulness import faithfulness
 
 NAMES = ("faithfulness", "coherence", "correctness", "creativity", "learned")
 SHOWN = 80
@@ -20,8 +23,6 @@ SHOWN = 80
 
 Values: TypeAlias = tuple[float | None, ...]
 """One for each answer; None where the component says nothing about it."""
-
-
 Measure: TypeAlias = Callable[[Sequence[Answer]], Sequence[float | None]]
 
 
