@@ -30,6 +30,8 @@ def anchored(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _with_source(section: Any, folder: Path) -> Any:
+    if isinstance(section, str):
+        return _folder(section, folder)
     if not isinstance(section, dict) or "source" not in section:
         return section
     return {**section, "source": _source(section["source"], folder)}

@@ -40,16 +40,16 @@ class ModelConfig(DreamLM.Config):
 
 
 class RLConfig(ConfigModel):
-    """Reinforcement learning: what the policy is asked, what its answers earn, and how it learns from them."""
+    """Reinforcement learning: what the model is asked, what its answers earn, and how it learns from them."""
 
     prompts: PromptData = PromptData()
     rewards: Rewards.Config = Rewards.Config()
-    reward_model: str | None = None
-    """Run or snapshot of `dreamlm rl reward`, for `rewards.learned`."""
+    learned_from: str | None = None
+    """Run or snapshot of `dreamlm rl reward`: what `rewards.learned` weighs."""
     ppo: PolicyConfig = PolicyConfig()
     pairs: PairData | None = None
     """Preferences that `dreamlm rl reward` fits a reward model to."""
-    reward: RewardConfig = RewardConfig()
+    reward_model: RewardConfig = RewardConfig()
 
 
 class Preset(ConfigModel):
