@@ -11,15 +11,14 @@ from dreamlm.checkpoints.snapshot import MODEL, Snapshot, read_snapshot, write_s
 
 
 def freeze(snapshot: Snapshot, record: Record, folder: Path) -> None:
-    """Keep a snapshot, without its optimizer, in a new folder that is there whole or not at all.
+    """Keep a snapshot, without its optimizer, in a folder that is there whole or not at all.
 
-    What a stop left of an earlier try is replaced; a folder that is there already stays as it is.
-    Raises: OSError, when the disk is full for one.
+    What an earlier try left there is replaced.  Raises: OSError, when the disk is full for one.
     """
-    if folder.exists():
-        return
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # it holds nothing that anybody could use
+    for earlier in (partial, folder):
+        if earlier.exists():
+            shutil.rmtree(earlier)
     partial.mkdir(parents=True)
     digests = write_snapshot(partial, replace(snapshot, optimizer={}))
     files = DiskFiles()

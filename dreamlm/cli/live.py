@@ -1,11 +1,21 @@
 """What a person sees of a training run: one live line, the milestones above it, and the outcome as the result."""
 
 from dataclasses import asdict
-from typing import final
+from typing import Any, final
 
 from dreamlm.cli.console import Console
 from dreamlm.cli.live_line import LiveLine, count, duration
-from dreamlm.core.training.hooks import EvaluationReport, Hook, RunEnd, RunStart, Sample, Saved, StepReport
+from dreamlm.core.training.hooks import (
+    EvaluationReport,
+    Hook,
+    IterationReport,
+    RewardReport,
+    RunEnd,
+    RunStart,
+    Sample,
+    Saved,
+    StepReport,
+)
 
 _MEMORY = 0.9
 """How much of the displayed speed is kept from one step to the next, so that it can be read."""
@@ -18,7 +28,7 @@ class LiveTraining(Hook):
     def __init__(self, console: Console, line: LiveLine) -> None:
         self._console, self._line = console, line
         self._planned_steps = self._train_tokens = 0
-        self._speed = 0.0
+        self._speed = self._seconds = 0.0
 
     def on_start(self, start: RunStart) -> None:
         self._planned_steps, self._train_tokens = start.planned_steps, start.train_tokens
@@ -47,6 +57,28 @@ class LiveTraining(Hook):
         if not report.applied:
             parts.append("skipped")
         self._line.show("  ".join(parts), min(1.0, report.tokens / self._train_tokens) if self._train_tokens else None)
+
+    def on_iteration(self, report: IterationReport) -> None:
+        parts = [
+            f"iteration {report.step:,}/{self._planned_steps:,}",
+            f"reward {report.reward:.3f}",
+            f"KL {report.kl:.3f}",
+            f"entropy {report.entropy:.2f}",
+            f"{report.length:.0f} tokens an answer",
+            f"{count(report.rollout_tokens_per_second)} written/s",
+        ]
+        fresh = report.seconds
+        self._seconds = _MEMORY * self._seconds + (1 - _MEMORY) * fresh if self._seconds else fresh
+        parts.append(f"{duration((self._planned_steps - report.step) * self._seconds)} left")
+        self._line.show("  ".join(parts), report.step / self._planned_steps if self._planned_steps else None)
+
+    def on_reward(self, report: RewardReport) -> None:
+        low, high = report.reward_interval
+        best = ", the best so far" if report.best else ""
+        self._console.notice(
+            f"iteration {report.step:,}: held-out reward {report.reward:.3f} ({low:.3f} to {high:.3f}), "
+            f"{report.kl:.3f} nats per token from the reference{best}"
+        )
 
     def on_evaluation(self, report: EvaluationReport) -> None:
         best = ", the best so far" if report.best else ""
@@ -77,7 +109,7 @@ class JsonTraining(Hook):
         self._console = console
         self._is_read = True
 
-    def _tell(self, event: str, moment: RunStart | StepReport | EvaluationReport | Sample | Saved | RunEnd) -> None:
+    def _tell(self, event: str, moment: Any) -> None:
         if not self._is_read:
             return
         try:
@@ -91,6 +123,12 @@ class JsonTraining(Hook):
 
     def on_step(self, report: StepReport) -> None:
         self._tell("step", report)
+
+    def on_iteration(self, report: IterationReport) -> None:
+        self._tell("iteration", report)
+
+    def on_reward(self, report: RewardReport) -> None:
+        self._tell("reward", report)
 
     def on_evaluation(self, report: EvaluationReport) -> None:
         self._tell("evaluation", report)

@@ -60,7 +60,8 @@ class Prompts:
 
     def __init__(self, train: Sequence[Prompt], held_out: Sequence[Prompt], seed: int) -> None:
         """`seed` decides the order of the prompts to learn from."""
-        self.train, self.held_out = tuple(train), tuple(held_out)
+        self.train: Sequence[Prompt] = tuple(train)
+        self.held_out: Sequence[Prompt] = tuple(held_out)
         self._seed = seed
         self.fingerprint = _fingerprint(self.train, self.held_out)
         """64 hex digits that change with any text, the order, or what is held out."""

@@ -43,9 +43,9 @@ class RLConfig(ConfigModel):
     """Reinforcement learning: what the model is asked, what its answers earn, and how it learns from them."""
 
     prompts: PromptData = PromptData()
-    rewards: Rewards.Config = Rewards.Config()
+    scoring: Rewards.Config = Rewards.Config()
     learned_from: str | None = None
-    """Run or snapshot of `dreamlm rl reward`: what `rewards.learned` weighs."""
+    """Run or snapshot of `dreamlm rl reward`: what `scoring.learned` weighs."""
     ppo: PolicyConfig = PolicyConfig()
     pairs: PairData | None = None
     """Preferences that `dreamlm rl reward` fits a reward model to."""

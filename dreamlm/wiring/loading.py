@@ -1,7 +1,9 @@
 """From a folder on disk to a model that can be used."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -62,7 +64,15 @@ def load(
     if missing := [name for name in lacking if name not in tied]:
         hint = "dreamlm ckpt list shows the run's other snapshots; dreamlm ckpt rotate goes back to one"
         raise CheckpointError(f"the snapshot lacks {', '.join(missing)}", where=str(folder), hint=hint)
-    return Loaded(model.eval(), tokenizer, preset, TrainingState.from_json(dict(snapshot.state)), folder)
+    return Loaded(
+        model.eval(), tokenizer, preset, TrainingState.from_json(dict(training_state(snapshot.state))), folder
+    )
+
+
+def training_state(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state of the training behind a snapshot, whether of training itself or of what came after it."""
+    inner: Mapping[str, Any] = state.get("training", state)
+    return inner
 
 
 def snapshot_folder(path: Path) -> Path:

@@ -68,6 +68,11 @@ class RunFolder:
     def preset(self) -> Path:
         return self.path / "preset.json"
 
+    def write_preset(self, preset: Preset) -> None:
+        temporary = self.preset.with_suffix(".json.tmp")
+        temporary.write_text(json.dumps(preset.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+        temporary.replace(self.preset)
+
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"

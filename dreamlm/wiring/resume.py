@@ -19,7 +19,6 @@ FREE = (
     "eval",
     "generate",
     "rl",  # has commands of its own
-    "rl",
     "train.train_tokens",
     "train.eval_tokens",
     "train.validation_tokens",
@@ -49,23 +48,72 @@ ALLOWED = (
 )
 
 
+FREE_OF_POLICY = (
+    "name",
+    "description",
+    "extends",
+    "data",
+    "train",
+    "eval",
+    "generate",
+    "rl.pairs",
+    "rl.reward_model",
+    "rl.prompts",  # their fingerprint is compared
+    "rl.ppo.iterations",
+    "rl.ppo.eval_*",
+    "rl.ppo.samples",
+    "rl.ppo.save_*",
+    "rl.ppo.retry_seconds",
+    "rl.ppo.max_skipped_updates",
+    "rl.ppo.micro_batch",
+    "rl.ppo.rollout.rows",
+    "rl.ppo.backend",
+    "rl.ppo.zero_stage",
+)
+ALLOWED_OF_POLICY = (
+    "rl.scoring",
+    "rl.ppo.[!s]*",  # all but the seed and the two keys below
+    "rl.ppo.stop_kl",
+    "rl.ppo.score_limit",
+)
+
+
 def check_resume(before: Mapping[str, Any], now: Preset, allow_changes: bool) -> list[str]:
     """Sentences about accepted differences, to be shown.  Raises: ResumeMismatch listing every other one by key."""
-    refused, accepted = [], []
+    refused = []
     rows_before, rows_now = (_rows(values["train"]) for values in (before, now.model_dump(mode="json")))
     if rows_before != rows_now:
         what = f"per_gpu_batch_size * accumulation_steps: the run has {rows_before}, the request {rows_now}"
         refused.append(("train.per_gpu_batch_size", what))
+    return _check(before, now, FREE, ALLOWED if allow_changes else (), ALLOWED, refused)
+
+
+def check_policy_resume(before: Mapping[str, Any], now: Preset, allow_changes: bool) -> list[str]:
+    """The same for a run of `dreamlm rl ppo`."""
+    allowed = ALLOWED_OF_POLICY
+    return _check(before, now, FREE_OF_POLICY, allowed if allow_changes else (), allowed, [])
+
+
+def _check(
+    before: Mapping[str, Any],
+    now: Preset,
+    free: tuple[str, ...],
+    accepting: tuple[str, ...],
+    allowed: tuple[str, ...],
+    refused: list[tuple[str, str]],
+) -> list[str]:
+    """`accepting` are the keys that may differ now, `allowed` those that could."""
+    accepted = []
     for key, old, new in differences(before, now.model_dump(mode="json")):
         sentence = f"{key}: the run has {_shown(old)}, the request {_shown(new)}"
-        if _any(key, FREE):
+        if _any(key, free):
             continue
-        if _any(key, ALLOWED) and allow_changes:
+        if _any(key, accepting):
             accepted.append(f"continuing with a change: {sentence}")
         else:
             refused.append((key, sentence))
     if refused:
-        safe = all(_any(key, ALLOWED) for key, _ in refused)
+        safe = all(_any(key, allowed) for key, _ in refused)
         raise ResumeMismatch(
             "the run on disk was started with other settings:\n"
             + "\n".join(f"  {sentence}" for _, sentence in refused),

@@ -6,7 +6,6 @@
 4. run
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -209,7 +208,7 @@ class _Training:
     def _surroundings(self) -> Surroundings:
         if self._around.store is None:
             return Surroundings(NoSaver(), Hook(), self._validate, self._sample, self._tokenizer.padding_id)
-        _write_json(self._folder.preset, self._preset)
+        self._folder.write_preset(self._preset)
         recorders = [
             MetricsFile(self._folder.metrics, self._around.hook.on_notice),
             TensorBoard(self._folder.tensorboard),
@@ -280,9 +279,3 @@ class _Training:
         with self._backend.autocast():
             texts = generate(self._backend.model, self._tokenizer, prompts, self._preset.generate)
         return [Sample(step, generation.prompt, generation.text) for generation in texts]
-
-
-def _write_json(path: Path, preset: Preset) -> None:
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(preset.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)

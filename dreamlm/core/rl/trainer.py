@@ -40,9 +40,14 @@ SAVING = Phase("gathering a snapshot in the memory of the first process", "use a
 class PromptSource(Protocol):
     """Where prompts come from; which ones come next is a pure function of how many came before."""
 
-    held_out: Sequence[Prompt]
+    @property
+    def held_out(self) -> Sequence[Prompt]:
+        """Prompts that nothing is learned from."""
+        ...
 
-    def draw(self, cursor: int, count: int) -> Sequence[Prompt]: ...
+    def draw(self, cursor: int, count: int) -> Sequence[Prompt]:
+        """The next `count` prompts after the first `cursor`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -193,7 +198,7 @@ class PolicyTrainer:
         if not error <= RATIO_TOLERANCE:
             raise TrainingFailed(
                 f"the probability ratio of the first update is not 1: {error:.2g} off",
-                hint="the model computes one thing twice and gets two results; this is a bug of dreamlm: please report it",
+                hint="the same computation gave two results: this is a bug of dreamlm, please report it",
             )
 
     def _step(self, state: PolicyState, found: Measured) -> Update:
@@ -239,7 +244,7 @@ class PolicyTrainer:
         return TrainingFailed(
             f"the policy collapses, and smaller steps have not helped {self._config.alarms.backoffs} times: "
             f"{'; '.join(alarms)}; a snapshot of iteration {state.step} was saved",
-            hint="dreamlm ckpt list names the best one; look at the reward, or raise rl.ppo.kl.initial, or lower the rate",
+            hint="dreamlm ckpt list names the best; look at the reward, raise rl.ppo.kl.initial or lower the learning rate",
         )
 
     def _judge(self, state: PolicyState) -> PolicyState:

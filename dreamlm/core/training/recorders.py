@@ -17,7 +17,9 @@ from dreamlm.core.errors import is_out_of_space
 from dreamlm.core.training.hooks import (
     EvaluationReport,
     Hook,
+    IterationReport,
     PreferenceMeasured,
+    RewardReport,
     RunEnd,
     RunStart,
     Sample,
@@ -44,6 +46,12 @@ class MetricsFile(Hook):
 
     def on_evaluation(self, report: EvaluationReport) -> None:
         self._write("evaluation", asdict(report))
+
+    def on_iteration(self, report: IterationReport) -> None:
+        self._write("iteration", _with_components(report))
+
+    def on_reward(self, report: RewardReport) -> None:
+        self._write("reward", _with_components(report))
 
     def on_preference(self, report: PreferenceMeasured) -> None:
         self._write("preference", asdict(report))
@@ -128,6 +136,14 @@ class TensorBoard(Hook):
         }
         self._add(scalars, report.step)
 
+    def on_iteration(self, report: IterationReport) -> None:
+        values = _with_components(report)
+        self._add({f"rl/{name}": value for name, value in values.items() if name != "step"}, report.step)
+
+    def on_reward(self, report: RewardReport) -> None:
+        scalars = {f"held_out/{name}": value for name, value in report.components.items()}
+        self._add({"held_out/reward": report.reward, "held_out/kl": report.kl, **scalars}, report.step)
+
     def on_preference(self, report: PreferenceMeasured) -> None:
         scalars = {
             "validation/loss": report.loss,
@@ -187,6 +203,8 @@ class ReportFile(Hook):
         if evaluations and ended["bits_per_byte"] is None:
             ended["bits_per_byte"] = evaluations[-1]["bits_per_byte"]
         report = {"end": ended, "start": start[-1] if start else {}, "evaluations": evaluations}
+        if rewards := list(self._events("reward")):
+            report["rewards"] = rewards
         temporary = self._path.with_suffix(".json.tmp")
         temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         temporary.replace(self._path)
@@ -200,6 +218,12 @@ class ReportFile(Hook):
                 if line.startswith(begins) and (event := _event(line)) is not None:
                     del event["event"]
                     yield event
+
+
+def _with_components(report: IterationReport | RewardReport) -> dict[str, Any]:
+    """The report's figures, those of the reward's components among them under their public names."""
+    values = asdict(report)
+    return values | values.pop("components")
 
 
 def _event(line: bytes) -> dict[str, Any] | None:
