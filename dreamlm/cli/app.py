@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from dreamlm import __version__
-from dreamlm.cli import ckpt, doctor, eval, generate, prepare, presets, train
+from dreamlm.cli import ckpt, doctor, eval, generate, prepare, presets, rl, train
 from dreamlm.cli.console import Console
 from dreamlm.core.errors import DreamLMError, Interrupted
 
@@ -53,6 +53,7 @@ app.command()(prepare.prepare)
 app.command()(train.train)
 app.command("eval")(eval.evaluate)
 app.command()(generate.generate)
+app.add_typer(rl.app, name="rl")
 app.add_typer(ckpt.app, name="ckpt")
 app.add_typer(presets.app, name="presets")
 app.command()(doctor.doctor)

@@ -1,4 +1,4 @@
-"""The `rl.reward` section of a preset."""
+"""The `rl.reward_model` section of a preset."""
 
 from pydantic import Field
 

@@ -32,8 +32,8 @@ from dreamlm.core.training.saving import Saver, save_patiently
 
 READING = Phase(
     "reading the pairs of a step",
-    "lower rl.reward.pairs_per_micro_batch: the steps stay the same",
-    "rl.reward.pairs_per_micro_batch",
+    "lower rl.reward_model.pairs_per_micro_batch: the steps stay the same",
+    "rl.reward_model.pairs_per_micro_batch",
 )
 MEASURING = Phase("measuring the reward model on held-out pairs", "start from a smaller model")
 
@@ -163,7 +163,7 @@ class RewardTrainer:
         step = self._saver.roll_back()
         return TrainingFailed(
             f"{why}; the run is back at its last finite snapshot, step {step}",
-            hint="start another run with a lower rate: --set rl.reward.optimizer.learning_rate=...",
+            hint="start another run with a lower rate: --set rl.reward_model.optimizer.learning_rate=...",
         )
 
     @contextmanager
