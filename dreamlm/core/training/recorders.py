@@ -223,7 +223,8 @@ class ReportFile(Hook):
 def _with_components(report: IterationReport | RewardReport) -> dict[str, Any]:
     """The report's figures, those of the reward's components among them under their public names."""
     values = asdict(report)
-    return values | values.pop("components")
+    components: dict[str, Any] = values.pop("components")
+    return values | components
 
 
 def _event(line: bytes) -> dict[str, Any] | None:

@@ -1,0 +1,90 @@
+"""Moments, the KL controller, and the alarms."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dreamlm.core.rl.alarms import AlarmLimits, Figures, Watch
+from dreamlm.core.rl.controllers import KlControl
+from dreamlm.core.rl.moments import RunningMoments
+
+
+def alone(values: Sequence[float]) -> list[float]:
+    return list(values)
+
+
+@given(st.lists(st.lists(st.floats(-100, 100), max_size=8), min_size=1, max_size=6))
+def test_moments_of_parts_are_those_of_the_whole(parts: list[list[float]]) -> None:
+    moments = RunningMoments()
+    for part in parts:
+        moments = moments.including(part, alone)
+    everything = [value for part in parts for value in part]
+    assert moments.count == len(everything)
+    if everything:
+        assert moments.mean == pytest.approx(np.mean(everything), abs=1e-9)
+        spread = float(np.std(everything))
+        assert moments.deviation == pytest.approx(spread if spread > 1e-8 else 1.0, rel=1e-6, abs=1e-7)
+
+
+def test_scores_are_normalised_and_cut() -> None:
+    moments = RunningMoments().including([1.0, 3.0], alone)
+    assert moments.normalised(4.0, 5.0) == pytest.approx(2.0)
+    assert moments.normalised(1e9, 5.0) == 5.0
+    assert moments.normalised(-1e9, 5.0) == -5.0
+    assert RunningMoments().including([2.0, 2.0], alone).normalised(2.5, 5.0) == pytest.approx(0.5)
+
+
+def test_the_coefficient_follows_the_divergence_slowly_and_within_bounds() -> None:
+    control = KlControl(initial=0.1, target=0.05, horizon=100)
+    assert control.following(0.1, 0.05, 64) == pytest.approx(0.1)
+    assert control.following(0.1, 5.0, 50) == pytest.approx(0.1 * 1.1)
+    assert control.following(0.1, 0.0, 50) == pytest.approx(0.1 * 0.9)
+    assert control.following(0.1, 5.0, 10_000) == pytest.approx(0.1 * 1.2)
+    assert control.following(0.1, 0.055, 100) == pytest.approx(0.1 * 1.1)
+    assert KlControl(adaptive=False).following(0.3, 5.0, 64) == 0.3
+
+
+HEALTHY = Figures(entropy=3.0, kl=0.05, length=40.0, repetition=0.1, explained_variance=0.4)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"entropy": 0.2}, "entropy is 0.200"),
+        ({"kl": 1.5}, "1.50 nats per token from the reference"),
+        ({"length": 3.0}, "answers have 3.0 tokens"),
+        ({"repetition": 0.8}, "80% of an answer's 3-grams repeat"),
+        ({"explained_variance": -2.0}, "the critic is worse than none"),
+        ({"kl": float("nan")}, "not finite"),
+    ],
+)
+def test_each_sign_raises_its_alarm_once_it_has_lasted(change: dict[str, float], word: str) -> None:
+    limits = AlarmLimits(patience=3)
+    watch, alarms = Watch().after(HEALTHY, limits)
+    assert alarms == []
+    for _ in range(2):
+        watch, alarms = watch.after(replace(HEALTHY, **change), limits)
+        assert alarms == []
+    watch, alarms = watch.after(replace(HEALTHY, **change), limits)
+    assert len(alarms) == 1
+    assert word in alarms[0]
+    assert (watch.backoffs, dict(watch.streaks)) == (1, {})
+
+
+def test_a_sign_that_passes_is_forgotten() -> None:
+    watch = Watch()
+    for number in range(12):
+        figures = replace(HEALTHY, kl=1.5) if number % 3 else HEALTHY
+        watch, alarms = watch.after(figures, AlarmLimits(patience=3))
+        assert alarms == []
+    assert watch.backoffs == 0
+
+
+def test_a_first_iteration_that_repeats_is_the_measure_of_later_ones() -> None:
+    watch, _ = Watch().after(replace(HEALTHY, repetition=0.7), AlarmLimits(patience=1))
+    assert watch.after(replace(HEALTHY, repetition=0.69), AlarmLimits(patience=1))[1] == []
+    assert watch.after(replace(HEALTHY, repetition=0.71), AlarmLimits(patience=1))[1] != []
