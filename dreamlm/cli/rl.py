@@ -58,7 +58,7 @@ def _tell(console: Console, report: "PreferenceReport") -> None:
     between = report.accuracy_interval
     console.result(
         f"accuracy {report.accuracy:.1%} ({between.low:.1%} to {between.high:.1%}) on {report.pairs:,} held-out pairs, "
-        f"calibration error {report.calibration_error:.3f}, loss {report.loss:.3f}"
+        f"calibration error {report.calibration_error:.3f}; the longer answer: {report.length_accuracy:.1%}"
     )
     if not report.above_chance:
         console.warning("that is not above chance: this reward model will be refused where one is asked for")

@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dreamlm.checkpoints.manifest import read_manifest
 from dreamlm.checkpoints.snapshot import MODEL, Snapshot, read_snapshot
@@ -115,7 +114,10 @@ def _report(store: Store, folder: RunFolder) -> PreferenceReport:
     report = RewardState.from_json(read_snapshot(best.path).state).report if best else None
     if report is None:
         raise CheckpointError("no snapshot of this run was measured", where=str(store.folder))
-    _write_json(folder.path / "reward_report.json", report.to_json())
+    path = folder.path / "reward_report.json"
+    temporary = path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
     return report
 
 
@@ -186,7 +188,7 @@ class _Training:
         saver = SnapshotSaver(
             around.store, self._preset, self._model.trunk, self._model.tokenizer, around.tokenizer_folder, kind="rl"
         )
-        _write_json(folder.preset, self._preset.model_dump(mode="json"))
+        folder.write_preset(self._preset)
         recorders = [MetricsFile(folder.metrics, around.hook.on_notice), TensorBoard(folder.tensorboard)]
         hooks = Hooks([*recorders, around.hook])
         config = self._preset.rl.reward_model
@@ -275,9 +277,3 @@ def _backend(preset: Preset, model: RewardModel, precision: str) -> Backend:
 def _digest(origin: Path) -> str:
     """Of the weights to start from.  Raises: UserMistake when there are none."""
     return read_manifest(snapshot_folder(origin)).files[MODEL].sha256
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)

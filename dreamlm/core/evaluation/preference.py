@@ -51,6 +51,8 @@ class PreferenceReport:
     """Nats per pair; ln 2 is knowing nothing."""
     calibration_error: float
     """Expected calibration error over ten bins, from 0."""
+    length_accuracy: float
+    """The same share for a judge who prefers the longer answer, in tokens: what needs no reward model."""
     mean_margin: float
     """Score of the chosen answer less that of the rejected one."""
     mean_confidence: float
@@ -75,10 +77,12 @@ def preference_report(
     score_N2: npt.NDArray[np.float64],
     confidence_N: npt.NDArray[np.float64],
     chosen_is_first_N: npt.NDArray[np.bool_],
+    tokens_N2: npt.NDArray[np.int64],
     looks: int = 1,
 ) -> PreferenceReport:
     """The report on pairs, by the scores of the chosen and the rejected answer and the confidence in the pair.
 
+    tokens_N2: how long the two are.
     chosen_is_first_N: the order in which calibration sees the answers; if the chosen one always came first, a model
     that is always sure of the first would look calibrated.
 
@@ -93,7 +97,7 @@ def preference_report(
         )
     margin_N = score_N2[:, 0] - score_N2[:, 1]
     chosen_N = (1 + confidence_N * np.tanh(margin_N / 2)) / 2
-    correct = float((margin_N > 0).sum() + (margin_N == 0).sum() / 2)
+    correct = _in_order(margin_N)
     interval = wilson(correct, pairs, 1 - (1 - CONFIDENCE) / looks)
     first_N = np.where(chosen_is_first_N, chosen_N, 1 - chosen_N)
     bins = calibration_bins(first_N, chosen_is_first_N)
@@ -105,12 +109,18 @@ def preference_report(
         above_chance=interval.low > 0.5,
         loss=float(-np.log(chosen_N).mean()),
         calibration_error=calibration_error(bins),
+        length_accuracy=_in_order(tokens_N2[:, 0] - tokens_N2[:, 1]) / pairs,
         mean_margin=float(margin_N.mean()),
         mean_confidence=float(confidence_N.mean()),
         score_mean=float(score_N2.mean()),
         score_deviation=float(score_N2.std()),
         bins=bins,
     )
+
+
+def _in_order(difference_N: npt.NDArray[Any]) -> float:
+    """How many differences are above 0; those that are 0 count half."""
+    return float((difference_N > 0).sum() + (difference_N == 0).sum() / 2)
 
 
 def wilson(successes: float, trials: int, confidence: float = CONFIDENCE) -> Interval:

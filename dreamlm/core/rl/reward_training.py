@@ -246,5 +246,6 @@ def measure_on_pairs(model: RewardModel, pairs: Sequence[ReadPair], looks: int =
         score_N2,
         np.sqrt(confidence_N2.prod(axis=1)),
         np.array([pair.chosen_is_first for pair in pairs], dtype=bool),
+        np.array([[len(pair.chosen.ids), len(pair.rejected.ids)] for pair in pairs]).reshape(-1, 2),
         looks,
     )

@@ -48,8 +48,16 @@ class TrainingState:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "TrainingState":
-        """Raises: CheckpointError when another schema wrote it."""
+        """Raises: CheckpointError when something else or another schema wrote it."""
         values = dict(data)
+        kind = values.pop("kind", None)
+        if kind is not None:
+            raise CheckpointError(
+                f"this is no run of dreamlm train: its state.json is of kind {kind}",
+                hint="a reward model judges texts and writes none: name the model that it began as"
+                if kind == "reward"
+                else "continue it with dreamlm rl",
+            )
         schema = values.pop("schema", None)
         if schema != SCHEMA:
             raise CheckpointError(
