@@ -5,33 +5,27 @@ comes to the same weights. What an update computes is the backend's business, as
 """
 
 import math
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol, final
 
-import numpy as np
-
 from dreamlm.core.errors import Interrupted, TrainingFailed
-from dreamlm.core.objectives.ppo import RATIO_ERROR
 from dreamlm.core.rl.alarms import PULL_GROWTH, RATE_CUT, Figures
 from dreamlm.core.rl.answer import Prompt
 from dreamlm.core.rl.collect import Collected, Collector, summary
 from dreamlm.core.rl.config import PolicyConfig
-from dreamlm.core.rl.experience import Experience, ExperienceBatch
 from dreamlm.core.rl.policy import PolicyPass
 from dreamlm.core.rl.state import PolicyState
+from dreamlm.core.rl.updates import Moved, Updater
 from dreamlm.core.rng import derive_seed
-from dreamlm.core.training.backend.backend import Backend, Measured, Tensors, Update
+from dreamlm.core.training.backend.backend import Backend, Tensors
 from dreamlm.core.training.hooks import Hook, IterationReport, RewardReport, RunEnd, RunStart, Sample
 from dreamlm.core.training.interruption import StopRequest
 from dreamlm.core.training.memory import Phase, within_memory
 from dreamlm.core.training.saving import Saver, save_patiently
 
-RATIO_TOLERANCE = 1e-5
-"""How far the probability ratios of an iteration's first update may be from 1; they are equal by construction."""
 COLLECTING = Phase("writing and reading answers", "lower rl.ppo.rollout.rows or rl.ppo.micro_batch", "rl.ppo")
 UPDATING = Phase("updating the policy", "lower rl.ppo.micro_batch", "rl.ppo.micro_batch")
 SAVING = Phase("gathering a snapshot in the memory of the first process", "use a machine with more memory")
@@ -50,20 +44,6 @@ class PromptSource(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Moved:
-    """What the updates of an iteration did; means over them."""
-
-    measured: Sequence[Measured]
-    updates: Sequence[Update]
-    asked: int
-    """Updates that would have been made without an early stop."""
-    seconds: float
-
-    def mean(self, name: str) -> float:
-        return statistics.fmean(one.objectives[name] for one in self.measured)
-
-
 @final
 class PolicyTrainer:
     """Runs iterations until their number is reached, a signal asks to stop, or going on makes no sense."""
@@ -78,8 +58,9 @@ class PolicyTrainer:
         saver: Saver,
         hooks: Hook,
     ) -> None:
-        self._config, self._backend, self._collector, self._policy = config, backend, collector, policy
+        self._config, self._backend, self._collector = config, backend, collector
         self._prompts, self._saver, self._hooks = prompts, saver, hooks
+        self._updater = Updater(config, backend, policy, saver, hooks)
         self._begun = self._saved_at = time.monotonic()
         with backend.whole():
             self._parameters = sum(parameter.numel() for parameter in backend.model.parameters())
@@ -121,13 +102,13 @@ class PolicyTrainer:
         """One iteration; the state after it, and the alarms that it raised."""
         begin, config = time.monotonic(), self._config
         prompts, numbers = self._share(self._prompts.draw(state.prompt_cursor, config.answers))
-        plan = [self._minibatches(state, epoch, len(prompts)) for epoch in range(config.passes)]
+        plan = self._updater.plan(state, len(prompts))
         seeds = [derive_seed(state.seed, "answer", state.step, number) for number in numbers]
         with within_memory(COLLECTING.failure):
             written = self._collector.write(prompts, seeds, [group for batch in plan[0] for group in batch])
             collected = self._collector.collect(written, state.kl_coefficient, state.moments)
         with within_memory(UPDATING.failure):
-            state, moved = self._update(state, collected.experience, plan)
+            state, moved = self._updater.update(state, collected.experience, plan)
         found = collected.summary
         state = replace(
             state,
@@ -151,80 +132,6 @@ class PolicyTrainer:
         numbers = list(range(self._backend.rank, len(prompts), self._backend.world_size))
         return [prompts[number] for number in numbers], numbers
 
-    def _minibatches(self, state: PolicyState, epoch: int, answers: int) -> list[list[list[int]]]:
-        """This process's answers in a fresh order: for each optimizer step, its micro-batches."""
-        seed = derive_seed(state.seed, "mini-batches", state.step, epoch, self._backend.rank)
-        order = np.random.default_rng(seed).permutation(answers).tolist()
-        size = self._config.minibatch // self._backend.world_size
-        micro = min(self._config.micro_batch, size)
-        return [
-            [order[begin : begin + micro] for begin in range(start, start + size, micro)]
-            for start in range(0, answers, size)
-        ]
-
-    def _update(
-        self, state: PolicyState, experience: Sequence[Experience], plan: Sequence[Sequence[Sequence[Sequence[int]]]]
-    ) -> tuple[PolicyState, Moved]:
-        """Every mini-batch of every epoch, until the policy has moved too far."""
-        begin = time.monotonic()
-        measured: list[Measured] = []
-        updates: list[Update] = []
-        for epoch, minibatches in enumerate(plan):
-            for number, groups in enumerate(minibatches):
-                micro_batches = [
-                    ExperienceBatch.of(
-                        [experience[one] for one in group],
-                        self._policy,
-                        derive_seed(state.seed, "update", state.step, epoch, number, place),
-                    )
-                    for place, group in enumerate(groups)
-                ]
-                found = self._backend.forward_backward(micro_batches)
-                if not measured:
-                    self._require_ratio_of_one(found, len(micro_batches))
-                measured.append(found)
-                if found.objectives["approx_kl"] > self._config.stop_kl:
-                    self._backend.discard()
-                    return state, self._moved(measured, updates, plan, begin)
-                update = self._step(state, found)
-                updates.append(update)
-                state = self._counted(state, update)
-        return state, self._moved(measured, updates, plan, begin)
-
-    def _require_ratio_of_one(self, found: Measured, micro_batches: int) -> None:
-        """Before the first update the policy is the one that wrote the answers."""
-        # The mean over micro-batches and processes times their number bounds the largest.
-        error = found.probes[RATIO_ERROR][0] * micro_batches * self._backend.world_size
-        if not error <= RATIO_TOLERANCE:
-            raise TrainingFailed(
-                f"the probability ratio of the first update is not 1: {error:.2g} off",
-                hint="the same computation gave two results: this is a bug of dreamlm, please report it",
-            )
-
-    def _step(self, state: PolicyState, found: Measured) -> Update:
-        if not all(map(math.isfinite, (found.nll, *found.objectives.values()))):
-            self._backend.discard()
-            return Update(math.nan, 0.0, applied=False)
-        return self._backend.update(state.rate_factor)
-
-    def _counted(self, state: PolicyState, update: Update) -> PolicyState:
-        if update.applied:
-            return replace(state, updates=state.updates + 1, skipped_in_a_row=0)
-        state = replace(state, skipped_in_a_row=state.skipped_in_a_row + 1)
-        self._hooks.on_notice(f"iteration {state.step + 1}: an update was skipped, its loss or gradient is not finite")
-        if state.skipped_in_a_row >= self._config.max_skipped_updates:
-            step = self._saver.roll_back()
-            raise TrainingFailed(
-                f"{state.skipped_in_a_row} updates in a row were not finite; the run is back at iteration {step}",
-                hint="continue with a lower rate: --set rl.ppo.optimizer.learning_rate=... --allow-changes",
-            )
-        return state
-
-    def _moved(
-        self, measured: list[Measured], updates: list[Update], plan: Sequence[Sequence[object]], begin: float
-    ) -> Moved:
-        return Moved(measured, updates, sum(len(minibatches) for minibatches in plan), time.monotonic() - begin)
-
     def _back_off(self, state: PolicyState, alarms: Sequence[str]) -> PolicyState:
         """Smaller steps, and a stronger pull towards the reference."""
         state = replace(
@@ -244,7 +151,7 @@ class PolicyTrainer:
         return TrainingFailed(
             f"the policy collapses, and smaller steps have not helped {self._config.alarms.backoffs} times: "
             f"{'; '.join(alarms)}; a snapshot of iteration {state.step} was saved",
-            hint="dreamlm ckpt list names the best; look at the reward, raise rl.ppo.kl.initial or lower the learning rate",
+            hint="dreamlm ckpt list names the best; raise rl.ppo.kl.initial, or lower the learning rate",
         )
 
     def _judge(self, state: PolicyState) -> PolicyState:
@@ -277,7 +184,6 @@ class PolicyTrainer:
 
     def _report(self, state: PolicyState, collected: Collected, moved: Moved, seconds: float) -> IterationReport:
         found = collected.summary
-        applied = [update for update in moved.updates if update.applied] or [Update(math.nan, 0.0, False)]
         return IterationReport(
             step=state.step,
             tokens=state.tokens,
@@ -297,10 +203,10 @@ class PolicyTrainer:
             repetition=found.repetition,
             mismatch=collected.mismatch,
             epochs=self._config.passes * len(moved.updates) / moved.asked,
-            gradient_norm=statistics.fmean(update.gradient_norm for update in applied),
-            learning_rate=applied[-1].learning_rate,
+            gradient_norm=moved.gradient_norm,
+            learning_rate=moved.learning_rate,
             rollout_tokens_per_second=found.tokens / max(collected.rollout_seconds, 1e-9),
-            update_tokens_per_second=sum(one.tokens for one in moved.measured) / max(moved.seconds, 1e-9),
+            update_tokens_per_second=moved.tokens / max(moved.seconds, 1e-9),
             seconds=seconds,
         )
 
