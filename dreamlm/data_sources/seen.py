@@ -114,7 +114,7 @@ def _pieces(corpus: Corpus, n: int, progress: Progress) -> Iterator[Hashes]:
         end = sequence.length - 1  # without the virtual token behind the last document
         for start in range(0, end, PIECE_TOKENS):
             stop = min(end, start + PIECE_TOKENS)
-            yield np.unique(_within_documents(sequence, start, min(end, stop + n - 1), n))
+            yield _ascending(_within_documents(sequence, start, min(end, stop + n - 1), n))
             progress.advance(0, stop - start)
 
 
@@ -153,11 +153,20 @@ def _merge(runs: Sequence[Hashes], path: Path) -> None:
             slices: list[npt.NDArray[Any]] = [
                 run[cut[part] : cut[part + 1]] for run, cut in zip(runs, cuts, strict=True)
             ]
-            merged = np.unique(np.concatenate([np.zeros(0, dtype=FILE_DTYPE), *slices]))
+            merged = _ascending(np.concatenate([np.zeros(0, dtype=FILE_DTYPE), *slices]))
             file.write(merged.data)
             count += len(merged)
         file.seek(0)
         file.write(np.array([count], dtype=FILE_DTYPE).data)
+
+
+def _ascending(hashes: Hashes) -> Hashes:
+    """The hashes in order, each once; sorts them in place."""
+    # np.unique builds a hash table first and takes fifteen times as long.
+    hashes.sort()
+    first = np.ones(len(hashes), dtype=np.bool_)
+    np.not_equal(hashes[1:], hashes[:-1], out=first[1:])
+    return hashes[first]
 
 
 def _opened(path: Path) -> Hashes | None:

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from statistics import mean
 
 import pytest
+import torch
 from answers_by_hand import IDS, answer, sharp
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ from dreamlm.core.rl.rewards.coherence import coherence
 from dreamlm.core.rl.rewards.correctness import correctness
 from dreamlm.core.rl.rewards.creativity import creativity
 from dreamlm.core.rl.rewards.faithfulness import faithfulness
-from dreamlm.core.rl.rewards.mix import RewardNotFinite, Rewards, Scores
+from dreamlm.core.rl.rewards.mix import RewardNotFinite, Rewards
 
 NONE = {"faithfulness": 0, "coherence": 0, "correctness": 0, "creativity": 0}
 ANSWERS = [answer([7, 30], [45, 30, 200, 17, 0], "the cat", "cat"), answer([7, 30], [45, 45, 45, 45], "a dog", "cat")]
@@ -69,11 +71,6 @@ def test_an_answer_to_which_nothing_applies_is_refused() -> None:
     assert "answer 'the cat' to prompt 'what?'" in caught.value.where
 
 
-def test_means_are_over_the_answers_a_component_applies_to() -> None:
-    scores = Scores({"correctness": (1.0, None, 0.5), "coherence": (0.1, 0.2, 0.3), "learned": (None,) * 3}, (0.0,) * 3)
-    assert scores.means() == pytest.approx({"correctness": 0.75, "coherence": 0.2})
-
-
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
 def test_a_figure_that_is_none_is_named_with_its_answer(broken: float) -> None:
     rewards = Rewards.Config(learned=1).build(sharp(), learned=lambda answers: [0.5, broken])
@@ -123,6 +120,28 @@ def test_no_weight_at_all_is_a_mistake_and_so_is_a_negative_one() -> None:
 def test_the_training_text_reaches_creativity() -> None:
     rewards = Rewards.Config().build(sharp(), seen=lambda ids: [True] * (len(ids) - 3))
     assert rewards.score(ANSWERS).components["creativity"] == (0.0, 0.0)
+
+
+def test_by_default_random_tokens_earn_less_than_what_the_reference_itself_writes() -> None:
+    draw = torch.Generator().manual_seed(2)
+    prompts = torch.randint(2, 258, (16, 4), generator=draw).tolist()
+    written = [answer(prompt, sampled([0, *prompt], 16, draw)) for prompt in prompts]
+    random = [answer(prompt, torch.randint(2, 258, (16,), generator=draw).tolist()) for prompt in prompts]
+    default, equal = Rewards.Config(), Rewards.Config(coherence=1, creativity=1)
+    assert mean(default.build(sharp()).score(written).total) > mean(default.build(sharp()).score(random).total)
+    assert mean(equal.build(sharp()).score(written).total) < mean(equal.build(sharp()).score(random).total)
+
+
+@torch.no_grad()
+def sampled(read: list[int], count: int, draw: torch.Generator) -> list[int]:
+    """Tokens drawn from the reference at temperature 1, each after all before it."""
+    model = sharp().model.eval()
+    for _ in range(count):
+        ids = torch.tensor([read])
+        hidden = model(ids, torch.zeros_like(ids), model.start(1), boundaries=False).hidden
+        probabilities = model.logits(hidden)[0, -1].softmax(dim=0)
+        read = [*read, int(torch.multinomial(probabilities, 1, generator=draw))]
+    return read[-count:]
 
 
 def test_no_answers_have_no_scores() -> None:
