@@ -6,7 +6,7 @@ and all are started again with the smaller micro-batch that the note names. They
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,13 +16,13 @@ from dreamlm.cli.console import Console
 
 
 def run_ranks(console: Console, processes: int, arguments: list[str]) -> None:
-    """Train in several processes on this machine; ends with the exit code of the first that failed.
+    """Run a command that trains in several processes on this machine; ends with the exit code of the first that failed.
 
     Raises: RangeError for an impossible number of processes.
     """
     from dreamlm.core.training.backend.launch import MICRO_ROWS, launch
 
-    command = [sys.executable, "-m", "dreamlm.cli", "train", *arguments]
+    command = [sys.executable, "-m", "dreamlm.cli", *arguments]
     ended = launch(command, processes)
     while ended.note and not ended.signal_number:
         note = json.loads(ended.note)
@@ -52,7 +52,7 @@ def as_a_rank() -> Iterator[None]:
         raise typer.Exit(error.exit_code) from error
 
 
-def command_line(options: dict[str, str | Path | int | None], sets: list[str], flags: dict[str, bool]) -> list[str]:
+def command_line(options: Mapping[str, str | Path | int | None], sets: list[str], flags: dict[str, bool]) -> list[str]:
     """The options as they would be typed; None was not given."""
     given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
     assigned = [word for assignment in sets for word in ("--set", assignment)]

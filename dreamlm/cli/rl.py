@@ -1,21 +1,90 @@
 """`dreamlm rl`: learn from preferences and rewards."""
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from dreamlm.cli.console import Console
 from dreamlm.cli.options import DeviceOption, JsonOption, PresetOption, RunOption, SeedOption, SetOption
 
 if TYPE_CHECKING:
     from dreamlm.core.evaluation.preference import PreferenceReport
+    from dreamlm.wiring.policy import PolicyRequest
 
-app = typer.Typer(no_args_is_help=True, help="Learn from preferences and rewards.", rich_markup_mode=None)
+
+class _PpoByDefault(TyperGroup):
+    """`dreamlm rl --run DIR` is `dreamlm rl ppo --run DIR`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        named = args and (args[0] in self.commands or args[0] in ctx.help_option_names or not args[0].startswith("-"))
+        found: list[str] = super().parse_args(ctx, args if named else ["ppo", *args])
+        return found
+
+
+app = typer.Typer(
+    cls=_PpoByDefault, help="Learn from preferences and rewards; without a subcommand: ppo.", rich_markup_mode=None
+)
 
 FromOption = Annotated[
     Path | None, typer.Option("--from", metavar="RUN|DIR", help="The trained model: a run or one of its snapshots.")
 ]
+
+
+@app.command()
+def ppo(
+    origin: FromOption = None,
+    run: RunOption = None,
+    preset: PresetOption = None,
+    sets: SetOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    nproc: Annotated[
+        int | None, typer.Option("--nproc", min=1, metavar="N", help="Train in N processes here, with DeepSpeed.")
+    ] = None,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Continue a run although safe settings differ.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a model by what its own answers earn, or go on where the run stopped.
+
+    Prompts, rewards and settings are those of the preset's rl section; without --preset it is the one inside the model.
+    Stop it as you like: Ctrl-C saves first, and the same command resumes.
+    """
+    from dreamlm.cli.ranks import command_line, run_ranks
+    from dreamlm.core.errors import UserMistake
+    from dreamlm.presets.resolve import resolve
+
+    console = Console(as_json)
+    if run is None:
+        raise UserMistake("where should the policy go?", hint="name a run folder with --run DIR")
+    changes = [*(sets or ()), *([] if seed is None else [f"rl.ppo.seed={seed}"])]
+    chosen = None if preset is None else resolve(preset, changes)
+    if nproc is not None and nproc > 1 and "RANK" not in os.environ:
+        options = {"--from": origin, "--run": run, "--preset": preset, "--device": device}
+        flags = {"--allow-changes": allow_changes, "--json": as_json}
+        run_ranks(console, nproc, ["rl", "ppo", *command_line(options, changes, flags)])
+        return
+    from dreamlm.wiring.policy import PolicyRequest
+
+    _learn(console, PolicyRequest(run, origin, chosen, changes, device or "auto", allow_changes))
+
+
+def _learn(console: Console, request: "PolicyRequest") -> None:
+    from dreamlm.cli.live import JsonTraining, LiveTraining
+    from dreamlm.cli.ranks import as_a_rank
+    from dreamlm.core.training.hooks import Hook
+    from dreamlm.wiring.policy import train_policy
+
+    if os.environ.get("RANK", "0") != "0":
+        with as_a_rank():
+            train_policy(request, Hook())
+        return
+    with as_a_rank(), console.live() as line:
+        train_policy(request, JsonTraining(console) if console.as_json else LiveTraining(console, line))
 
 
 @app.command()

@@ -60,7 +60,7 @@ def train(
     if nproc is not None and nproc > 1 and "RANK" not in os.environ:
         options = {"--preset": preset, "--run": folder, "--corpus": corpus, "--device": device, "--workers": workers}
         flags = {"--allow-changes": allow_changes, "--json": as_json}
-        run_ranks(console, nproc, command_line(options, changes, flags))
+        run_ranks(console, nproc, ["train", *command_line(options, changes, flags)])
         return
     from dreamlm.wiring.training import TrainRequest
 

@@ -45,12 +45,13 @@ from dreamlm.presets.schema import Preset
 from dreamlm.wiring.loading import choose_device, snapshot_folder, training_state
 from dreamlm.wiring.places import RunFolder, home
 from dreamlm.wiring.resume import check_policy_resume
+from dreamlm.wiring.reward import load_reward_model
 from dreamlm.wiring.saver import NoSaver, SnapshotSaver
 
 _COPIES = 4
 """Of the weights, on disk, before the first update: the reference, and a snapshot with two moments of Adam."""
-REFERENCE = "reference"
-"""Where a run keeps the model that its policy began as."""
+REFERENCE, REWARD_MODEL = "reference", "reward_model"
+"""Where a run keeps the model that its policy began as, and the one that judges its answers."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def train_policy(request: PolicyRequest, hook: Hook) -> PolicyState:
                 store.require_space(_COPIES * start.model_bytes if start.fresh else start.snapshot.size_bytes)
             if first and start.fresh:
                 freeze(start.snapshot, start.record, request.run / REFERENCE)
+                _freeze_reward_model(start.preset, request.run)
         training = _PolicyTraining(request.run, start, prompts, place, device, store if first else None, hook)
         return training.run()
 
@@ -156,6 +158,20 @@ def _prompts(preset: Preset, hook: Hook) -> Prompts:
     left_out = f", {dropped:,} left out" if dropped else ""
     hook.on_notice(f"prompts: {len(prompts.train):,} to learn from, {len(prompts.held_out):,} held out{left_out}")
     return prompts
+
+
+def _freeze_reward_model(preset: Preset, run: Path) -> None:
+    """Raises: NotAboveChance for a reward model that is no better than a coin; UserMistake when none is named."""
+    if not preset.rl.scoring.learned:
+        return
+    if preset.rl.learned_from is None:
+        raise UserMistake(
+            "the learned reward has weight, but no reward model is named",
+            where="rl.learned_from",
+            hint="name a run of dreamlm rl reward, or set rl.scoring.learned to 0",
+        )
+    folder = load_reward_model(preset.rl.learned_from, "cpu").folder
+    freeze(read_snapshot(folder), read_manifest(folder).record, run / REWARD_MODEL)
 
 
 def _training_config(config: PolicyConfig) -> TrainingConfig:
@@ -265,7 +281,9 @@ class _PolicyTraining:
         return build_backend(_training_config(config), objective, weights, precision, place)
 
     def _build_collector(self, reference: DreamLM) -> Collector:
-        judge = self._preset.rl.scoring.build(Reference(reference, self._tokenizer))
+        scoring = self._preset.rl.scoring
+        learned = load_reward_model(self._run / REWARD_MODEL, str(self._device)).score if scoring.learned else None
+        judge = scoring.build(Reference(reference, self._tokenizer), learned=learned)
         return Collector(self._config, self._backend, self._value_head, reference, self._tokenizer, self._policy, judge)
 
     def _require_same(self, digest: str, place: Place) -> None:
