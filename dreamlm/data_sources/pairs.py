@@ -106,8 +106,8 @@ def _apart(chosen: str, rejected: str) -> Pair:
 
 
 def _common(left: str, right: str) -> str:
-    length = next((place for place, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), len(left))
-    return left[:length]
+    both = enumerate(zip(left, right, strict=False))
+    return left[: next((place for place, (a, b) in both if a != b), min(len(left), len(right)))]
 
 
 def _fingerprint(train: tuple[Pair, ...], held_out: tuple[Pair, ...]) -> str:
