@@ -154,6 +154,8 @@ def outcome(end: RunEnd) -> str:
         parts.append(f"loss {end.nll:.3f}")
     if end.validation_nll is not None:
         parts.append(f"held-out loss {end.validation_nll:.3f}")
+    if end.reward is not None:
+        parts.append(f"held-out reward {end.reward:.3f}")
     if end.bits_per_byte is not None:
         parts.append(f"{end.bits_per_byte:.3f} bits per byte")
     return ", ".join(parts)

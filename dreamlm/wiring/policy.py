@@ -83,14 +83,15 @@ def train_policy(request: PolicyRequest, hook: Hook) -> PolicyState:
             for sentence in store.repair() if first else ():
                 hook.on_notice(sentence)
             start = _start(request, store, hook)
+            start.preset.rl.ppo.rollout.room(start.preset.model.seq_length)
             _check_shares(start.preset.rl.ppo, place)
             choose_backend(_training_config(start.preset.rl.ppo), place)
             prompts = _prompts(start.preset, hook)
             if first:
                 store.require_space(_COPIES * start.model_bytes if start.fresh else start.snapshot.size_bytes)
             if first and start.fresh:
+                _freeze_reward_model(start.preset, request.run)  # first: it may be refused
                 freeze(start.snapshot, start.record, request.run / REFERENCE)
-                _freeze_reward_model(start.preset, request.run)
         training = _PolicyTraining(request.run, start, prompts, place, device, store if first else None, hook)
         return training.run()
 
@@ -252,7 +253,9 @@ class _PolicyTraining:
     def _already_finished(self) -> PolicyState:
         state = self._state
         self._hook.on_notice(f"the run has its {state.step:,} iterations already; ask for more with rl.ppo.iterations")
-        self._hook.on_end(RunEnd("already_finished", state.step, state.tokens, 0.0, None, state.measured_loss, None))
+        self._hook.on_end(
+            RunEnd("already_finished", state.step, state.tokens, 0.0, None, None, None, state.last_reward)
+        )
         self._backend.close()
         return state
 

@@ -15,7 +15,7 @@ class KlControl(ConfigModel):
     """First coefficient: what one nat of divergence at a token costs."""
     target: float = Field(0.05, gt=0.0)
     """Wanted mean divergence from the reference, in nats per token."""
-    horizon: int = Field(1000, ge=1)
+    horizon: int = Field(256, ge=1)
     """Answers after which a divergence of 1.2 times the target or more has raised the coefficient by a fifth."""
     adaptive: bool = True
     """False keeps the first coefficient."""

@@ -51,6 +51,17 @@ class RolloutConfig(ConfigModel):
         """Whether some tokens could not have been everything that means something."""
         return self.top_p < 1.0 or self.top_k > 0 or self.min_new_tokens > 1
 
+    def room(self, window: int) -> int:
+        """Tokens of a window that are left for a prompt.  Raises: UserMistake when there are none."""
+        room = window - self.max_new_tokens
+        if room < 2:
+            raise UserMistake(
+                f"a window of {window} tokens has no room for a prompt and {self.max_new_tokens} new ones",
+                where="rl.ppo.rollout.max_new_tokens",
+                valid=[f"1 to {window - 2}"],
+            )
+        return room
+
     def sampler(self) -> Sampler:
         return Sampler.Config(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p).build()
 
@@ -103,14 +114,7 @@ def roll_out(
     The model runs as in evaluation. Long prompts lose their oldest tokens.
     Raises: UserMistake when the window has no room for an answer; TrainingFailed when logits are not finite.
     """
-    room = model.config.seq_length - config.max_new_tokens
-    if room < 2:
-        window = model.config.seq_length
-        raise UserMistake(
-            f"a window of {window} tokens has no room for a prompt and {config.max_new_tokens} new ones",
-            where="rl.rollout.max_new_tokens",
-            valid=[f"1 to {window - 2}"],
-        )
+    room = config.room(model.config.seq_length)
     vocabulary = Vocabulary.of(model, tokenizer)
     rows = [
         _Row(prompt, prompt_ids(prompt, tokenizer, room), _uniforms(seed, config.max_new_tokens))

@@ -255,4 +255,4 @@ class PolicyTrainer:
 
     def _end(self, reason: str, state: PolicyState) -> None:
         seconds = time.monotonic() - self._begun
-        self._hooks.on_end(RunEnd(reason, state.step, state.tokens, seconds, None, state.measured_loss, None))
+        self._hooks.on_end(RunEnd(reason, state.step, state.tokens, seconds, None, None, None, state.last_reward))

@@ -155,6 +155,8 @@ class RunEnd:
     nll: float | None
     validation_nll: float | None
     bits_per_byte: float | None
+    reward: float | None = None
+    """Of answers to held-out prompts, where that is what the run is about."""
 
 
 class Hook:

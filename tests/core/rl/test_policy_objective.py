@@ -123,7 +123,9 @@ def test_all_parts_of_the_policy_and_the_critic_learn() -> None:
     scene = Scene()
     losses = scene.losses().objectives
     (losses["policy_loss"] + losses["value_loss"] - 0.01 * losses["entropy"]).backward()
-    names = [name for name, parameter in scene.objective.trained() if parameter.grad is None or not parameter.grad.any()]
+    names = [
+        name for name, parameter in scene.objective.trained() if parameter.grad is None or not parameter.grad.any()
+    ]
     assert names == []
     assert {name for name, _ in scene.objective.trained()} >= {"heads.value.linear.weight", "embedding.weight"}
 

@@ -59,7 +59,9 @@ def test_probability_and_entropy_are_those_of_a_softmax_over_the_support(config:
     with torch.no_grad():
         opinion, _ = policy(model, policy.lay_out(rollouts))
         expected = [written_out(model, one, CONFIGS[config]) for one in rollouts]
-    torch.testing.assert_close(opinion.log_probability_N.double(), torch.cat([one for one, _ in expected]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        opinion.log_probability_N.double(), torch.cat([one for one, _ in expected]), atol=1e-5, rtol=0
+    )
     torch.testing.assert_close(opinion.entropy_N.double(), torch.cat([one for _, one in expected]), atol=1e-5, rtol=0)
 
 

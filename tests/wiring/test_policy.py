@@ -1,0 +1,242 @@
+"""A policy's training put together: it leaves everything on disk, resumes exactly, and says what cannot be."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from workplace import Workplace
+
+from dreamlm.checkpoints.snapshot import read_snapshot
+from dreamlm.checkpoints.store import Store
+from dreamlm.core.errors import CheckpointError, ResumeMismatch, TrainingFailed, UserMistake
+from dreamlm.core.generation.generate import generate
+from dreamlm.core.rl.state import PolicyState
+from dreamlm.core.training.hooks import Hook, IterationReport, RewardReport, RunEnd, Sample
+from dreamlm.wiring.loading import load
+from dreamlm.wiring.policy import PolicyRequest, train_policy
+
+SETTINGS = (
+    "rl.prompts.words=4",
+    "rl.prompts.validation_fraction=0.3",
+    "rl.scoring.correctness=1.0",
+    "rl.ppo.answers=8",
+    "rl.ppo.minibatch=4",
+    "rl.ppo.micro_batch=2",
+    "rl.ppo.epochs=2",
+    "rl.ppo.iterations=3",
+    "rl.ppo.rollout.max_new_tokens=6",
+    "rl.ppo.eval_iterations=2",
+    "rl.ppo.eval_prompts=6",
+    "rl.ppo.save_interval_iterations=1",
+    "rl.ppo.optimizer.learning_rate=0.003",
+    "rl.ppo.precision=fp32",
+    "rl.ppo.stop_kl=100",
+)
+PUBLIC = {
+    "policy_loss", "value_loss", "clip_fraction", "entropy", "approx_kl", "faithfulness", "coherence", "correctness",
+    "creativity", "explained_variance",
+}  # fmt: skip
+
+
+class Heard(Hook):
+    """Keeps what was told; stops the process's work after an iteration when asked to."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.iterations: list[IterationReport] = []
+        self.rewards: list[RewardReport] = []
+        self.samples: list[Sample] = []
+        self.notices: list[str] = []
+        self.ends: list[RunEnd] = []
+        self._stop_after = stop_after
+
+    def on_iteration(self, report: IterationReport) -> None:
+        self.iterations.append(report)
+        if len(self.iterations) == self._stop_after:
+            raise KeyboardInterrupt  # the updates are made, nothing of them is saved
+
+    def on_reward(self, report: RewardReport) -> None:
+        self.rewards.append(report)
+
+    def on_sample(self, sample: Sample) -> None:
+        self.samples.append(sample)
+
+    def on_notice(self, text: str) -> None:
+        self.notices.append(text)
+
+    def on_end(self, end: RunEnd) -> None:
+        self.ends.append(end)
+
+
+Learn = Callable[..., Heard]
+
+
+@pytest.fixture
+def learn(place: Workplace, trained: Callable[..., Path]) -> Learn:
+    base = trained("train.train_tokens=2048")
+
+    def start(name: str, *sets: str, stop_after: int | None = None, fresh: bool = True, **options: Any) -> Heard:
+        heard = Heard(stop_after)
+        request = PolicyRequest(
+            place.folder / name, base if fresh else None, sets=(*SETTINGS, *sets) if fresh else sets, **options
+        )
+        train_policy(request, heard)
+        return heard
+
+    return start
+
+
+def same_tensors(left: Path, right: Path) -> bool:
+    one, other = (read_snapshot(run / "checkpoints" / "lm_current") for run in (left, right))
+    parts = [(one.model, other.model), (one.heads, other.heads), (one.optimizer, other.optimizer)]
+    return all(
+        mine.keys() == yours.keys() and all(torch.equal(mine[name], yours[name]) for name in mine)
+        for mine, yours in parts
+    )
+
+
+def test_a_run_leaves_everything_on_disk_and_its_snapshot_is_a_model_like_any_other(
+    place: Workplace, learn: Learn
+) -> None:
+    heard = learn("policy")
+    run = place.folder / "policy"
+    assert {"preset.json", "metrics.jsonl", "training_report.json", "reference", "checkpoints"} <= set(os.listdir(run))
+    newest = Store(run).latest()
+    assert newest is not None
+    assert (newest.record.kind, newest.record.step) == ("rl", 3)
+    loaded = load(run)
+    assert generate(loaded.model, loaded.tokenizer, ["the"], loaded.preset.generate)[0].text
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    iterations = [event for event in events if event["event"] == "iteration"]
+    assert [event["step"] for event in iterations] == [1, 2, 3]
+    assert all(event.keys() >= PUBLIC for event in iterations)
+    assert [report.step for report in heard.rewards] == [0, 2, 3]
+    assert len(json.loads((run / "training_report.json").read_text())["rewards"]) == 3
+    assert heard.ends[0].reason == "finished"
+    assert heard.ends[0].reward == heard.rewards[-1].reward
+
+
+def test_the_policy_begins_as_its_reference_and_moves_away(learn: Learn) -> None:
+    heard = learn("policy")
+    assert heard.rewards[0].kl == 0
+    assert heard.iterations[0].kl == 0
+    assert heard.iterations[-1].kl != 0
+    assert all(report.mismatch < 1e-4 for report in heard.iterations)
+    assert all(report.epochs == 2 for report in heard.iterations)
+
+
+@pytest.mark.parametrize(
+    "extra", [(), ("rl.ppo.rollout.top_p=0.9", "rl.ppo.algorithm=reinforce")], ids=["ppo", "other"]
+)
+def test_a_run_that_was_stopped_anywhere_comes_to_the_same_weights(
+    place: Workplace, learn: Learn, extra: tuple[str, ...]
+) -> None:
+    learn("whole", *extra)
+    for after in (1, 1, 1):
+        with pytest.raises(KeyboardInterrupt):
+            learn("cut", *extra, stop_after=after)
+    with pytest.raises(KeyboardInterrupt):
+        learn("cut", *extra, stop_after=2)
+    learn("cut", fresh=False)
+    assert same_tensors(place.folder / "whole", place.folder / "cut")
+    states = [read_snapshot(place.folder / run / "checkpoints" / "lm_current").state for run in ("whole", "cut")]
+    assert PolicyState.from_json(states[0]) == PolicyState.from_json(states[1])
+
+
+def test_a_process_killed_by_the_system_comes_to_the_same_weights(place: Workplace, learn: Learn) -> None:
+    learn("whole")
+    program = (
+        "import os, signal, sys, torch\n"
+        "from pathlib import Path\n"
+        "from dreamlm.core.training.hooks import Hook\n"
+        "from dreamlm.wiring.policy import PolicyRequest, train_policy\n"
+        "torch.set_num_threads(1)\n"
+        "class Killer(Hook):\n"
+        "    def on_iteration(self, report):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "train_policy(PolicyRequest(Path(sys.argv[1]), Path(sys.argv[2]), sets=sys.argv[3:]), Killer())\n"
+    )
+    command = [sys.executable, "-c", program, place.folder / "killed", place.folder / "run", *SETTINGS]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    learn("killed", fresh=False)
+    assert same_tensors(place.folder / "whole", place.folder / "killed")
+
+
+def test_more_iterations_go_on_as_if_they_had_been_asked_for(place: Workplace, learn: Learn) -> None:
+    learn("long", "rl.ppo.iterations=4", "rl.ppo.eval_iterations=1")
+    learn("short", "rl.ppo.eval_iterations=1")
+    said = learn("short", fresh=False)
+    assert said.ends[0].reason == "already_finished"
+    learn("short", "rl.ppo.iterations=4", fresh=False)
+    assert same_tensors(place.folder / "long", place.folder / "short")
+
+
+def test_what_makes_another_run_of_it_is_refused(place: Workplace, learn: Learn) -> None:
+    learn("policy")
+    with pytest.raises(ResumeMismatch, match=r"rl\.ppo\.seed: the run has 0, the request 1"):
+        learn("policy", "rl.ppo.seed=1", fresh=False)
+    with pytest.raises(ResumeMismatch, match=r"rl\.ppo\.clip: the run has 0\.2, the request 0\.1") as caught:
+        learn("policy", "rl.ppo.clip=0.1", fresh=False)
+    assert caught.value.hint == "--allow-changes continues with the new values"
+    more = ("rl.ppo.clip=0.1", "rl.ppo.iterations=4")
+    assert learn("policy", *more, fresh=False, allow_changes=True).ends[0].step == 4
+    with pytest.raises(ResumeMismatch, match="the prompts changed"):
+        learn("policy", "rl.prompts.words=5", fresh=False)
+    weights = place.folder / "policy" / "reference" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckpointError):
+        learn("policy", fresh=False)
+
+
+def test_alarms_make_steps_smaller_and_then_stop_with_a_snapshot(place: Workplace, learn: Learn) -> None:
+    limits = ("rl.ppo.alarms.patience=1", "rl.ppo.alarms.backoffs=1", "rl.ppo.alarms.entropy_share=0.99999")
+    heard = Heard()
+    with pytest.raises(TrainingFailed, match="the policy collapses") as caught:
+        request = PolicyRequest(
+            place.folder / "policy", place.folder / "run",
+            sets=(*SETTINGS, *limits, "rl.ppo.iterations=30", "rl.ppo.entropy_coefficient=0", "rl.scoring.correctness=1"),
+        )  # fmt: skip
+        train_policy(request, heard)
+    assert "entropy is" in caught.value.what
+    assert sum("the learning rate falls to 0.0015" in notice for notice in heard.notices) == 1
+    assert heard.ends[-1].reason == "failed"
+    newest = Store(place.folder / "policy").latest()
+    assert newest is not None
+    assert newest.record.step == heard.iterations[-1].step
+    state = PolicyState.from_json(read_snapshot(newest.path).state)
+    assert (state.rate_factor, state.watch.backoffs) == (0.25, 2)
+
+
+def test_updates_end_when_the_policy_has_moved_too_far(learn: Learn) -> None:
+    heard = learn("policy", "rl.ppo.stop_kl=0.0000001")
+    assert all(0 < report.epochs < 2 for report in heard.iterations)
+
+
+def test_requests_that_cannot_be_are_explained_before_anything_is_written(place: Workplace, learn: Learn) -> None:
+    for change, what in (
+        ("rl.scoring.learned=1.0", "no reward model is named"),
+        ("rl.ppo.rollout.max_new_tokens=31", "no room for a prompt"),
+        ("rl.ppo.minibatch=3", "minibatch 3 must divide answers 8"),
+    ):
+        with pytest.raises(UserMistake, match=what):
+            learn("policy", change)
+        assert not (place.folder / "policy").exists()
+    with pytest.raises(UserMistake, match="no run to continue"):
+        learn("nowhere", fresh=False)
+    assert not (place.folder / "nowhere").exists()
+
+
+def test_the_origin_may_go_once_the_run_has_begun(place: Workplace, learn: Learn) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        learn("policy", stop_after=1)
+    shutil.rmtree(place.folder / "run")
+    assert learn("policy", fresh=False).ends[0].reason == "finished"
