@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -155,10 +156,20 @@ def test_a_building_that_was_killed_is_done_again(make_corpus: MakeCorpus, tmp_p
     assert list(tmp_path.rglob("*.building")) == []
 
 
-def test_of_several_that_need_it_one_builds(
+def test_of_several_that_find_no_file_one_builds_it(
     make_corpus: MakeCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    corpus, built, build = make_corpus(TRAIN), [], seen._build
+    corpus, built, build, opened = make_corpus(TRAIN), [], seen._build, seen._opened
+    looked, everybody = threading.local(), threading.Barrier(4)
+
+    def looking(path: Path) -> np.ndarray | None:
+        found = opened(path)
+        if not hasattr(looked, "once"):
+            looked.once = True
+            everybody.wait(timeout=60)
+        return found
+
+    monkeypatch.setattr(seen, "_opened", looking)
     monkeypatch.setattr(seen, "_build", lambda *parts: built.append(1) or build(*parts))
     with ThreadPoolExecutor(4) as threads:
         indices = list(threads.map(lambda _: SeenNgrams.open(corpus, 2, tmp_path), range(4)))

@@ -93,6 +93,16 @@ def test_the_figures_can_take_part_in_a_loss() -> None:
     assert torch.equal(weight.grad, log_T)
 
 
+def test_rows_of_like_length_are_read_together_the_longest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, widths = model("plain"), []
+    whole = DreamLM.forward
+    monkeypatch.setattr(
+        DreamLM, "forward", lambda *given, **named: widths.append(given[1].shape) or whole(*given, **named)
+    )
+    Reference(one, tokenizer(), rows=2).log_probabilities(texts(3, 15, 4, 16, 9))
+    assert widths == [(2, 16), (2, 9), (1, 3)]
+
+
 def test_no_sequences_and_sequences_without_targets_cost_nothing() -> None:
     reference = Reference(model("plain"), tokenizer())
     assert reference.log_probabilities([]) == []

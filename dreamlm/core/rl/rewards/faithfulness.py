@@ -18,25 +18,25 @@ def faithfulness(answers: Sequence[Answer], reference: Reference) -> tuple[float
     half of the window; then the answer loses its oldest.
 
     Rewards falsely: a copy of the prompt, which makes it likelier than any answer does. Nothing is taken off for that
-    here; `creativity` counts the copied 4-grams, and a mix of both gives a copy less than an answer.
+    here: `creativity` gives a copy 0. Words of the prompt in another order pass there; `coherence` gives them little.
     Source: the backward model of Li et al. 2016, "A Diversity-Promoting Objective Function for Neural Conversation
     Models" (maximum mutual information).  Departs: one model reads both ways, relative to the prompt alone.
     Cost: the reference reads every prompt once alone and once behind its answer.
     """
-    cuts = [_cut(answer, reference.room) for answer in answers]
-    given = [reference.opened(written + prompt) for prompt, written in cuts]
-    alone = [reference.opened(prompt) for prompt, _ in cuts]
+    written = [own_tokens(answer) for answer in answers]
+    prompts = [
+        _newest(answer.prompt_ids[1:], max(reference.room - len(ids), reference.room // 2))
+        for answer, ids in zip(answers, written, strict=True)
+    ]
+    given = [reference.opened(ids + prompt) for ids, prompt in zip(written, prompts, strict=True)]
+    alone = [reference.opened(prompt) for prompt in prompts]
     sequences = list(dict.fromkeys(chain(given, alone)))
     known = dict(zip(sequences, reference.log_probabilities(sequences), strict=True))
     return tuple(
         math.tanh((known[behind][-len(prompt) :].double() - known[opening].double()).mean().item()) if prompt else 0.0
-        for (prompt, _), behind, opening in zip(cuts, given, alone, strict=True)
+        for prompt, behind, opening in zip(prompts, given, alone, strict=True)
     )
 
 
-def _cut(answer: Answer, room: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The tokens of prompt and answer that fit into `room` together, the newest of both."""
-    prompt, written = answer.prompt_ids[1:], own_tokens(answer)
-    most = max(room - len(written), room // 2)
-    prompt = prompt[max(0, len(prompt) - most) :]
-    return prompt, written[max(0, len(written) - (room - len(prompt))) :]
+def _newest(ids: tuple[int, ...], most: int) -> tuple[int, ...]:
+    return ids[max(0, len(ids) - most) :]

@@ -37,8 +37,8 @@ def test_the_share_of_repeated_trigrams_is_taken_off() -> None:
 
 
 def test_the_closing_token_makes_no_trigram() -> None:
-    (closed,) = coherence([answer(PROMPT, [20, 20, 20, END])], flat())
-    assert closed == pytest.approx(1 / 258, rel=1e-5)
+    (closed,) = coherence([answer(PROMPT, [20, 21, 20, 21, 20, END])], flat())
+    assert closed == pytest.approx(1 / 258 * 2 / 3, rel=1e-5)
 
 
 def test_an_answer_of_no_tokens_has_none() -> None:
