@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeAlias, final
+from typing import TypeAlias, final
 
 from pydantic import Field, model_validator
 
@@ -24,14 +24,8 @@ SHOWN = 80
 Values: TypeAlias = tuple[float | None, ...]
 """One for each answer; None where the component says nothing about it."""
 Measure: TypeAlias = Callable[[Sequence[Answer]], Sequence[float | None]]
-
-
-class Learned(Protocol):
-    """A reward model that was fitted on preferences."""
-
-    def __call__(self, answers: Sequence[Answer]) -> Sequence[float]:
-        """A score of each answer, the higher the better, on a scale like the measured rewards': about -1 to 1."""
-        ...
+Learned: TypeAlias = Callable[[Sequence[Answer]], Sequence[float]]
+"""A reward model fitted on preferences: the higher the better. Scores of about -1 to 1 mix well with the measured."""
 
 
 class RewardNotFinite(DreamLMError):
