@@ -26,8 +26,8 @@ from dreamlm.core.tokenizer import Tokenizer
 COMPONENTS = ("faithfulness", "coherence", "correctness", "creativity")
 MOST_CONFIDENT = 0.999
 """No label is surer, so one that contradicts the model costs at most ln 2000 nats."""
-FIRST_CONFIDENCE = 0.9
-"""Of a model that was not trained yet."""
+FIRST_CONFIDENCE = 0.5
+"""Of a model that was not trained yet: surer, it would explain wrong labels by scores that lie close together."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ class RewardModel(nn.Module):
     """Judges answers; any decoder is its trunk, with the tokenizer that it was trained with.
 
     Confidence is the share of the labels that the scores decide; the others are as good as thrown by a coin. Where a
-    share e of the labels is turned round, the probability that fits best stays below 1 - e, and the confidence that
-    fits best is 1 - 2e, however far the scores of the pair lie apart. It is known for a pair; an answer's own is the
-    factor that it brings in.
+    share e of the labels is turned round, the confidence that fits best is 1 - 2e, and no preference is surer than
+    1 - e however far the scores lie apart. Pairs far apart tell it: were all equally far, scores closer together would
+    explain the same labels. It belongs to a pair; an answer's own is the factor that it brings in.
 
     Preferences alone give the components no meaning: they see the sum only, the four heads get the same gradient, stay
     equal, and their mixture stays even. A component means what its name says as far as it was taught to rank answers

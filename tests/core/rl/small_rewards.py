@@ -59,6 +59,17 @@ def cat_pairs(count: int, seed: int = 0, flipped: float = 0.0) -> list[Pair]:
     return pairs
 
 
+def graded_pairs(count: int, seed: int = 0, flipped: float = 0.0) -> list[Pair]:
+    """Whoever says `cat` more often among six words is preferred, be it by one or by six."""
+    dice = random.Random(seed)
+    pairs = []
+    for _ in range(count):
+        more, fewer = sorted(dice.sample(range(7), 2), reverse=True)
+        good, bad = (" ".join(dice.sample(["cat"] * cats + ["dog"] * (6 - cats), 6)) for cats in (more, fewer))
+        pairs.append(Pair("the", bad, good) if dice.random() < flipped else Pair("the", good, bad))
+    return pairs
+
+
 @dataclass
 class Shelf:
     """A saver that keeps copies in memory."""
