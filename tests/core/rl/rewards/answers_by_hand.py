@@ -53,9 +53,9 @@ def copying() -> Reference:
     model = CONFIG.model_copy(update={"hidden_size": 32}).build(tokenizer().vocab_size)
     objective, optimizer = CausalObjective(model, 0.0), torch.optim.AdamW(model.parameters(), lr=1e-2)
     draw = torch.Generator().manual_seed(1)
-    for _ in range(150):
-        said = torch.randint(2, 18, (32, 6), generator=draw)
-        ids = torch.cat([torch.full((32, 1), END), said, said], dim=1)
+    for _ in range(120):
+        said = torch.randint(2, 18, (24, 6), generator=draw)
+        ids = torch.cat([torch.full((24, 1), END), said, said], dim=1)
         losses = objective(ids, torch.zeros_like(ids), False)
         optimizer.zero_grad()
         (losses.objectives["token"] / losses.tokens).backward()

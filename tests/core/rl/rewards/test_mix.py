@@ -81,7 +81,7 @@ def test_a_figure_that_is_none_is_named_with_its_answer(broken: float) -> None:
 
 def test_a_learned_reward_is_mixed_like_any_other() -> None:
     rewards = Rewards.Config(**NONE | {"learned": 1}).build(
-        sharp(), learned=lambda answers: [len(one.ids) for one in answers]
+        sharp(), learned=lambda answers: [float(len(one.ids)) for one in answers]
     )
     scores = rewards.score(ANSWERS)
     assert (scores.total, scores.components["learned"]) == ((5, 4), (5, 4))
