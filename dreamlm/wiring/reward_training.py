@@ -14,7 +14,7 @@ from pathlib import Path
 from dreamlm.checkpoints.manifest import read_manifest
 from dreamlm.checkpoints.snapshot import MODEL, Snapshot, read_snapshot
 from dreamlm.checkpoints.store import Store
-from dreamlm.core.errors import CheckpointError, ResumeMismatch, UserMistake
+from dreamlm.core.errors import CheckpointError, DataError, ResumeMismatch, UserMistake
 from dreamlm.core.evaluation.preference import PreferenceReport
 from dreamlm.core.objectives.preference import PreferenceObjective
 from dreamlm.core.rl.answer import Answer
@@ -132,7 +132,7 @@ class _Training:
         store.require_space(3 * sum(weight.nbytes for weight in origin.model.parameters()))
         pairs = _read_pairs(preset, hook)
         model = RewardModel(origin.model, origin.tokenizer)
-        data = _data(pairs, model, _measure(config, origin), hook)
+        data = _data(pairs, model, _measure(config, origin, hook), hook)
         precision, reason = choose_precision(config.precision, origin.model.device)
         hook.on_notice(f"precision {precision}: {reason}")
         state = RewardState(
@@ -170,7 +170,7 @@ class _Training:
         model = RewardModel(trunk, tokenizer)
         measure: Measure = measures_nothing
         if preset.rl.reward_model.component_weight:
-            measure = _measure(preset.rl.reward_model, load(request.origin, request.device))
+            measure = _measure(preset.rl.reward_model, load(request.origin, request.device), hook)
         data = _data(pairs, model, measure, hook)
         training = cls(preset, model, data, state, _Surroundings(request, store, hook, folder))
         training.backend.restore(Tensors({**snapshot.model, **snapshot.heads}, snapshot.optimizer))
@@ -241,6 +241,12 @@ def _data(pairs: Pairs, model: RewardModel, measure: Measure, hook: Hook) -> Rew
     train = read_pairs_as_tokens(pairs.train, model.tokenizer, model.window, measure)
     held_out = read_pairs_as_tokens(pairs.held_out, model.tokenizer, model.window)
     _tell_losses([train, held_out], model.window, hook)
+    if not train.pairs or not held_out.pairs:
+        raise DataError(
+            f"within the {model.window:,} tokens that the model reads, no two answers of a side of the split differ",
+            where="rl.pairs",
+            hint="start from a model with longer windows",
+        )
     return RewardData(train.pairs, held_out.pairs)
 
 
@@ -253,13 +259,14 @@ def _tell_losses(parts: Sequence[ReadPairs], window: int, hook: Hook) -> None:
         hook.on_notice(f"left out: {same:,} pairs whose answers are the same within those {window:,} tokens")
 
 
-def _measure(config: RewardConfig, origin: Loaded) -> Measure:
+def _measure(config: RewardConfig, origin: Loaded, hook: Hook) -> Measure:
     """What teaches the components their meaning: the measured rewards, under the model that training starts from."""
     if not config.component_weight:
         return measures_nothing
     rewards = Rewards.Config().build(Reference(origin.model, origin.tokenizer))
 
     def measure(answers: Sequence[Answer]) -> Mapping[str, Sequence[float | None]]:
+        hook.on_notice(f"measuring {len(answers):,} answers: what the components are to mean")
         return rewards.score(answers).components
 
     return measure

@@ -19,7 +19,7 @@ from workplace import Witness, Workplace, write_text
 from dreamlm.checkpoints.files import DiskFiles
 from dreamlm.checkpoints.inspect import verify
 from dreamlm.checkpoints.store import Store
-from dreamlm.core.errors import CheckpointError, NotAboveChance, OutOfSpace, ResumeMismatch, UserMistake
+from dreamlm.core.errors import CheckpointError, DataError, NotAboveChance, OutOfSpace, ResumeMismatch, UserMistake
 from dreamlm.core.evaluation.preference import PreferenceReport
 from dreamlm.core.rl.answer import Answer, Prompt
 from dreamlm.core.training.hooks import StepReport
@@ -267,3 +267,15 @@ def test_texts_that_are_too_long_are_counted(place: Place) -> None:
     template = "rl.pairs.prompt=" + "the dog saw the cat " * 9 + "{prompt}"
     place.train("long", template, "rl.reward_model.epochs=1", witness=witness)
     assert "300 of 300 texts lost their oldest tokens: the model reads 32" in witness.notices
+
+
+def test_pairs_without_prompts_are_learned_as_well(place: Place) -> None:
+    report = place.train("bare", "rl.pairs.prompt=")
+    assert report.accuracy > 0.9
+
+
+def test_a_window_that_holds_no_difference_is_said_before_training(place: Place) -> None:
+    end = "rl.pairs.{0}={{{0}}}" + " the dog saw the cat" * 9
+    with pytest.raises(DataError, match="within the 32 tokens"):
+        place.train("same", end.format("chosen"), end.format("rejected"), "rl.reward_model.component_weight=0")
+    assert not (place.folder / "same" / "checkpoints").exists()

@@ -128,9 +128,8 @@ def test_preferences_alone_leave_the_components_equal() -> None:
     assert model.heads.mixture.softmax(0).tolist() == pytest.approx([0.25] * 4, abs=1e-5)
 
 
-@pytest.mark.parametrize("every", [1, 3])
-def test_a_run_cut_at_every_step_ends_like_one_that_never_stopped(every: int) -> None:
-    pairs, options = cat_pairs(37), {"save_interval_steps": every, "optimizer": {"learning_rate": 3e-3}}
+def test_a_run_cut_at_every_step_ends_like_one_that_never_stopped() -> None:
+    pairs, options = cat_pairs(37), {"save_interval_steps": 3}
     whole = RewardRun(pairs, HELD_OUT, options)
     state, _ = whole.go()
     for step in range(1, state.planned_steps + 1):
