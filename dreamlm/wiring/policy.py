@@ -23,8 +23,9 @@ from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.objectives.ppo import UNTRAINED, PolicyObjective
 from dreamlm.core.rl.collect import Collector
 from dreamlm.core.rl.config import PolicyConfig
-from dreamlm.core.rl.policy import PolicyPass
+from dreamlm.core.rl.policy import Policy
 from dreamlm.core.rl.reference import Reference
+from dreamlm.core.rl.rewards.mix import Rewards
 from dreamlm.core.rl.rollout import Vocabulary
 from dreamlm.core.rl.state import PolicyState
 from dreamlm.core.rl.trainer import PolicyTrainer
@@ -208,13 +209,22 @@ class _PolicyTraining:
         with within_memory(BUILDING.failure):
             reference = self._model(origin)
             never = Vocabulary.of(reference, self._tokenizer).never
-            self._policy = PolicyPass(self._config.rollout.temperature, never)
-            self._value_head = ValueHead(start.preset.model.hidden_size).to(device)
-            self._backend = self._build_backend(self._model(start.snapshot), precision, place)
+            temperature = self._config.rollout.temperature
+            policy = Policy(self._model(start.snapshot), temperature, never)
+            value_head = ValueHead(start.preset.model.hidden_size).to(device)
+            self._backend = self._build_backend(policy, value_head, precision, place)
             if state is not None:
                 weights = {**start.snapshot.model, **start.snapshot.heads}
                 self._backend.restore(Tensors(weights, start.snapshot.optimizer))
-        self._collector = self._build_collector(reference)
+        self._collector = Collector(
+            self._config,
+            self._backend,
+            policy,
+            value_head,
+            Policy(reference, temperature, never),
+            self._tokenizer,
+            self._judge(reference),
+        )
         self._state = state or PolicyState(
             seed=self._config.seed,
             precision=precision,
@@ -231,9 +241,7 @@ class _PolicyTraining:
             return self._already_finished()
         try:
             saver, hooks = self._listeners()
-            trainer = PolicyTrainer(
-                self._config, self._backend, self._collector, self._policy, self._prompts, saver, hooks
-            )
+            trainer = PolicyTrainer(self._config, self._backend, self._collector, self._prompts, saver, hooks)
             return trainer.run(self._state)
         finally:
             self._backend.close()
@@ -269,11 +277,9 @@ class _PolicyTraining:
         model.load_state_dict(dict(snapshot.model), strict=False)
         return model.to(self._device).eval()
 
-    def _build_backend(self, model: DreamLM, precision: str, place: Place) -> Backend:
+    def _build_backend(self, policy: Policy, value_head: ValueHead, precision: str, place: Place) -> Backend:
         config = self._config
-        objective = PolicyObjective(
-            model, self._value_head, self._policy, config.clip, config.value_clip, config.algorithm
-        )
+        objective = PolicyObjective(policy, value_head, config.clip, config.value_clip, config.algorithm)
         weights = {
             **self._preset.model.loss_weights,
             **dict.fromkeys(UNTRAINED, 0.0),
@@ -283,11 +289,10 @@ class _PolicyTraining:
         }
         return build_backend(_training_config(config), objective, weights, precision, place)
 
-    def _build_collector(self, reference: DreamLM) -> Collector:
+    def _judge(self, reference: DreamLM) -> Rewards:
         scoring = self._preset.rl.scoring
         learned = load_reward_model(self._run / REWARD_MODEL, str(self._device)).score if scoring.learned else None
-        judge = scoring.build(Reference(reference, self._tokenizer), learned=learned)
-        return Collector(self._config, self._backend, self._value_head, reference, self._tokenizer, self._policy, judge)
+        return scoring.build(Reference(reference, self._tokenizer), learned=learned)
 
     def _require_same(self, digest: str, place: Place) -> None:
         """Raises: ResumeMismatch when reference, prompts or number of processes are not the run's."""

@@ -39,7 +39,7 @@ class LanguageModelHead(nn.Module):
         return loss, nll
 
     def logits(self, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
-        return _capped(nn.functional.linear(hidden, self.weight).float(), self.soft_cap)
+        return logits_of(hidden, self.weight, self.soft_cap)
 
     @torch.no_grad()
     def token_nll(self, hidden_ND: Float[Tensor, "N D"], target_N: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
@@ -115,6 +115,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         scale = grad_outputs[0]
         grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
         return grad_hidden_ND * scale, (grad_weight_VD * scale).to(ctx.weight_dtype), None, None, None, None
+
+
+def logits_of(hidden: Float[Tensor, "*B D"], weight_VD: Tensor, soft_cap: float) -> Float[Tensor, "*B V"]:
+    """Capped logits, in fp32."""
+    return _capped(nn.functional.linear(hidden, weight_VD).float(), soft_cap)
 
 
 def _chunks(vocab_size: int, hidden_ND: Tensor, target_N: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

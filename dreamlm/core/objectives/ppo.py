@@ -10,9 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dreamlm.core.heads.value import ValueHead
-from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.objectives.objective import HEADS, Losses, Objective
-from dreamlm.core.rl.policy import PolicyPass, Reading
+from dreamlm.core.rl.policy import Policy, Reading
 
 Algorithm = Literal["ppo", "reinforce"]
 RATIO_ERROR = "ratio_error"
@@ -32,12 +31,10 @@ class PolicyObjective(Objective):
     Source: Schulman et al. 2017; the estimate: Schulman 2020, "Approximating KL divergence".
     """
 
-    def __init__(
-        self, model: DreamLM, value_head: ValueHead, policy: PolicyPass, clip: float, value_clip: float, by: Algorithm
-    ) -> None:
+    def __init__(self, policy: Policy, value_head: ValueHead, clip: float, value_clip: float, by: Algorithm) -> None:
         super().__init__()
-        self.model, self.value_head = model, value_head
-        self._policy, self._clip, self._value_clip, self._by = policy, clip, value_clip, by
+        self.model, self.policy, self.value_head = policy.model, policy, value_head
+        self._clip, self._value_clip, self._by = clip, value_clip, by
 
     def trained(self) -> list[tuple[str, nn.Parameter]]:
         heads = [(f"{HEADS}value.{name}", parameter) for name, parameter in self.value_head.named_parameters()]
@@ -52,7 +49,7 @@ class PolicyObjective(Objective):
         old_value_N: Float[Tensor, " N"],
     ) -> Losses:
         self.model.eval()
-        opinion, signal = self._policy(self.model, reading)
+        opinion, signal = self.policy(reading)
         value_N = self.value_head(opinion.hidden_ND)
         log_ratio_N = opinion.log_probability_N - old_log_probability_N
         ratio_N = log_ratio_N.exp()

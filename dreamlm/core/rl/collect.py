@@ -19,13 +19,12 @@ import numpy as np
 import torch
 
 from dreamlm.core.heads.value import ValueHead
-from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.rl.advantages import Floats, Total, explained_variance, generalised_advantages, whitened
 from dreamlm.core.rl.answer import Answer, Prompt
 from dreamlm.core.rl.config import PolicyConfig
 from dreamlm.core.rl.experience import Experience
 from dreamlm.core.rl.moments import RunningMoments
-from dreamlm.core.rl.policy import PolicyPass
+from dreamlm.core.rl.policy import Policy, Reading
 from dreamlm.core.rl.rewards.mix import Scores
 from dreamlm.core.rl.rewards.ngrams import distinct_share
 from dreamlm.core.rl.rollout import Rollout, roll_out
@@ -102,14 +101,15 @@ class Collector:
         self,
         config: PolicyConfig,
         backend: Backend,
+        policy: Policy,
         value_head: ValueHead,
-        reference: DreamLM,
+        reference: Policy,
         tokenizer: Tokenizer,
-        policy: PolicyPass,
         judge: Judge,
     ) -> None:
-        self._config, self._backend, self._value_head = config, backend, value_head
-        self._reference, self._tokenizer, self._policy, self._judge = reference, tokenizer, policy, judge
+        """policy: around the model of the backend."""
+        self._config, self._backend, self._tokenizer, self._judge = config, backend, tokenizer, judge
+        self._policy, self._value_head, self._reference = policy, value_head, reference
 
     def write(self, prompts: Sequence[Prompt], seeds: Sequence[int], groups: Sequence[Sequence[int]]) -> Written:
         """Answers of the policy, judged. Collective.
@@ -159,16 +159,15 @@ class Collector:
         )
 
     def _opinions(self, rollouts: Sequence[Rollout], groups: Sequence[Sequence[int]]) -> list[Opinions]:
-        model, device = self._backend.model, self._backend.device
         found: dict[int, Opinions] = {}
-        model.eval()
+        self._policy.eval()
         for group in groups:
             chosen = [rollouts[number] for number in group]
-            reading = self._policy.lay_out(chosen).to(device)
+            reading = Reading.of(chosen).to(self._backend.device)
             with torch.no_grad(), self._backend.autocast():
-                opinion, _ = self._policy(model, reading)
+                opinion, _ = self._policy(reading)
                 value_N = self._value_head(opinion.hidden_ND)
-                reference, _ = self._policy(self._reference, reading)
+                reference, _ = self._reference(reading)
             ends = np.cumsum([len(one.answer.ids) for one in chosen])[:-1]
             columns = [
                 np.split(column_N.double().cpu().numpy(), ends)

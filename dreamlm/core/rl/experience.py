@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dreamlm.core.rl.advantages import Floats
-from dreamlm.core.rl.policy import PolicyPass, Reading
+from dreamlm.core.rl.policy import Reading
 from dreamlm.core.rl.rollout import Rollout
 from dreamlm.core.training.backend.backend import MicroBatch
 
@@ -41,9 +41,9 @@ class ExperienceBatch(MicroBatch):
     seed: int
 
     @classmethod
-    def of(cls, experience: Sequence[Experience], policy: PolicyPass, seed: int) -> "ExperienceBatch":
+    def of(cls, experience: Sequence[Experience], seed: int) -> "ExperienceBatch":
         return cls(
-            policy.lay_out([one.rollout for one in experience]),
+            Reading.of([one.rollout for one in experience]),
             (
                 _column([one.log_probability_N for one in experience]),
                 _column([one.advantage_N for one in experience]),

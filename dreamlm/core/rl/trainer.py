@@ -16,7 +16,6 @@ from dreamlm.core.rl.alarms import PULL_GROWTH, RATE_CUT, Figures
 from dreamlm.core.rl.answer import Prompt
 from dreamlm.core.rl.collect import Collected, Collector, summary
 from dreamlm.core.rl.config import PolicyConfig
-from dreamlm.core.rl.policy import PolicyPass
 from dreamlm.core.rl.state import PolicyState
 from dreamlm.core.rl.updates import Moved, Updater
 from dreamlm.core.rng import derive_seed
@@ -53,14 +52,13 @@ class PolicyTrainer:
         config: PolicyConfig,
         backend: Backend,
         collector: Collector,
-        policy: PolicyPass,
         prompts: PromptSource,
         saver: Saver,
         hooks: Hook,
     ) -> None:
         self._config, self._backend, self._collector = config, backend, collector
         self._prompts, self._saver, self._hooks = prompts, saver, hooks
-        self._updater = Updater(config, backend, policy, saver, hooks)
+        self._updater = Updater(config, backend, saver, hooks)
         self._begun = self._saved_at = time.monotonic()
         with backend.whole():
             self._parameters = sum(parameter.numel() for parameter in backend.model.parameters())

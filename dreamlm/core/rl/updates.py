@@ -13,7 +13,6 @@ from dreamlm.core.errors import TrainingFailed
 from dreamlm.core.objectives.ppo import RATIO_ERROR
 from dreamlm.core.rl.config import PolicyConfig
 from dreamlm.core.rl.experience import Experience, ExperienceBatch
-from dreamlm.core.rl.policy import PolicyPass
 from dreamlm.core.rl.state import PolicyState
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.training.backend.backend import Backend, Measured, Update
@@ -60,8 +59,8 @@ class Moved:
 class Updater:
     """Turns experience into optimizer steps."""
 
-    def __init__(self, config: PolicyConfig, backend: Backend, policy: PolicyPass, saver: Saver, hooks: Hook) -> None:
-        self._config, self._backend, self._policy = config, backend, policy
+    def __init__(self, config: PolicyConfig, backend: Backend, saver: Saver, hooks: Hook) -> None:
+        self._config, self._backend = config, backend
         self._saver, self._hooks = saver, hooks
 
     def plan(self, state: PolicyState, answers: int) -> list[Epoch]:
@@ -91,7 +90,6 @@ class Updater:
                 micro_batches = [
                     ExperienceBatch.of(
                         [experience[one] for one in group],
-                        self._policy,
                         derive_seed(state.seed, "update", state.step, epoch, number, place),
                     )
                     for place, group in enumerate(groups)

@@ -7,11 +7,11 @@ from small_policy import PROMPTS, small_model, small_tokenizer
 from torch import Tensor
 
 from dreamlm.core.heads.value import ValueHead
-from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.nn.signal import Signal
 from dreamlm.core.objectives.objective import Losses
 from dreamlm.core.objectives.ppo import RATIO_ERROR, Algorithm, PolicyObjective
 from dreamlm.core.rl.experience import Experience, ExperienceBatch
-from dreamlm.core.rl.policy import PolicyPass
+from dreamlm.core.rl.policy import Opinion, Policy, Reading
 from dreamlm.core.rl.rollout import RolloutConfig, Vocabulary, roll_out
 
 TOKENIZER = small_tokenizer()
@@ -24,10 +24,10 @@ class Scene:
     def __init__(self, by: Algorithm = "ppo", drift: float = 0.5) -> None:
         """drift: how far the old log-probabilities are from the policy's."""
         self.model = small_model()
-        self.policy = PolicyPass(1.0, Vocabulary.of(self.model, TOKENIZER).never)
+        self.policy = Policy(self.model, 1.0, Vocabulary.of(self.model, TOKENIZER).never)
         rollouts = roll_out(self.model, TOKENIZER, PROMPTS, RolloutConfig(max_new_tokens=10), range(5))
         with torch.no_grad():
-            opinion, _ = self.policy(self.model.eval(), self.policy.lay_out(rollouts))
+            opinion, _ = self.policy.eval()(Reading.of(rollouts))
         numbers = np.random.default_rng(0)
         old_N = opinion.log_probability_N.double().numpy()
         lengths = [len(one.answer.ids) for one in rollouts]
@@ -40,15 +40,15 @@ class Scene:
         self.experience = [Experience(one, *parts) for one, parts in zip(rollouts, columns, strict=True)]
         self.value_head = ValueHead(self.model.config.hidden_size)
         torch.nn.init.normal_(self.value_head.linear.weight, std=0.1)
-        self.objective = PolicyObjective(self.model, self.value_head, self.policy, CLIP, VALUE_CLIP, by)
-        self.batch = ExperienceBatch.of(self.experience, self.policy, 0)
+        self.objective = PolicyObjective(self.policy, self.value_head, CLIP, VALUE_CLIP, by)
+        self.batch = ExperienceBatch.of(self.experience, 0)
 
     def losses(self) -> Losses:
         return self.objective(*self.batch.inputs(torch.device("cpu")))
 
     def opinion(self) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities that gradients can be asked for, values, and ratios to the old policy."""
-        opinion, _ = self.policy(self.model, self.batch.reading)
+        opinion, _ = self.policy(self.batch.reading)
         return opinion.log_probability_N, self.value_head(opinion.hidden_ND), self.batch.columns[0]
 
 
@@ -77,13 +77,13 @@ def test_the_gradient_is_zero_where_the_clip_binds_and_the_papers_elsewhere(
     scene = Scene(by)
     log_probability_N, _, old_N = scene.opinion()
     leaf_N = log_probability_N.detach().clone().requires_grad_()
-    call = scene.policy.__call__
+    read = scene.policy.forward
 
-    def with_leaf(self: PolicyPass, model: DreamLM, reading: object) -> object:
-        opinion, signal = call(model, reading)  # type: ignore[arg-type]
-        return type(opinion)(leaf_N, opinion.entropy_N, opinion.hidden_ND), signal
+    def with_leaf(reading: Reading) -> tuple[Opinion, Signal]:
+        opinion, signal = read(reading)
+        return Opinion(leaf_N, opinion.entropy_N, opinion.hidden_ND), signal
 
-    monkeypatch.setattr(PolicyPass, "__call__", with_leaf)
+    monkeypatch.setattr(scene.policy, "forward", with_leaf)
     scene.losses().objectives["policy_loss"].backward()
     ratio_N = (leaf_N.detach() - old_N).exp()
     advantage_N = scene.batch.columns[1]

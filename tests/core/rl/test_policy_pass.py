@@ -6,9 +6,9 @@ import torch
 from small_policy import KINDS, PROMPTS, small_model, small_tokenizer
 from torch import Tensor
 
+from dreamlm.core.heads import choice
 from dreamlm.core.nn.decoder import DreamLM
-from dreamlm.core.rl import policy as policy_module
-from dreamlm.core.rl.policy import PolicyPass
+from dreamlm.core.rl.policy import Policy, Reading
 from dreamlm.core.rl.rollout import Rollout, RolloutConfig, Vocabulary, roll_out
 
 TOKENIZER = small_tokenizer()
@@ -20,9 +20,9 @@ CONFIGS = {
 }
 
 
-def drawn(model: DreamLM, config: RolloutConfig) -> tuple[list[Rollout], PolicyPass]:
+def drawn(model: DreamLM, config: RolloutConfig) -> tuple[list[Rollout], Policy]:
     rollouts = roll_out(model, TOKENIZER, PROMPTS, config, [1, 2, 3, 4, 5])
-    return rollouts, PolicyPass(config.temperature, Vocabulary.of(model, TOKENIZER).never)
+    return rollouts, Policy(model, config.temperature, Vocabulary.of(model, TOKENIZER).never)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -31,7 +31,7 @@ def test_both_passes_give_a_token_one_probability(kind: str, config: str) -> Non
     model = small_model(kind)
     rollouts, policy = drawn(model, CONFIGS[config])
     with torch.no_grad():
-        opinion, _ = policy(model.eval(), policy.lay_out(rollouts))
+        opinion, _ = policy.eval()(Reading.of(rollouts))
     cached = np.concatenate([one.log_probabilities_N for one in rollouts])
     np.testing.assert_allclose(opinion.log_probability_N.numpy(), cached, atol=2e-5)
 
@@ -57,7 +57,7 @@ def test_probability_and_entropy_are_those_of_a_softmax_over_the_support(config:
     model = small_model().eval()
     rollouts, policy = drawn(model, CONFIGS[config])
     with torch.no_grad():
-        opinion, _ = policy(model, policy.lay_out(rollouts))
+        opinion, _ = policy.eval()(Reading.of(rollouts))
         expected = [written_out(model, one, CONFIGS[config]) for one in rollouts]
     torch.testing.assert_close(
         opinion.log_probability_N.double(), torch.cat([one for one, _ in expected]), atol=1e-5, rtol=0
@@ -69,10 +69,10 @@ def test_probability_and_entropy_are_those_of_a_softmax_over_the_support(config:
 def test_chunks_change_neither_values_nor_gradients(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for chunk in (1 << 22, 284 * 3):
-        monkeypatch.setattr(policy_module, "CHUNK_LOGITS", chunk)
+        monkeypatch.setattr(choice, "CHUNK_LOGITS", chunk)
         model = small_model().eval()
         rollouts, policy = drawn(model, CONFIGS[config])
-        opinion, _ = policy(model, policy.lay_out(rollouts))
+        opinion, _ = policy.eval()(Reading.of(rollouts))
         (opinion.log_probability_N.sin().sum() + opinion.entropy_N.square().sum()).backward()
         gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         assert gradient.isfinite().all()
@@ -85,6 +85,6 @@ def test_an_answer_is_read_alike_in_any_company() -> None:
     model = small_model("with a module").eval()
     rollouts, policy = drawn(model, CONFIGS["nucleus"])
     with torch.no_grad():
-        together, _ = policy(model, policy.lay_out(rollouts))
-        alone = [policy(model, policy.lay_out([one]))[0].log_probability_N for one in rollouts]
+        together, _ = policy.eval()(Reading.of(rollouts))
+        alone = [policy.eval()(Reading.of([one]))[0].log_probability_N for one in rollouts]
     torch.testing.assert_close(together.log_probability_N, torch.cat(alone), atol=1e-5, rtol=0)
