@@ -7,24 +7,20 @@
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dreamlm.checkpoints.manifest import read_manifest
 from dreamlm.checkpoints.snapshot import MODEL, Snapshot, read_snapshot
 from dreamlm.checkpoints.store import Store
-from dreamlm.core.errors import CheckpointError, DataError, ResumeMismatch, UserMistake
+from dreamlm.core.errors import CheckpointError, ResumeMismatch, UserMistake
 from dreamlm.core.evaluation.preference import PreferenceReport
 from dreamlm.core.objectives.preference import PreferenceObjective
-from dreamlm.core.rl.answer import Answer
-from dreamlm.core.rl.pair_reading import Measure, ReadPairs, measures_nothing, read_pairs_as_tokens
-from dreamlm.core.rl.reference import Reference
-from dreamlm.core.rl.reward_config import RewardConfig
+from dreamlm.core.rl.pair_reading import Measure, measures_nothing
 from dreamlm.core.rl.reward_model import RewardModel
 from dreamlm.core.rl.reward_state import RewardState
 from dreamlm.core.rl.reward_training import RewardData, RewardTrainer
-from dreamlm.core.rl.rewards.mix import Rewards
 from dreamlm.core.tokenizer import Tokenizer
 from dreamlm.core.training.backend.backend import Backend, Tensors
 from dreamlm.core.training.backend.choose import build_backend
@@ -34,13 +30,12 @@ from dreamlm.core.training.hooks import Hook, Hooks, RunEnd
 from dreamlm.core.training.memory import BUILDING, within_memory
 from dreamlm.core.training.precision import choose_precision
 from dreamlm.core.training.recorders import MetricsFile, TensorBoard
-from dreamlm.data_sources.pairs import Pairs, read_pairs
-from dreamlm.data_sources.sources.source import SourceContext, SourceReport
 from dreamlm.presets.difference import differences
 from dreamlm.presets.resolve import resolve_values
 from dreamlm.presets.schema import Preset
 from dreamlm.wiring.loading import Loaded, choose_device, load, snapshot_folder
-from dreamlm.wiring.places import RunFolder, home
+from dreamlm.wiring.places import RunFolder
+from dreamlm.wiring.preferences import measured_by, read_preferences, reward_data
 from dreamlm.wiring.saver import SnapshotSaver
 
 FREE = ("save_interval_seconds", "save_interval_steps", "retry_seconds", "max_skipped_steps", "pairs_per_micro_batch")
@@ -130,13 +125,12 @@ class _Training:
         preset = _own_preset(request, origin, hook)
         config = preset.rl.reward_model
         store.require_space(3 * sum(weight.nbytes for weight in origin.model.parameters()))
-        pairs = _read_pairs(preset, hook)
+        pairs = read_preferences(preset, hook)
         model = RewardModel(origin.model, origin.tokenizer)
-        data = _data(pairs, model, _measure(config, origin, hook), hook)
+        data = reward_data(pairs, model, measured_by(config, origin, hook), hook)
         precision, reason = choose_precision(config.precision, origin.model.device)
         hook.on_notice(f"precision {precision}: {reason}")
         state = RewardState(
-            seed=config.seed,
             planned_steps=data.steps(config),
             precision=precision,
             trunk=_digest(request.origin),
@@ -156,7 +150,7 @@ class _Training:
                 where=str(request.origin),
                 hint="name the same snapshot with --from DIR, or start another run with --run OTHER",
             )
-        pairs = _read_pairs(preset, hook)
+        pairs = read_preferences(preset, hook)
         if state.pairs != pairs.fingerprint:
             raise ResumeMismatch(
                 "the run was trained on other preference pairs, or on another part of them",
@@ -170,8 +164,8 @@ class _Training:
         model = RewardModel(trunk, tokenizer)
         measure: Measure = measures_nothing
         if preset.rl.reward_model.component_weight:
-            measure = _measure(preset.rl.reward_model, load(request.origin, request.device), hook)
-        data = _data(pairs, model, measure, hook)
+            measure = measured_by(preset.rl.reward_model, load(request.origin, request.device), hook)
+        data = reward_data(pairs, model, measure, hook)
         training = cls(preset, model, data, state, _Surroundings(request, store, hook, folder))
         training.backend.restore(Tensors({**snapshot.model, **snapshot.heads}, snapshot.optimizer))
         return training
@@ -216,60 +210,6 @@ def _own_preset(request: RewardRequest, origin: Loaded, hook: Hook) -> Preset:
             f"model and tokenizer are those of {request.origin}; what preset {preset.name} says of them does not hold"
         )
     return preset.model_copy(update=own)
-
-
-def _read_pairs(preset: Preset, hook: Hook) -> Pairs:
-    """Raises: UserMistake when the preset names no pairs; as `read_pairs` otherwise."""
-    config = preset.rl.pairs
-    if config is None:
-        raise UserMistake(
-            "which preferences?",
-            where="rl.pairs",
-            hint='for example --set \'rl.pairs={"source": {"type": "jsonl", "paths": "pairs.jsonl"}}\'',
-        )
-    report = SourceReport(config.source.source_name)
-    context = SourceContext(Path.cwd(), home() / "cache", on_notice=hook.on_notice)
-    pairs = read_pairs(config, context, report)
-    hook.on_notice(f"{len(pairs.train):,} pairs to train on, {len(pairs.held_out):,} held out")
-    for reason, count in sorted(report.drops.items()):
-        hook.on_notice(f"left out: {count:,} x {reason}")
-    return pairs
-
-
-def _data(pairs: Pairs, model: RewardModel, measure: Measure, hook: Hook) -> RewardData:
-    """The pairs as the model reads them.  Raises: DataError when the window leaves nothing to compare."""
-    train = read_pairs_as_tokens(pairs.train, model.tokenizer, model.window, measure)
-    held_out = read_pairs_as_tokens(pairs.held_out, model.tokenizer, model.window)
-    _tell_losses([train, held_out], model.window, hook)
-    if not train.pairs or not held_out.pairs:
-        raise DataError(
-            f"within the {model.window:,} tokens that the model reads, no two answers of a side of the split differ",
-            where="rl.pairs",
-            hint="start from a model with longer windows",
-        )
-    return RewardData(train.pairs, held_out.pairs)
-
-
-def _tell_losses(parts: Sequence[ReadPairs], window: int, hook: Hook) -> None:
-    cut, same = sum(part.cut for part in parts), sum(part.same for part in parts)
-    texts = 2 * (sum(len(part.pairs) for part in parts) + same)
-    if cut:
-        hook.on_notice(f"{cut:,} of {texts:,} texts lost their oldest tokens: the model reads {window:,}")
-    if same:
-        hook.on_notice(f"left out: {same:,} pairs whose answers are the same within those {window:,} tokens")
-
-
-def _measure(config: RewardConfig, origin: Loaded, hook: Hook) -> Measure:
-    """What teaches the components their meaning: the measured rewards, under the model that training starts from."""
-    if not config.component_weight:
-        return measures_nothing
-    rewards = Rewards.Config().build(Reference(origin.model, origin.tokenizer))
-
-    def measure(answers: Sequence[Answer]) -> Mapping[str, Sequence[float | None]]:
-        hook.on_notice(f"measuring {len(answers):,} answers: what the components are to mean")
-        return rewards.score(answers).components
-
-    return measure
 
 
 def _backend(preset: Preset, model: RewardModel, precision: str) -> Backend:

@@ -13,9 +13,8 @@ KIND = "reward"
 
 @dataclass(frozen=True)
 class RewardState:
-    """Where a run stands. The order of the pairs is derived from the seed and the step."""
+    """Where a run stands. The order of the pairs is derived from the preset's seed and the step."""
 
-    seed: int
     planned_steps: int
     precision: str
     """`bf16` or `fp32`: what `auto` chose, kept for the whole run."""

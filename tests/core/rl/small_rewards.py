@@ -107,7 +107,7 @@ class RewardRun:
         backend = SingleProcess(objective, config.optimizer, weights, config.max_grad_norm, "fp32", compile=False)
         train = read_pairs_as_tokens(self.train, TOKENIZER, model.window, self.measure)
         data = RewardData(train.pairs, read_pairs_as_tokens(self.held_out, TOKENIZER, model.window).pairs)
-        state = RewardState(0, data.steps(config), "fp32", trunk="", pairs="")
+        state = RewardState(data.steps(config), "fp32", trunk="", pairs="")
         if resume:
             state, tensors = self.shelf.saved[-1]
             backend.restore(tensors)
