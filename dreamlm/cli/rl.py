@@ -12,7 +12,7 @@ from dreamlm.cli.options import DeviceOption, JsonOption, PresetOption, RunOptio
 
 if TYPE_CHECKING:
     from dreamlm.core.evaluation.preference import PreferenceReport
-    from dreamlm.wiring.policy import PolicyRequest
+    from dreamlm.wiring.policy_start import PolicyRequest
 
 
 class _PpoByDefault(TyperGroup):
@@ -68,7 +68,7 @@ def ppo(
         flags = {"--allow-changes": allow_changes, "--json": as_json}
         run_ranks(console, nproc, ["rl", "ppo", *command_line(options, changes, flags)])
         return
-    from dreamlm.wiring.policy import PolicyRequest
+    from dreamlm.wiring.policy_start import PolicyRequest
 
     _learn(console, PolicyRequest(run, origin, chosen, changes, device or "auto", allow_changes))
 

@@ -1,7 +1,7 @@
 """What a preset may say: the configuration classes of the other folders, composed into one."""
 
 from collections import Counter
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
@@ -44,6 +44,8 @@ class RLConfig(ConfigModel):
 
     prompts: PromptData = PromptData()
     scoring: Rewards.Config = Rewards.Config()
+    copied_from: Literal["prompt", "training"] = "prompt"
+    """What the creativity of an answer looks for its 4-grams in: the prompt, or the text of the training corpus too."""
     learned_from: str | None = None
     """Run or snapshot of `dreamlm rl reward`: what `scoring.learned` weighs."""
     ppo: PolicyConfig = PolicyConfig()

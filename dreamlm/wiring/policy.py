@@ -6,16 +6,13 @@
 4. run
 """
 
-from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from dreamlm.checkpoints.frozen import freeze, thawed
-from dreamlm.checkpoints.manifest import Record, read_manifest
-from dreamlm.checkpoints.snapshot import Snapshot, read_snapshot
+from dreamlm.checkpoints.snapshot import Snapshot
 from dreamlm.checkpoints.store import Store
 from dreamlm.core.errors import ResumeMismatch, UserMistake
 from dreamlm.core.heads.value import ValueHead
@@ -25,6 +22,7 @@ from dreamlm.core.rl.collect import Collector
 from dreamlm.core.rl.config import PolicyConfig
 from dreamlm.core.rl.policy import Policy
 from dreamlm.core.rl.reference import Reference
+from dreamlm.core.rl.rewards.creativity import GRAM_LENGTH, Seen, nothing_seen
 from dreamlm.core.rl.rewards.mix import Rewards
 from dreamlm.core.rl.rollout import Vocabulary
 from dreamlm.core.rl.state import PolicyState
@@ -38,35 +36,24 @@ from dreamlm.core.training.hooks import Hook, Hooks, RunEnd
 from dreamlm.core.training.memory import BUILDING, within_memory
 from dreamlm.core.training.precision import choose_precision
 from dreamlm.core.training.recorders import MetricsFile, ReportFile, TensorBoard
-from dreamlm.data_sources.prompts import Prompts, read_prompts
-from dreamlm.data_sources.sources.source import SourceContext, SourceReport
-from dreamlm.presets.layers import Assignment
-from dreamlm.presets.resolve import resolve_values
-from dreamlm.presets.schema import Preset
-from dreamlm.wiring.loading import choose_device, snapshot_folder, training_state
-from dreamlm.wiring.places import RunFolder, home
-from dreamlm.wiring.resume import check_policy_resume
+from dreamlm.data_sources.corpus import Corpus
+from dreamlm.data_sources.prompts import Prompts
+from dreamlm.data_sources.seen import SeenNgrams
+from dreamlm.wiring.loading import choose_device, training_state
+from dreamlm.wiring.places import RunFolder, corpus_folder, home
+from dreamlm.wiring.policy_start import (
+    COPIES,
+    REFERENCE,
+    REWARD_MODEL,
+    PolicyRequest,
+    PolicyStart,
+    check_shares,
+    freeze_reward_model,
+    prompts_of,
+    start_of,
+)
 from dreamlm.wiring.reward import load_reward_model
 from dreamlm.wiring.saver import NoSaver, SnapshotSaver
-
-_COPIES = 4
-"""Of the weights, on disk, before the first update: the reference, and a snapshot with two moments of Adam."""
-REFERENCE, REWARD_MODEL = "reference", "reward_model"
-"""Where a run keeps the model that its policy began as, and the one that judges its answers."""
-
-
-@dataclass(frozen=True)
-class PolicyRequest:
-    """What the user asked for."""
-
-    run: Path
-    model: Path | None = None
-    """Run or snapshot that the policy begins as; None goes on with the run."""
-    preset: Preset | None = None
-    """Whose `rl` and `generate` sections take the place of the model's own."""
-    sets: Sequence[str | Assignment] = ()
-    device: str = "auto"
-    allow_changes: bool = False
 
 
 def train_policy(request: PolicyRequest, hook: Hook) -> PolicyState:
@@ -83,97 +70,18 @@ def train_policy(request: PolicyRequest, hook: Hook) -> PolicyState:
         with first_rank_first():
             for sentence in store.repair() if first else ():
                 hook.on_notice(sentence)
-            start = _start(request, store, hook)
+            start = start_of(request, store, hook)
             start.preset.rl.ppo.rollout.room(start.preset.model.seq_length)
-            _check_shares(start.preset.rl.ppo, place)
+            check_shares(start.preset.rl.ppo, place)
             choose_backend(_training_config(start.preset.rl.ppo), place)
-            prompts = _prompts(start.preset, hook)
+            prompts = prompts_of(start.preset, hook)
             if first:
-                store.require_space(_COPIES * start.model_bytes if start.fresh else start.snapshot.size_bytes)
+                store.require_space(COPIES * start.model_bytes if start.fresh else start.snapshot.size_bytes)
             if first and start.fresh:
-                _freeze_reward_model(start.preset, request.run)  # first: it may be refused
+                freeze_reward_model(start.preset, request.run)  # first: it may be refused
                 freeze(start.snapshot, start.record, request.run / REFERENCE)
         training = _PolicyTraining(request.run, start, prompts, place, device, store if first else None, hook)
         return training.run()
-
-
-@dataclass(frozen=True)
-class _Start:
-    """What a run begins or goes on with."""
-
-    snapshot: Snapshot
-    preset: Preset
-    fresh: bool
-    record: Record
-    """Of the snapshot."""
-
-    @property
-    def model_bytes(self) -> int:
-        return sum(weight.nbytes for weight in self.snapshot.model.values())
-
-
-def _start(request: PolicyRequest, store: Store, hook: Hook) -> _Start:
-    newest = store.latest()
-    if newest is None:
-        if request.model is None:
-            raise UserMistake(
-                "there is no run to continue here",
-                where=str(request.run),
-                hint="name a model to begin with: --from DIR",
-            )
-        folder = snapshot_folder(request.model)
-        snapshot = read_snapshot(folder)
-        return _Start(snapshot, _preset(snapshot, request, folder), True, read_manifest(folder).record)
-    snapshot = read_snapshot(newest.path)
-    preset = _preset(snapshot, request, newest.path)
-    before = resolve_values(snapshot.preset, str(newest.path)).model_dump(mode="json")
-    for sentence in check_policy_resume(before, preset, request.allow_changes):
-        hook.on_notice(sentence)
-    return _Start(snapshot, preset, False, newest.record)
-
-
-def _preset(snapshot: Snapshot, request: PolicyRequest, folder: Path) -> Preset:
-    """The preset inside the snapshot, with what the request says about reinforcement learning."""
-    values = dict(snapshot.preset)
-    if request.preset is not None:
-        said = request.preset.model_dump(mode="json")
-        values |= {section: said[section] for section in ("name", "rl", "generate")}
-    return resolve_values(values, str(folder / "preset.json"), request.sets)
-
-
-def _check_shares(config: PolicyConfig, place: Place) -> None:
-    size = config.minibatch // place.world_size
-    if config.minibatch % place.world_size or size % min(config.micro_batch, size):
-        raise UserMistake(
-            f"{place.world_size} processes cannot share a mini-batch of {config.minibatch} answers "
-            f"in micro-batches of {config.micro_batch}",
-            where="rl.ppo.minibatch",
-            hint="choose a minibatch that is a multiple of processes times micro_batch",
-        )
-
-
-def _prompts(preset: Preset, hook: Hook) -> Prompts:
-    reports: list[SourceReport] = []
-    context = SourceContext(base_folder=Path.cwd(), cache_folder=home() / "cache", on_notice=hook.on_notice)
-    prompts = read_prompts(preset.rl.prompts, preset.data.sources, context, reports, preset.rl.ppo.seed)
-    dropped = sum(count for report in reports for count in report.drops.values())
-    left_out = f", {dropped:,} left out" if dropped else ""
-    hook.on_notice(f"prompts: {len(prompts.train):,} to learn from, {len(prompts.held_out):,} held out{left_out}")
-    return prompts
-
-
-def _freeze_reward_model(preset: Preset, run: Path) -> None:
-    """Raises: NotAboveChance for a reward model that is no better than a coin; UserMistake when none is named."""
-    if not preset.rl.scoring.learned:
-        return
-    if preset.rl.learned_from is None:
-        raise UserMistake(
-            "the learned reward has weight, but no reward model is named",
-            where="rl.learned_from",
-            hint="name a run of dreamlm rl reward, or set rl.scoring.learned to 0",
-        )
-    folder = load_reward_model(preset.rl.learned_from, "cpu").folder
-    freeze(read_snapshot(folder), read_manifest(folder).record, run / REWARD_MODEL)
 
 
 def _training_config(config: PolicyConfig) -> TrainingConfig:
@@ -192,7 +100,7 @@ class _PolicyTraining:
     def __init__(
         self,
         run: Path,
-        start: _Start,
+        start: PolicyStart,
         prompts: Prompts,
         place: Place,
         device: torch.device,
@@ -216,15 +124,6 @@ class _PolicyTraining:
             if state is not None:
                 weights = {**start.snapshot.model, **start.snapshot.heads}
                 self._backend.restore(Tensors(weights, start.snapshot.optimizer))
-        self._collector = Collector(
-            self._config,
-            self._backend,
-            policy,
-            value_head,
-            Policy(reference, temperature, never),
-            self._tokenizer,
-            self._judge(reference),
-        )
         self._state = state or PolicyState(
             seed=self._config.seed,
             precision=precision,
@@ -235,6 +134,15 @@ class _PolicyTraining:
             training=training_state(start.snapshot.state),
         )
         self._require_same(digest, place)
+        self._collector = Collector(
+            self._config,
+            self._backend,
+            policy,
+            value_head,
+            Policy(reference, temperature, never),
+            self._tokenizer,
+            self._judge(reference),
+        )
 
     def run(self) -> PolicyState:
         if self._state.step >= self._config.iterations:
@@ -292,7 +200,21 @@ class _PolicyTraining:
     def _judge(self, reference: DreamLM) -> Rewards:
         scoring = self._preset.rl.scoring
         learned = load_reward_model(self._run / REWARD_MODEL, str(self._device)).score if scoring.learned else None
-        return scoring.build(Reference(reference, self._tokenizer), learned=learned)
+        return scoring.build(Reference(reference, self._tokenizer), self._seen(), learned)
+
+    def _seen(self) -> Seen:
+        """Which 4-grams the training text has, where the preset asks.  Raises: UserMistake when it is not there."""
+        if self._preset.rl.copied_from == "prompt":
+            return nothing_seen
+        fingerprint = str(self._state.training["corpus"])
+        corpus = Corpus.open(corpus_folder(self._preset, fingerprint))
+        if corpus.fingerprint != fingerprint:
+            raise UserMistake(
+                "the corpus that the model was trained on is not here any more",
+                where=str(corpus.folder),
+                hint="set rl.copied_from=prompt, or prepare that corpus again",
+            )
+        return SeenNgrams.open(corpus, GRAM_LENGTH, home() / "cache")
 
     def _require_same(self, digest: str, place: Place) -> None:
         """Raises: ResumeMismatch when reference, prompts or number of processes are not the run's."""

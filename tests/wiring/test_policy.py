@@ -16,12 +16,13 @@ from workplace import Workplace
 
 from dreamlm.checkpoints.snapshot import read_snapshot
 from dreamlm.checkpoints.store import Store
-from dreamlm.core.errors import CheckpointError, ResumeMismatch, TrainingFailed, UserMistake
+from dreamlm.core.errors import CheckpointError, DataError, ResumeMismatch, TrainingFailed, UserMistake
 from dreamlm.core.generation.generate import generate
 from dreamlm.core.rl.state import PolicyState
 from dreamlm.core.training.hooks import Hook, IterationReport, RewardReport, RunEnd, Sample
 from dreamlm.wiring.loading import load
-from dreamlm.wiring.policy import PolicyRequest, train_policy
+from dreamlm.wiring.policy import train_policy
+from dreamlm.wiring.policy_start import PolicyRequest
 
 SETTINGS = (
     "rl.prompts.words=4",
@@ -107,7 +108,8 @@ def test_a_run_leaves_everything_on_disk_and_its_snapshot_is_a_model_like_any_ot
 ) -> None:
     heard = learn("policy")
     run = place.folder / "policy"
-    assert {"preset.json", "metrics.jsonl", "training_report.json", "reference", "checkpoints"} <= set(os.listdir(run))
+    files = {path.name for path in run.iterdir()}
+    assert files >= {"preset.json", "metrics.jsonl", "training_report.json", "reference", "checkpoints"}
     newest = Store(run).latest()
     assert newest is not None
     assert (newest.record.kind, newest.record.step) == ("rl", 3)
@@ -156,7 +158,8 @@ def test_a_process_killed_by_the_system_comes_to_the_same_weights(place: Workpla
         "import os, signal, sys, torch\n"
         "from pathlib import Path\n"
         "from dreamlm.core.training.hooks import Hook\n"
-        "from dreamlm.wiring.policy import PolicyRequest, train_policy\n"
+        "from dreamlm.wiring.policy import train_policy\n"
+        "from dreamlm.wiring.policy_start import PolicyRequest\n"
         "torch.set_num_threads(1)\n"
         "class Killer(Hook):\n"
         "    def on_iteration(self, report):\n"
@@ -198,13 +201,16 @@ def test_what_makes_another_run_of_it_is_refused(place: Workplace, learn: Learn)
 
 
 def test_alarms_make_steps_smaller_and_then_stop_with_a_snapshot(place: Workplace, learn: Learn) -> None:
-    limits = ("rl.ppo.alarms.patience=1", "rl.ppo.alarms.backoffs=1", "rl.ppo.alarms.entropy_share=0.99999")
+    changes = (
+        "rl.ppo.alarms.patience=1",
+        "rl.ppo.alarms.backoffs=1",
+        "rl.ppo.alarms.entropy_share=0.99999",
+        "rl.ppo.entropy_coefficient=0",
+        "rl.ppo.iterations=30",
+    )
     heard = Heard()
+    request = PolicyRequest(place.folder / "policy", place.folder / "run", sets=(*SETTINGS, *changes))
     with pytest.raises(TrainingFailed, match="the policy collapses") as caught:
-        request = PolicyRequest(
-            place.folder / "policy", place.folder / "run",
-            sets=(*SETTINGS, *limits, "rl.ppo.iterations=30", "rl.ppo.entropy_coefficient=0", "rl.scoring.correctness=1"),
-        )  # fmt: skip
         train_policy(request, heard)
     assert "entropy is" in caught.value.what
     assert sum("the learning rate falls to 0.0015" in notice for notice in heard.notices) == 1
@@ -214,6 +220,18 @@ def test_alarms_make_steps_smaller_and_then_stop_with_a_snapshot(place: Workplac
     assert newest.record.step == heard.iterations[-1].step
     state = PolicyState.from_json(read_snapshot(newest.path).state)
     assert (state.rate_factor, state.watch.backoffs) == (0.25, 2)
+
+
+def test_creativity_can_look_for_copies_in_the_training_text(place: Workplace, learn: Learn) -> None:
+    apart = [
+        learn(name, f"rl.copied_from={name}", "rl.ppo.rollout.top_k=1").iterations[0].components
+        for name in ("prompt", "training")
+    ]
+    assert apart[1]["creativity"] < apart[0]["creativity"]
+    assert apart[1]["coherence"] == apart[0]["coherence"]
+    shutil.rmtree(place.folder / "home")
+    with pytest.raises(DataError):
+        learn("training", "rl.ppo.iterations=4", fresh=False)
 
 
 def test_updates_end_when_the_policy_has_moved_too_far(learn: Learn) -> None:

@@ -1,0 +1,121 @@
+"""What a policy's training begins or goes on with, read and checked before anything is built."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreamlm.checkpoints.frozen import freeze
+from dreamlm.checkpoints.manifest import Record, read_manifest
+from dreamlm.checkpoints.snapshot import Snapshot, read_snapshot
+from dreamlm.checkpoints.store import Store
+from dreamlm.core.errors import UserMistake
+from dreamlm.core.rl.config import PolicyConfig
+from dreamlm.core.training.backend.process_group import Place
+from dreamlm.core.training.hooks import Hook
+from dreamlm.data_sources.prompts import Prompts, read_prompts
+from dreamlm.data_sources.sources.source import SourceContext, SourceReport
+from dreamlm.presets.layers import Assignment
+from dreamlm.presets.resolve import resolve_values
+from dreamlm.presets.schema import Preset
+from dreamlm.wiring.loading import snapshot_folder
+from dreamlm.wiring.places import home
+from dreamlm.wiring.resume import check_policy_resume
+from dreamlm.wiring.reward import load_reward_model
+
+COPIES = 4
+"""Of the weights, on disk, before the first update: the reference, and a snapshot with two moments of Adam."""
+REFERENCE, REWARD_MODEL = "reference", "reward_model"
+"""Where a run keeps the model that its policy began as, and the one that judges its answers."""
+
+
+@dataclass(frozen=True)
+class PolicyRequest:
+    """What the user asked for."""
+
+    run: Path
+    model: Path | None = None
+    """Run or snapshot that the policy begins as; None goes on with the run."""
+    preset: Preset | None = None
+    """Whose `rl` and `generate` sections take the place of the model's own."""
+    sets: Sequence[str | Assignment] = ()
+    device: str = "auto"
+    allow_changes: bool = False
+
+
+@dataclass(frozen=True)
+class PolicyStart:
+    """What a run begins or goes on with."""
+
+    snapshot: Snapshot
+    preset: Preset
+    fresh: bool
+    record: Record
+    """Of the snapshot."""
+
+    @property
+    def model_bytes(self) -> int:
+        return sum(weight.nbytes for weight in self.snapshot.model.values())
+
+
+def start_of(request: PolicyRequest, store: Store, hook: Hook) -> PolicyStart:
+    newest = store.latest()
+    if newest is None:
+        if request.model is None:
+            raise UserMistake(
+                "there is no run to continue here",
+                where=str(request.run),
+                hint="name a model to begin with: --from DIR",
+            )
+        folder = snapshot_folder(request.model)
+        snapshot = read_snapshot(folder)
+        return PolicyStart(snapshot, _preset(snapshot, request, folder), True, read_manifest(folder).record)
+    snapshot = read_snapshot(newest.path)
+    preset = _preset(snapshot, request, newest.path)
+    before = resolve_values(snapshot.preset, str(newest.path)).model_dump(mode="json")
+    for sentence in check_policy_resume(before, preset, request.allow_changes):
+        hook.on_notice(sentence)
+    return PolicyStart(snapshot, preset, False, newest.record)
+
+
+def _preset(snapshot: Snapshot, request: PolicyRequest, folder: Path) -> Preset:
+    """The preset inside the snapshot, with what the request says about reinforcement learning."""
+    values = dict(snapshot.preset)
+    if request.preset is not None:
+        said = request.preset.model_dump(mode="json")
+        values |= {section: said[section] for section in ("name", "rl", "generate")}
+    return resolve_values(values, str(folder / "preset.json"), request.sets)
+
+
+def check_shares(config: PolicyConfig, place: Place) -> None:
+    size = config.minibatch // place.world_size
+    if config.minibatch % place.world_size or size % min(config.micro_batch, size):
+        raise UserMistake(
+            f"{place.world_size} processes cannot share a mini-batch of {config.minibatch} answers "
+            f"in micro-batches of {config.micro_batch}",
+            where="rl.ppo.minibatch",
+            hint="choose a minibatch that is a multiple of processes times micro_batch",
+        )
+
+
+def prompts_of(preset: Preset, hook: Hook) -> Prompts:
+    reports: list[SourceReport] = []
+    context = SourceContext(base_folder=Path.cwd(), cache_folder=home() / "cache", on_notice=hook.on_notice)
+    prompts = read_prompts(preset.rl.prompts, preset.data.sources, context, reports, preset.rl.ppo.seed)
+    dropped = sum(count for report in reports for count in report.drops.values())
+    left_out = f", {dropped:,} left out" if dropped else ""
+    hook.on_notice(f"prompts: {len(prompts.train):,} to learn from, {len(prompts.held_out):,} held out{left_out}")
+    return prompts
+
+
+def freeze_reward_model(preset: Preset, run: Path) -> None:
+    """Raises: NotAboveChance for a reward model that is no better than a coin; UserMistake when none is named."""
+    if not preset.rl.scoring.learned:
+        return
+    if preset.rl.learned_from is None:
+        raise UserMistake(
+            "the learned reward has weight, but no reward model is named",
+            where="rl.learned_from",
+            hint="name a run of dreamlm rl reward, or set rl.scoring.learned to 0",
+        )
+    folder = load_reward_model(preset.rl.learned_from, "cpu").folder
+    freeze(read_snapshot(folder), read_manifest(folder).record, run / REWARD_MODEL)
