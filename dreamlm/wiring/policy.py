@@ -192,6 +192,7 @@ class _PolicyTraining:
             **self._preset.model.loss_weights,
             **dict.fromkeys(UNTRAINED, 0.0),
             "policy_loss": 1.0,
+            "pull": 1.0,
             "value_loss": config.value_coefficient,
             "entropy": -config.entropy_coefficient,
         }

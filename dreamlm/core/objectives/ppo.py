@@ -6,11 +6,11 @@ Shapes: N tokens of all answers of a micro-batch.
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from dreamlm.core.heads.value import ValueHead
 from dreamlm.core.objectives.objective import HEADS, Losses, Objective
+from dreamlm.core.rl.experience import Columns
 from dreamlm.core.rl.policy import Policy, Reading
 
 Algorithm = Literal["ppo", "reinforce"]
@@ -22,6 +22,7 @@ class PolicyObjective(Objective):
 
     policy     ppo: -min(r A, clip(r, 1 - c, 1 + c) A) with r = p / p_old; reinforce: -A log p
     value      max((V - R)^2, (V_old + clip(V - V_old, -c, c) - R)^2) / 2; reinforce: (V - R)^2 / 2
+    pull       towards the reference: pull * (log p - log p_reference)^2 / 2
     entropy    of the policy on the support of each token
     approx_kl  (r - 1) - log r, an unbiased and never negative estimate of KL(p_old || p)
     clip_fraction   where r lies beyond the clip
@@ -43,23 +44,22 @@ class PolicyObjective(Objective):
     def forward(
         self,
         reading: Reading,
-        old_log_probability_N: Float[Tensor, " N"],
-        advantage_N: Float[Tensor, " N"],
-        return_N: Float[Tensor, " N"],
-        old_value_N: Float[Tensor, " N"],
+        old: Columns,
+        pull: float,
     ) -> Losses:
         self.model.eval()
         opinion, signal = self.policy(reading)
         value_N = self.value_head(opinion.hidden_ND)
-        log_ratio_N = opinion.log_probability_N - old_log_probability_N
+        log_ratio_N = opinion.log_probability_N - old.log_probability_N
         ratio_N = log_ratio_N.exp()
         with torch.no_grad():
             approx_kl = (ratio_N - 1 - log_ratio_N).sum()
             ratio_error = (ratio_N - 1).abs().max()
             clipped = ((ratio_N - 1).abs() > self._clip).float().sum()
         objectives = {
-            "policy_loss": self._policy_loss(opinion.log_probability_N, ratio_N, advantage_N),
-            "value_loss": self._value_loss(value_N, return_N, old_value_N),
+            "policy_loss": self._policy_loss(opinion.log_probability_N, ratio_N, old.advantage_N),
+            "value_loss": self._value_loss(value_N, old.return_N, old.value_N),
+            "pull": pull * (opinion.log_probability_N - old.reference_N).square().sum() / 2,
             "entropy": opinion.entropy_N.sum(),
             "approx_kl": approx_kl,
             "clip_fraction": clipped,

@@ -3,7 +3,8 @@
     1. the policy answers (reading its cache) and the judge scores the answers
     2. the training pass reads policy, critic and reference on the answers, micro-batch by micro-batch as the first
        epoch will, so that the first ratio of an update is exactly 1
-    3. a token earns -coefficient * (log p - log p_reference); the last one earns the answer's normalised score too
+    3. the last token earns the answer's normalised score; where the pull towards the reference is part of the reward,
+       every token pays for it
     4. advantages over real tokens only, whitened over all processes
 
 Shapes: N tokens of one answer.
@@ -137,14 +138,17 @@ class Collector:
         moments = moments.including(scores, total)
         rewards, advantages = [], []
         for score, opinion in zip(scores, written.opinions, strict=True):
-            reward_N = -coefficient * (opinion.policy_N - opinion.reference_N)
-            reward_N[-1] += moments.normalised(score, config.score_limit)
+            reward_N = np.zeros_like(opinion.policy_N)
+            reward_N[-1] = moments.normalised(score, config.score_limit)
+            if config.kl.applied == "reward":
+                # On a scale that does not grow with the coefficient, lest the critic's errors drown the policy.
+                reward_N = (reward_N - coefficient * (opinion.policy_N - opinion.reference_N)) / (1 + coefficient)
             rewards.append(reward_N)
             advantages.append(generalised_advantages(reward_N, opinion.value_N, config.discount, config.trace))
         values = [opinion.value_N for opinion in written.opinions]
         returns = [advantage_N + value_N for advantage_N, value_N in zip(advantages, values, strict=True)]
         experience = [
-            Experience(rollout, opinion.policy_N, opinion.value_N, reward_N, advantage_N, return_N)
+            Experience(rollout, opinion.policy_N, opinion.reference_N, opinion.value_N, reward_N, advantage_N, return_N)
             for rollout, opinion, reward_N, advantage_N, return_N in zip(
                 written.rollouts, written.opinions, rewards, whitened(advantages, total), returns, strict=True
             )

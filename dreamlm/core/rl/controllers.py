@@ -1,4 +1,15 @@
-"""What steers the pull towards the reference."""
+"""What pulls the policy towards the reference, and what steers how hard.
+
+    applied   what a token costs                                  where
+    loss      coefficient * (log p - log p_reference)^2 / 2       beside the policy's loss, at every update
+    reward    coefficient * (log p - log p_reference)             off its reward, once, before advantages are estimated
+
+Under the policy's own samples, the first has just the gradient of the divergence at each token. The second counts the
+divergence of later tokens too, with their noise; the critic must then follow the coefficient.
+Source of the first: Schulman 2020, "Approximating KL divergence" (k2); of the second: Ziegler et al. 2019.
+"""
+
+from typing import Literal
 
 from pydantic import Field
 
@@ -11,8 +22,10 @@ class KlControl(ConfigModel):
     Source: Ziegler et al. 2019, section 2.2.
     """
 
+    applied: Literal["loss", "reward"] = "loss"
+    """Where the divergence is paid for."""
     initial: float = Field(0.1, ge=0.0)
-    """First coefficient: what one nat of divergence at a token costs."""
+    """First coefficient; scores are normalised to a deviation of 1 before they are compared with it."""
     target: float = Field(0.05, gt=0.0)
     """Wanted mean divergence from the reference, in nats per token."""
     horizon: int = Field(256, ge=1)

@@ -23,12 +23,28 @@ class Experience:
     rollout: Rollout
     log_probability_N: Floats
     """By the policy that wrote it, from the pass that training differentiates."""
+    reference_N: Floats
+    """Log-probabilities by the frozen reference."""
     value_N: Floats
     """What the critic expected before each token."""
     reward_N: Floats
-    """What each token earned: the pull towards the reference, and behind the last token the score."""
+    """What each token earned: behind the last one the score, and before it the pull where it is part of the reward."""
     advantage_N: Floats
     return_N: Floats
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The experience of all tokens of a micro-batch, fp32."""
+
+    log_probability_N: Tensor
+    reference_N: Tensor
+    advantage_N: Tensor
+    return_N: Tensor
+    value_N: Tensor
+
+    def to(self, device: torch.device) -> "Columns":
+        return Columns(**{name: column.to(device) for name, column in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -36,30 +52,28 @@ class ExperienceBatch(MicroBatch):
     """Some experience, laid out for one pass."""
 
     reading: Reading
-    columns: tuple[Tensor, Tensor, Tensor, Tensor]
-    """Log-probabilities, advantages, returns and values by token, fp32."""
+    columns: Columns
+    pull: float
+    """What the squared distance from the reference costs."""
     seed: int
 
     @classmethod
-    def of(cls, experience: Sequence[Experience], seed: int) -> "ExperienceBatch":
-        return cls(
-            Reading.of([one.rollout for one in experience]),
-            (
-                _column([one.log_probability_N for one in experience]),
-                _column([one.advantage_N for one in experience]),
-                _column([one.return_N for one in experience]),
-                _column([one.value_N for one in experience]),
-            ),
-            seed,
+    def of(cls, experience: Sequence[Experience], pull: float, seed: int) -> "ExperienceBatch":
+        columns = Columns(
+            log_probability_N=_column([one.log_probability_N for one in experience]),
+            reference_N=_column([one.reference_N for one in experience]),
+            advantage_N=_column([one.advantage_N for one in experience]),
+            return_N=_column([one.return_N for one in experience]),
+            value_N=_column([one.value_N for one in experience]),
         )
+        return cls(Reading.of([one.rollout for one in experience]), columns, pull, seed)
 
     @property
     def targets(self) -> int:
         return len(self.reading.chosen_N)
 
-    def inputs(self, device: torch.device) -> tuple[Reading, Tensor, Tensor, Tensor, Tensor]:
-        log_probability_N, advantage_N, return_N, value_N = (column.to(device) for column in self.columns)
-        return self.reading.to(device), log_probability_N, advantage_N, return_N, value_N
+    def inputs(self, device: torch.device) -> tuple[Reading, Columns, float]:
+        return self.reading.to(device), self.columns.to(device), self.pull
 
 
 def _column(parts: Sequence[Floats]) -> Tensor:

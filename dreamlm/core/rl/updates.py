@@ -90,6 +90,7 @@ class Updater:
                 micro_batches = [
                     ExperienceBatch.of(
                         [experience[one] for one in group],
+                        state.kl_coefficient if self._config.kl.applied == "loss" else 0.0,
                         derive_seed(state.seed, "update", state.step, epoch, number, place),
                     )
                     for place, group in enumerate(groups)

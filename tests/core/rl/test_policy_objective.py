@@ -15,7 +15,7 @@ from dreamlm.core.rl.policy import Opinion, Policy, Reading
 from dreamlm.core.rl.rollout import RolloutConfig, Vocabulary, roll_out
 
 TOKENIZER = small_tokenizer()
-CLIP, VALUE_CLIP = 0.2, 0.3
+CLIP, VALUE_CLIP, PULL = 0.2, 0.3, 0.7
 
 
 class Scene:
@@ -36,12 +36,12 @@ class Scene:
             values_N = mean_N + spread * numbers.standard_normal(sum(lengths))
             return np.split(values_N, np.cumsum(lengths)[:-1])
 
-        columns = zip(column(old_N, drift), column(0, 1), column(0, 1), column(0, 1), column(0, 1), strict=True)
+        columns = zip(column(old_N, drift), *(column(0, 1) for _ in range(5)), strict=True)
         self.experience = [Experience(one, *parts) for one, parts in zip(rollouts, columns, strict=True)]
         self.value_head = ValueHead(self.model.config.hidden_size)
         torch.nn.init.normal_(self.value_head.linear.weight, std=0.1)
         self.objective = PolicyObjective(self.policy, self.value_head, CLIP, VALUE_CLIP, by)
-        self.batch = ExperienceBatch.of(self.experience, 0)
+        self.batch = ExperienceBatch.of(self.experience, PULL, 0)
 
     def losses(self) -> Losses:
         return self.objective(*self.batch.inputs(torch.device("cpu")))
@@ -49,14 +49,14 @@ class Scene:
     def opinion(self) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities that gradients can be asked for, values, and ratios to the old policy."""
         opinion, _ = self.policy(self.batch.reading)
-        return opinion.log_probability_N, self.value_head(opinion.hidden_ND), self.batch.columns[0]
+        return opinion.log_probability_N, self.value_head(opinion.hidden_ND), self.batch.columns.log_probability_N
 
 
 def test_the_policy_loss_is_the_clipped_surrogate() -> None:
     scene = Scene()
     log_probability_N, _, old_N = scene.opinion()
     ratio_N = np.exp(log_probability_N.detach().numpy() - old_N.numpy())
-    advantage_N = scene.batch.columns[1].numpy()
+    advantage_N = scene.batch.columns.advantage_N.numpy()
     expected = -sum(
         min(r * a, float(np.clip(r, 1 - CLIP, 1 + CLIP)) * a) for r, a in zip(ratio_N, advantage_N, strict=True)
     )
@@ -86,7 +86,7 @@ def test_the_gradient_is_zero_where_the_clip_binds_and_the_papers_elsewhere(
     monkeypatch.setattr(scene.policy, "forward", with_leaf)
     scene.losses().objectives["policy_loss"].backward()
     ratio_N = (leaf_N.detach() - old_N).exp()
-    advantage_N = scene.batch.columns[1]
+    advantage_N = scene.batch.columns.advantage_N
     binds_N = ((advantage_N > 0) & (ratio_N > 1 + CLIP)) | ((advantage_N < 0) & (ratio_N < 1 - CLIP))
     if by == "ppo":
         assert 0 < int(binds_N.sum()) < len(binds_N)
@@ -101,7 +101,8 @@ def test_the_gradient_is_zero_where_the_clip_binds_and_the_papers_elsewhere(
 def test_the_value_loss_takes_the_worse_of_the_free_and_the_clipped_error(by: Algorithm) -> None:
     scene = Scene(by)
     value_N = scene.opinion()[1].detach().numpy().astype(float)
-    _, _, return_N, old_N = (column.numpy().astype(float) for column in scene.batch.columns)
+    columns = scene.batch.columns
+    return_N, old_N = (column.numpy().astype(float) for column in (columns.return_N, columns.value_N))
     expected = 0.0
     for value, wanted, old in zip(value_N, return_N, old_N, strict=True):
         free = (value - wanted) ** 2
@@ -115,7 +116,7 @@ def test_before_any_update_every_ratio_is_exactly_one() -> None:
     losses = scene.losses()
     assert losses.probes[RATIO_ERROR].item() <= 1e-6
     assert losses.objectives["clip_fraction"].item() == 0
-    advantage = float(scene.batch.columns[1].sum())
+    advantage = float(scene.batch.columns.advantage_N.sum())
     assert losses.objectives["policy_loss"].item() == pytest.approx(-advantage, rel=1e-4)
 
 
@@ -132,3 +133,23 @@ def test_all_parts_of_the_policy_and_the_critic_learn() -> None:
 
 def test_a_fresh_critic_expects_nothing() -> None:
     assert ValueHead(8)(torch.randn(5, 8)).tolist() == [0.0] * 5
+
+
+def test_the_pull_has_the_gradient_of_the_divergence_under_the_policys_own_samples() -> None:
+    """Sum over all tokens of p(v) * gradient of (log p(v) - log q(v))^2 / 2 = gradient of KL(p || q)."""
+    generator = torch.Generator().manual_seed(0)
+    logits_V = torch.randn(7, generator=generator, dtype=torch.float64).requires_grad_()
+    reference_V = torch.randn(7, generator=generator, dtype=torch.float64).log_softmax(0)
+    log_V = logits_V.log_softmax(0)
+    squared = (log_V.exp().detach() * (log_V - reference_V).square() / 2).sum()
+    divergence = (log_V.exp() * (log_V - reference_V)).sum()
+    (one,) = torch.autograd.grad(squared, logits_V, retain_graph=True)
+    (other,) = torch.autograd.grad(divergence, logits_V)
+    torch.testing.assert_close(one, other)
+
+
+def test_the_pull_is_half_the_squared_distance_from_the_reference() -> None:
+    scene = Scene()
+    log_probability_N, _, _ = scene.opinion()
+    apart_N = log_probability_N.detach().numpy() - scene.batch.columns.reference_N.numpy()
+    assert scene.losses().objectives["pull"].item() == pytest.approx(PULL * float((apart_N**2).sum()) / 2, rel=1e-4)
