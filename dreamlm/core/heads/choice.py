@@ -45,21 +45,20 @@ class ChoiceHead(nn.Module):
 
     def _chunk(self, hidden_CD: Tensor, chosen_C: Tensor, support_CW: Tensor | None) -> tuple[Tensor, Tensor]:
         logits_CV = logits_of(hidden_CD, self.weight, self._soft_cap) / self._temperature
-        if support_CW is None:
-            absent_V = torch.zeros(logits_CV.shape[1], dtype=torch.bool, device=logits_CV.device)
-            absent_V[self._never] = True
-            logits_CV = logits_CV.masked_fill(absent_V, -torch.inf)
-        else:
-            logits_CV = logits_CV.masked_fill(~_unpacked(support_CW, logits_CV.shape[1]), -torch.inf)
-        log_probability_CV = nn.functional.log_softmax(logits_CV, dim=1)
+        absent_CV = self._absent(logits_CV) if support_CW is None else _unset(support_CW, logits_CV.shape[1])
+        log_probability_CV = nn.functional.log_softmax(logits_CV.masked_fill(absent_CV, -torch.inf), dim=1)
         # Outside the support 0 * -inf would be NaN, and so would its gradient.
         inside_CV = log_probability_CV.masked_fill(log_probability_CV == -torch.inf, 0.0)
         entropy_C = -(inside_CV.exp() * inside_CV).sum(dim=1)
         return log_probability_CV.gather(1, chosen_C[:, None])[:, 0], entropy_C
 
+    def _absent(self, logits_CV: Tensor) -> Bool[Tensor, "1 V"]:
+        absent_V = torch.zeros(logits_CV.shape[1], dtype=torch.bool, device=logits_CV.device)
+        absent_V[self._never] = True
+        return absent_V[None]
 
-def _unpacked(support_CW: Int[Tensor, "C W"], vocab_size: int) -> Bool[Tensor, "C V"]:
-    """Bits, most significant first, as `numpy.packbits` packs them."""
-    shifts_8 = torch.arange(7, -1, -1, device=support_CW.device)
-    bits = (support_CW[:, :, None].to(torch.int64) >> shifts_8) & 1
-    return bits.flatten(1)[:, :vocab_size].bool()
+
+def _unset(support_CW: Int[Tensor, "C W"], vocab_size: int) -> Bool[Tensor, "C V"]:
+    """Where bits are 0; most significant first, as `numpy.packbits` packs them. Bytes stay bytes: there are many."""
+    bits_8 = 1 << torch.arange(7, -1, -1, dtype=torch.uint8, device=support_CW.device)
+    return ((support_CW[:, :, None] & bits_8) == 0).flatten(1)[:, :vocab_size]
