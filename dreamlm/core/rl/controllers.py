@@ -25,10 +25,13 @@ class KlControl(ConfigModel):
     applied: Literal["loss", "reward"] = "loss"
     """Where the divergence is paid for."""
     initial: float = Field(0.1, ge=0.0)
-    """First coefficient; scores are normalised to a deviation of 1 before they are compared with it."""
-    target: float = Field(0.05, gt=0.0)
+    """First and least coefficient; scores are normalised to a deviation of 1 before they are compared with it.
+
+    Without a least one, the pull of a policy that is still near would be gone when it has moved.
+    """
+    target: float = Field(0.1, gt=0.0)
     """Wanted mean divergence from the reference, in nats per token."""
-    horizon: int = Field(256, ge=1)
+    horizon: int = Field(64, ge=1)
     """Answers after which a divergence of 1.2 times the target or more has raised the coefficient by a fifth."""
     adaptive: bool = True
     """False keeps the first coefficient."""
@@ -38,4 +41,4 @@ class KlControl(ConfigModel):
         if not self.adaptive:
             return coefficient
         error = min(0.2, max(-0.2, divergence / self.target - 1.0))
-        return coefficient * (1.0 + error * min(1.0, answers / self.horizon))
+        return max(self.initial, coefficient * (1.0 + error * min(1.0, answers / self.horizon)))

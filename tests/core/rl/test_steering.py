@@ -42,7 +42,8 @@ def test_the_coefficient_follows_the_divergence_slowly_and_within_bounds() -> No
     control = KlControl(initial=0.1, target=0.05, horizon=100)
     assert control.following(0.1, 0.05, 64) == pytest.approx(0.1)
     assert control.following(0.1, 5.0, 50) == pytest.approx(0.1 * 1.1)
-    assert control.following(0.1, 0.0, 50) == pytest.approx(0.1 * 0.9)
+    assert control.following(0.3, 0.0, 50) == pytest.approx(0.3 * 0.9)
+    assert control.following(0.1, 0.0, 50) == 0.1
     assert control.following(0.1, 5.0, 10_000) == pytest.approx(0.1 * 1.2)
     assert control.following(0.1, 0.055, 100) == pytest.approx(0.1 * 1.1)
     assert KlControl(adaptive=False).following(0.3, 5.0, 64) == 0.3
