@@ -311,7 +311,8 @@ def take_turns(trial: Trial, peer: Peer) -> tuple[Rounds, float]:
     from dreamlm.checkpoints.snapshot import read_snapshot
     from dreamlm.core.training.hooks import Hook, IterationReport
     from dreamlm.wiring.loading import snapshot_folder
-    from dreamlm.wiring.policy import PolicyRequest, train_policy
+    from dreamlm.wiring.policy import train_policy
+    from dreamlm.wiring.policy_start import PolicyRequest
 
     rounds: Rounds = []
 
@@ -331,7 +332,10 @@ def take_turns(trial: Trial, peer: Peer) -> tuple[Rounds, float]:
             whole = time.perf_counter() - self._begun
             self._done.append(Iteration(written, trained, updates, loss, rollout, update, 0.0, whole))
             if len(self._done) == trial.iterations:
-                rounds.append((self._done, peer.round()))
+                theirs = peer.round()
+                rounds.append((self._done, theirs))
+                seconds = (sum(one.whole for one in side) for side in (self._done, theirs))
+                print(f"round {len(rounds) - 1}: {next(seconds):.1f} s and {next(seconds):.1f} s", file=sys.stderr)
                 self._done = []
             self._begun = time.perf_counter()
 
