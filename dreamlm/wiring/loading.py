@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dreamlm.checkpoints.snapshot import read_snapshot
 from dreamlm.checkpoints.store import Store
@@ -59,14 +60,19 @@ def load(
             config, weights = extended(preset.model, weights, extend_max_seq_len, rescale_layers)
             preset = preset.model_copy(update={"model": config})
         model = preset.model.build(snapshot.config["vocab_size"]).to(on_device)
-        lacking = model.load_state_dict(weights, strict=False).missing_keys
-    tied = {"head.weight"} if preset.model.tie_embeddings else set()
-    if missing := [name for name in lacking if name not in tied]:
-        hint = "dreamlm ckpt list shows the run's other snapshots; dreamlm ckpt rotate goes back to one"
-        raise CheckpointError(f"the snapshot lacks {', '.join(missing)}", where=str(folder), hint=hint)
+        fill(model, weights, folder)
     return Loaded(
         model.eval(), tokenizer, preset, TrainingState.from_json(dict(training_state(snapshot.state))), folder
     )
+
+
+def fill(model: DreamLM, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Give a model the weights of a snapshot, all of them.  Raises: CheckpointError naming what is missing."""
+    lacking = model.load_state_dict(weights, strict=False).missing_keys
+    tied = {"head.weight"} if model.config.tie_embeddings else set()
+    if missing := [name for name in lacking if name not in tied]:
+        hint = "dreamlm ckpt list shows the run's other snapshots; dreamlm ckpt rotate goes back to one"
+        raise CheckpointError(f"the snapshot lacks {', '.join(missing)}", where=str(folder), hint=hint)
 
 
 def training_state(state: Mapping[str, Any]) -> Mapping[str, Any]:

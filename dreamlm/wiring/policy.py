@@ -39,7 +39,7 @@ from dreamlm.core.training.recorders import MetricsFile, ReportFile, TensorBoard
 from dreamlm.data_sources.corpus import Corpus
 from dreamlm.data_sources.prompts import Prompts
 from dreamlm.data_sources.seen import SeenNgrams
-from dreamlm.wiring.loading import choose_device, training_state
+from dreamlm.wiring.loading import choose_device, fill, training_state
 from dreamlm.wiring.places import RunFolder, corpus_folder, home
 from dreamlm.wiring.policy_start import (
     COPIES,
@@ -72,9 +72,9 @@ def train_policy(request: PolicyRequest, hook: Hook) -> PolicyState:
                 hook.on_notice(sentence)
             start = start_of(request, store, hook)
             start.preset.rl.ppo.rollout.room(start.preset.model.seq_length)
-            check_shares(start.preset.rl.ppo, place)
             choose_backend(_training_config(start.preset.rl.ppo), place)
             prompts = prompts_of(start.preset, hook)
+            check_shares(start.preset.rl.ppo, prompts, place)
             if first:
                 store.require_space(COPIES * start.model_bytes if start.fresh else start.snapshot.size_bytes)
             if first and start.fresh:
@@ -182,7 +182,7 @@ class _PolicyTraining:
 
     def _model(self, snapshot: Snapshot) -> DreamLM:
         model = self._preset.model.build(snapshot.config["vocab_size"])
-        model.load_state_dict(dict(snapshot.model), strict=False)
+        fill(model, snapshot.model, self._run)
         return model.to(self._device).eval()
 
     def _build_backend(self, policy: Policy, value_head: ValueHead, precision: str, place: Place) -> Backend:

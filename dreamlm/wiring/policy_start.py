@@ -6,10 +6,11 @@ from pathlib import Path
 
 from dreamlm.checkpoints.frozen import freeze
 from dreamlm.checkpoints.manifest import Record, read_manifest
-from dreamlm.checkpoints.snapshot import Snapshot, read_snapshot
+from dreamlm.checkpoints.snapshot import MODEL, Snapshot, read_snapshot
 from dreamlm.checkpoints.store import Store
-from dreamlm.core.errors import UserMistake
+from dreamlm.core.errors import CheckpointError, UserMistake
 from dreamlm.core.rl.config import PolicyConfig
+from dreamlm.core.rl.state import PolicyState
 from dreamlm.core.training.backend.process_group import Place
 from dreamlm.core.training.hooks import Hook
 from dreamlm.data_sources.prompts import Prompts, read_prompts
@@ -19,7 +20,7 @@ from dreamlm.presets.resolve import resolve_values
 from dreamlm.presets.schema import Preset
 from dreamlm.wiring.loading import snapshot_folder
 from dreamlm.wiring.places import home
-from dreamlm.wiring.resume import check_policy_resume
+from dreamlm.wiring.resume import check_policy_resume, check_same_model
 from dreamlm.wiring.reward import load_reward_model
 
 COPIES = 4
@@ -68,13 +69,25 @@ def start_of(request: PolicyRequest, store: Store, hook: Hook) -> PolicyStart:
             )
         folder = snapshot_folder(request.model)
         snapshot = read_snapshot(folder)
-        return PolicyStart(snapshot, _preset(snapshot, request, folder), True, read_manifest(folder).record)
+        preset = _preset(snapshot, request, folder)
+        check_same_model(resolve_values(snapshot.preset, str(folder)).model_dump(mode="json"), preset)
+        return PolicyStart(snapshot, preset, True, read_manifest(folder).record)
     snapshot = read_snapshot(newest.path)
+    state = PolicyState.from_json(snapshot.state)  # a run of something else is said to be one before settings differ
+    if request.model is not None and not _is_reference(request.model, state):
+        hook.on_notice(f"{request.model} is not what the run began with, or not any more; it goes on with its own")
     preset = _preset(snapshot, request, newest.path)
     before = resolve_values(snapshot.preset, str(newest.path)).model_dump(mode="json")
     for sentence in check_policy_resume(before, preset, request.allow_changes):
         hook.on_notice(sentence)
     return PolicyStart(snapshot, preset, False, newest.record)
+
+
+def _is_reference(model: Path, state: PolicyState) -> bool:
+    try:
+        return read_manifest(snapshot_folder(model)).files[MODEL].sha256 == state.reference
+    except (UserMistake, CheckpointError):
+        return False
 
 
 def _preset(snapshot: Snapshot, request: PolicyRequest, folder: Path) -> Preset:
@@ -86,7 +99,8 @@ def _preset(snapshot: Snapshot, request: PolicyRequest, folder: Path) -> Preset:
     return resolve_values(values, str(folder / "preset.json"), request.sets)
 
 
-def check_shares(config: PolicyConfig, place: Place) -> None:
+def check_shares(config: PolicyConfig, prompts: Prompts, place: Place) -> None:
+    """Raises: UserMistake when the processes cannot share the answers of an iteration, or of an evaluation."""
     size = config.minibatch // place.world_size
     if config.minibatch % place.world_size or size % min(config.micro_batch, size):
         raise UserMistake(
@@ -94,6 +108,13 @@ def check_shares(config: PolicyConfig, place: Place) -> None:
             f"in micro-batches of {config.micro_batch}",
             where="rl.ppo.minibatch",
             hint="choose a minibatch that is a multiple of processes times micro_batch",
+        )
+    held_out = min(config.eval_prompts, len(prompts.held_out))
+    if held_out < place.world_size:
+        raise UserMistake(
+            f"{place.world_size} processes cannot share {held_out} held-out prompts",
+            where="rl.ppo.eval_prompts",
+            hint="ask for more of them, or raise rl.prompts.validation_fraction",
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from dreamlm.core.errors import ResumeMismatch
+from dreamlm.core.errors import ResumeMismatch, UserMistake
 from dreamlm.presets.difference import differences
 from dreamlm.presets.schema import Preset
 
@@ -60,7 +60,7 @@ FREE_OF_POLICY = (
     "rl.reward_model",
     "rl.prompts",  # their fingerprint is compared
     "rl.ppo.iterations",
-    "rl.ppo.eval_*",
+    "rl.ppo.eval_iterations",
     "rl.ppo.samples",
     "rl.ppo.save_*",
     "rl.ppo.retry_seconds",
@@ -71,11 +71,20 @@ FREE_OF_POLICY = (
     "rl.ppo.zero_stage",
 )
 ALLOWED_OF_POLICY = (
-    "rl.scoring",
-    "rl.ppo.[!s]*",  # all but the seed and the two keys below
+    "rl.ppo.epochs",
+    "rl.ppo.clip",
+    "rl.ppo.value_clip",
+    "rl.ppo.value_coefficient",
+    "rl.ppo.entropy_coefficient",
+    "rl.ppo.discount",
+    "rl.ppo.trace",
+    "rl.ppo.kl",
     "rl.ppo.stop_kl",
-    "rl.ppo.score_limit",
+    "rl.ppo.max_grad_norm",
+    "rl.ppo.optimizer",
+    "rl.ppo.alarms",
 )
+"""What the reward is, and on which prompts it is measured, stays: the best snapshot is chosen by it."""
 
 
 def check_resume(before: Mapping[str, Any], now: Preset, allow_changes: bool) -> list[str]:
@@ -92,6 +101,18 @@ def check_policy_resume(before: Mapping[str, Any], now: Preset, allow_changes: b
     """The same for a run of `dreamlm rl ppo`."""
     allowed = ALLOWED_OF_POLICY
     return _check(before, now, FREE_OF_POLICY, allowed if allow_changes else (), allowed, [])
+
+
+def check_same_model(before: Mapping[str, Any], now: Preset) -> None:
+    """A policy is the model that it begins as.  Raises: UserMistake naming what the request says otherwise."""
+    keys = [
+        f"  {key}: the model has {_shown(old)}, the request {_shown(new)}"
+        for key, old, new in differences(before, now.model_dump(mode="json"))
+        if key.startswith(("model.", "tokenizer."))
+    ]
+    if keys:
+        what = "reinforcement learning does not change what the model is:\n" + "\n".join(keys)
+        raise UserMistake(what, hint="leave these out; model.init_from of dreamlm train makes another model of it")
 
 
 def _check(

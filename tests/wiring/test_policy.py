@@ -219,7 +219,7 @@ def test_alarms_make_steps_smaller_and_then_stop_with_a_snapshot(place: Workplac
     assert newest is not None
     assert newest.record.step == heard.iterations[-1].step
     state = PolicyState.from_json(read_snapshot(newest.path).state)
-    assert (state.rate_factor, state.watch.backoffs) == (0.25, 2)
+    assert (state.rate_factor, state.watch.backoffs) == (0.5, 2)
 
 
 def test_creativity_can_look_for_copies_in_the_training_text(place: Workplace, learn: Learn) -> None:
@@ -232,6 +232,36 @@ def test_creativity_can_look_for_copies_in_the_training_text(place: Workplace, l
     shutil.rmtree(place.folder / "home")
     with pytest.raises(DataError):
         learn("training", "rl.ppo.iterations=4", fresh=False)
+
+
+def test_a_nucleus_does_not_hide_the_distance_from_the_reference(learn: Learn) -> None:
+    """Cut to its own few tokens, the policy would look like the reference however far it is."""
+    moved = ("rl.ppo.rollout.top_k=1", "rl.ppo.optimizer.learning_rate=0.05", "rl.ppo.kl.initial=0.000001")
+    heard = learn("policy", *moved)
+    assert heard.rewards[0].kl == 0
+    assert abs(heard.rewards[-1].kl) > 0.01
+
+
+def test_the_model_stays_the_one_it_begins_as(place: Workplace, learn: Learn) -> None:
+    for change in ("model.num_layers=2", "model.seq_length=16", "tokenizer.vocab_size=400"):
+        with pytest.raises(UserMistake, match="does not change what the model is") as caught:
+            learn("policy", change)
+        assert change.partition("=")[0] in caught.value.what
+    assert not (place.folder / "policy").exists()
+
+
+def test_another_origin_is_not_read_once_the_run_has_begun_and_that_is_said(place: Workplace, learn: Learn) -> None:
+    learn("policy")
+    more = (*SETTINGS, "rl.ppo.iterations=4")
+    for origin, said in ((place.folder / "run", 0), (place.folder / "gone", 1)):
+        heard = Heard()
+        train_policy(PolicyRequest(place.folder / "policy", origin, sets=more), heard)
+        assert sum("is not what the run began with" in notice for notice in heard.notices) == said
+
+
+def test_a_run_of_training_is_not_gone_on_with(place: Workplace, learn: Learn) -> None:
+    with pytest.raises(CheckpointError, match=r"state\.json is of kind training"):
+        learn("run", fresh=False)
 
 
 def test_updates_end_when_the_policy_has_moved_too_far(learn: Learn) -> None:

@@ -1,4 +1,4 @@
-"""Two processes under DeepSpeed train one policy: at every stage of ZeRO to the same weights, and exactly when resumed."""
+"""Two processes under DeepSpeed train one policy: to one result at every stage of ZeRO, and exactly when resumed."""
 
 import os
 import subprocess

@@ -1,5 +1,6 @@
 """The value head: what an answer will still earn, from the vector that predicts its next token."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -14,5 +15,6 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden_ND: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
-        value_N1: Tensor = self.linear(hidden_ND)
-        return value_N1[:, 0].float()
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            value_N1: Tensor = self.linear(hidden_ND.float())
+        return value_N1[:, 0]

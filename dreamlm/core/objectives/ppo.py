@@ -22,7 +22,7 @@ class PolicyObjective(Objective):
 
     policy     ppo: -min(r A, clip(r, 1 - c, 1 + c) A) with r = p / p_old; reinforce: -A log p
     value      max((V - R)^2, (V_old + clip(V - V_old, -c, c) - R)^2) / 2; reinforce: (V - R)^2 / 2
-    pull       towards the reference: pull * (log p - log p_reference)^2 / 2
+    pull       towards the reference: pull * (log p - log p_reference)^2 / 2, both among all tokens
     entropy    of the policy on the support of each token
     approx_kl  (r - 1) - log r, an unbiased and never negative estimate of KL(p_old || p)
     clip_fraction   where r lies beyond the clip
@@ -56,14 +56,16 @@ class PolicyObjective(Objective):
             approx_kl = (ratio_N - 1 - log_ratio_N).sum()
             ratio_error = (ratio_N - 1).abs().max()
             clipped = ((ratio_N - 1).abs() > self._clip).float().sum()
+        # Parts of the model add up their losses over all that was read; these are sums over what was answered.
+        answered = len(ratio_N) / (reading.documents_BT >= 0).sum()
         objectives = {
             "policy_loss": self._policy_loss(opinion.log_probability_N, ratio_N, old.advantage_N),
             "value_loss": self._value_loss(value_N, old.return_N, old.value_N),
-            "pull": pull * (opinion.log_probability_N - old.reference_N).square().sum() / 2,
+            "pull": pull * (opinion.whole_N - old.reference_N).square().sum() / 2,
             "entropy": opinion.entropy_N.sum(),
             "approx_kl": approx_kl,
             "clip_fraction": clipped,
-            **signal.losses,
+            **{name: loss * answered for name, loss in signal.losses.items()},
         }
         nll = -opinion.log_probability_N.detach().sum()
         return Losses(objectives, nll, torch.tensor(len(ratio_N)), {**signal.probes, RATIO_ERROR: ratio_error})

@@ -44,8 +44,11 @@ class Opinions:
     """Of one answer by token."""
 
     policy_N: Floats
-    """Log-probabilities by the policy."""
+    """Log-probabilities by the policy, on the support."""
+    whole_N: Floats
+    """The same among all tokens."""
     reference_N: Floats
+    """By the reference, among all tokens."""
     value_N: Floats
 
 
@@ -90,7 +93,7 @@ class Collected:
     summary: Summary
     explained_variance: float
     mismatch: float
-    """Largest difference of a log-probability between the pass that drew a token here and the pass that trains."""
+    """Largest difference of a log-probability between the pass that drew a token and the pass that trains."""
     rollout_seconds: float
 
 
@@ -136,21 +139,20 @@ class Collector:
             self._shaped(score, one.answer) for score, one in zip(written.scores.total, written.rollouts, strict=True)
         ]
         moments = moments.including(scores, total)
-        rewards, advantages = [], []
+        advantages = []
         for score, opinion in zip(scores, written.opinions, strict=True):
             reward_N = np.zeros_like(opinion.policy_N)
             reward_N[-1] = moments.normalised(score, config.score_limit)
             if config.kl.applied == "reward":
                 # On a scale that does not grow with the coefficient, lest the critic's errors drown the policy.
-                reward_N = (reward_N - coefficient * (opinion.policy_N - opinion.reference_N)) / (1 + coefficient)
-            rewards.append(reward_N)
+                reward_N = (reward_N - coefficient * (opinion.whole_N - opinion.reference_N)) / (1 + coefficient)
             advantages.append(generalised_advantages(reward_N, opinion.value_N, config.discount, config.trace))
         values = [opinion.value_N for opinion in written.opinions]
         returns = [advantage_N + value_N for advantage_N, value_N in zip(advantages, values, strict=True)]
         experience = [
-            Experience(rollout, opinion.policy_N, opinion.reference_N, opinion.value_N, reward_N, advantage_N, return_N)
-            for rollout, opinion, reward_N, advantage_N, return_N in zip(
-                written.rollouts, written.opinions, rewards, whitened(advantages, total), returns, strict=True
+            Experience(rollout, opinion.policy_N, opinion.reference_N, opinion.value_N, advantage_N, return_N)
+            for rollout, opinion, advantage_N, return_N in zip(
+                written.rollouts, written.opinions, whitened(advantages, total), returns, strict=True
             )
         ]
         return Collected(
@@ -158,7 +160,7 @@ class Collector:
             moments,
             summary(written, total),
             explained_variance(returns, values, total),
-            _mismatch(written),
+            max(self._of_all(_mismatch(written))),
             written.seconds,
         )
 
@@ -175,10 +177,16 @@ class Collector:
             ends = np.cumsum([len(one.answer.ids) for one in chosen])[:-1]
             columns = [
                 np.split(column_N.double().cpu().numpy(), ends)
-                for column_N in (opinion.log_probability_N, reference.log_probability_N, value_N)
+                for column_N in (opinion.log_probability_N, opinion.whole_N, reference.whole_N, value_N)
             ]
             found |= {number: Opinions(*parts) for number, *parts in zip(group, *columns, strict=True)}
         return [found[number] for number in range(len(rollouts))]
+
+    def _of_all(self, value: float) -> list[float]:
+        """The value of every process; collective."""
+        mine = [0.0] * self._backend.world_size
+        mine[self._backend.rank] = value
+        return self._backend.sum(mine)
 
     def _shaped(self, score: float, answer: Answer) -> float:
         """The score after the penalties for an answer that was cut off, and for one that is too long."""
@@ -190,7 +198,7 @@ class Collector:
 def summary(written: Written, total: Total) -> Summary:
     """Means over all processes; collective."""
     answers = [one.answer for one in written.rollouts]
-    apart = math.fsum(float((one.policy_N - one.reference_N).sum()) for one in written.opinions)
+    apart = math.fsum(float((one.whole_N - one.reference_N).sum()) for one in written.opinions)
     sums = [
         float(len(answers)),
         float(written.tokens),

@@ -24,11 +24,13 @@ class KlControl(ConfigModel):
 
     applied: Literal["loss", "reward"] = "loss"
     """Where the divergence is paid for."""
-    initial: float = Field(0.1, ge=0.0)
+    initial: float = Field(0.1, gt=0.0)
     """First and least coefficient; scores are normalised to a deviation of 1 before they are compared with it.
 
     Without a least one, the pull of a policy that is still near would be gone when it has moved.
     """
+    largest: float = Field(100.0, gt=0.0)
+    """The coefficient does not grow beyond this."""
     target: float = Field(0.1, gt=0.0)
     """Wanted mean divergence from the reference, in nats per token."""
     horizon: int = Field(64, ge=1)
@@ -41,4 +43,8 @@ class KlControl(ConfigModel):
         if not self.adaptive:
             return coefficient
         error = min(0.2, max(-0.2, divergence / self.target - 1.0))
-        return max(self.initial, coefficient * (1.0 + error * min(1.0, answers / self.horizon)))
+        return self.bounded(coefficient * (1.0 + error * min(1.0, answers / self.horizon)))
+
+    def bounded(self, coefficient: float) -> float:
+        """The coefficient between the first and the largest."""
+        return min(max(self.initial, coefficient), max(self.initial, self.largest))

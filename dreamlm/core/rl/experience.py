@@ -24,11 +24,9 @@ class Experience:
     log_probability_N: Floats
     """By the policy that wrote it, from the pass that training differentiates."""
     reference_N: Floats
-    """Log-probabilities by the frozen reference."""
+    """Log-probabilities by the frozen reference, among all tokens."""
     value_N: Floats
     """What the critic expected before each token."""
-    reward_N: Floats
-    """What each token earned: behind the last one the score, and before it the pull where it is part of the reward."""
     advantage_N: Floats
     return_N: Floats
 

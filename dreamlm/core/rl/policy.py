@@ -70,7 +70,10 @@ class Opinion:
     """What a model thinks of the chosen tokens."""
 
     log_probability_N: Float[Tensor, " N"]
-    """On the support, at the temperature."""
+    """On the support, at the temperature: what the ratio to an older policy is made of."""
+    whole_N: Float[Tensor, " N"]
+    """Among all tokens, at the temperature: what the distance from the reference is made of. On a support that has
+    shrunk to one token every model is equal."""
     entropy_N: Float[Tensor, " N"]
     """In nats, of the distribution on the support."""
     hidden_ND: Float[Tensor, "N D"]
@@ -92,5 +95,5 @@ class Policy(nn.Module):
         ragged = bool((reading.documents_BT < 0).any())
         signal = self.model(reading.tokens_BT, reading.documents_BT, carry, boundaries=ragged)
         hidden_ND = signal.hidden[reading.answering_BT]
-        log_probability_N, entropy_N = self.choice(hidden_ND, reading.chosen_N, reading.support_NW)
-        return Opinion(log_probability_N, entropy_N, hidden_ND), signal
+        log_probability_N, whole_N, entropy_N = self.choice(hidden_ND, reading.chosen_N, reading.support_NW)
+        return Opinion(log_probability_N, whole_N, entropy_N, hidden_ND), signal

@@ -82,7 +82,6 @@ class Rollout:
 class Vocabulary:
     """Which tokens mean something."""
 
-    size: int
     end: int
     never: tuple[int, ...]
     """Padding, and entries of the model's table that no token of the tokenizer has."""
@@ -94,7 +93,7 @@ class Vocabulary:
             what = f"the tokenizer has {tokenizer.vocab_size:,} tokens, the model knows {model.vocab_size:,}"
             raise UserMistake(what, hint="use the tokenizer that lies beside the model's weights")
         never = (tokenizer.padding_id, *range(tokenizer.vocab_size, model.vocab_size))
-        return cls(model.vocab_size, tokenizer.end_of_document_id, never)
+        return cls(tokenizer.end_of_document_id, never)
 
 
 def prompt_ids(prompt: Prompt, tokenizer: Tokenizer, room: int) -> tuple[int, ...]:

@@ -25,6 +25,8 @@ from dreamlm.core.training.interruption import StopRequest
 from dreamlm.core.training.memory import Phase, within_memory
 from dreamlm.core.training.saving import Saver, save_patiently
 
+MISMATCH = {"fp32": 1e-3, "bf16": 0.5}
+"""How far the log-probability of a token may be apart between the two passes, in nats; seen were 1e-5 and 0.12."""
 COLLECTING = Phase("writing and reading answers", "lower rl.ppo.rollout.rows or rl.ppo.micro_batch", "rl.ppo")
 UPDATING = Phase("updating the policy", "lower rl.ppo.micro_batch", "rl.ppo.micro_batch")
 SAVING = Phase("gathering a snapshot in the memory of the first process", "use a machine with more memory")
@@ -72,7 +74,7 @@ class PolicyTrainer:
         self._begun = self._saved_at = time.monotonic()
         with StopRequest(self._hooks.on_notice) as stop:
             self._start(state)
-            if state.step == 0:
+            if state.judged_step is None:
                 with self._on_record(state):
                     state = self._judge(state)
                 self._save(state, None)
@@ -86,7 +88,7 @@ class PolicyTrainer:
                 stopping = self._backend.any(stop.number != 0)
                 given_up = bool(alarms) and state.watch.backoffs > self._config.alarms.backoffs
                 improved = state.best_reward != before.best_reward
-                if finished or stopping or given_up or improved or self._save_is_due(state):
+                if finished or stopping or alarms or improved or self._save_is_due(state):
                     self._save(state, stop)
                 if given_up:
                     raise self._collapsed(state, alarms)
@@ -105,6 +107,7 @@ class PolicyTrainer:
         with within_memory(COLLECTING.failure):
             written = self._collector.write(prompts, seeds, [group for batch in plan[0] for group in batch])
             collected = self._collector.collect(written, state.kl_coefficient, state.moments)
+        self._require_one_opinion(collected.mismatch)
         with within_memory(UPDATING.failure):
             state, moved = self._updater.update(state, collected.experience, plan)
         found = collected.summary
@@ -121,9 +124,18 @@ class PolicyTrainer:
         figures = Figures(entropy, found.kl, found.length, found.repetition, collected.explained_variance)
         watch, alarms = state.watch.after(figures, config.alarms)
         state = replace(state, watch=watch)
-        if alarms:
+        if alarms and watch.backoffs <= config.alarms.backoffs:
             state = self._back_off(state, alarms)
         return state, alarms
+
+    def _require_one_opinion(self, mismatch: float) -> None:
+        """The pass that reads its cache and the pass that trains are two ways to compute one thing."""
+        limit = MISMATCH[self._backend.precision]
+        if not mismatch <= limit:
+            raise TrainingFailed(
+                f"writing and training disagree on a token's log-probability by {mismatch:.2g} nats, beyond {limit:g}",
+                hint="this is a bug of dreamlm, please report it; rl.ppo.precision=fp32 tells rounding from mistakes",
+            )
 
     def _share(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[int]]:
         """This process's prompts, and their numbers among all of an iteration."""
@@ -135,7 +147,7 @@ class PolicyTrainer:
         state = replace(
             state,
             rate_factor=state.rate_factor * RATE_CUT,
-            kl_coefficient=state.kl_coefficient * PULL_GROWTH,
+            kl_coefficient=self._config.kl.bounded(state.kl_coefficient * PULL_GROWTH),
         )
         rate = self._config.optimizer.learning_rate * state.rate_factor
         self._hooks.on_notice(
@@ -155,9 +167,6 @@ class PolicyTrainer:
     def _judge(self, state: PolicyState) -> PolicyState:
         """Answer held-out prompts, always with the same random numbers."""
         prompts = list(self._prompts.held_out[: self._config.eval_prompts])
-        world_size = self._backend.world_size
-        if len(prompts) < world_size:
-            return state
         mine, numbers = self._share(prompts)
         seeds = [derive_seed(state.seed, "held-out answer", number) for number in numbers]
         rows = self._config.micro_batch

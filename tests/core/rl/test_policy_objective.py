@@ -36,7 +36,7 @@ class Scene:
             values_N = mean_N + spread * numbers.standard_normal(sum(lengths))
             return np.split(values_N, np.cumsum(lengths)[:-1])
 
-        columns = zip(column(old_N, drift), *(column(0, 1) for _ in range(5)), strict=True)
+        columns = zip(column(old_N, drift), *(column(0, 1) for _ in range(4)), strict=True)
         self.experience = [Experience(one, *parts) for one, parts in zip(rollouts, columns, strict=True)]
         self.value_head = ValueHead(self.model.config.hidden_size)
         torch.nn.init.normal_(self.value_head.linear.weight, std=0.1)
@@ -81,7 +81,7 @@ def test_the_gradient_is_zero_where_the_clip_binds_and_the_papers_elsewhere(
 
     def with_leaf(reading: Reading) -> tuple[Opinion, Signal]:
         opinion, signal = read(reading)
-        return Opinion(leaf_N, opinion.entropy_N, opinion.hidden_ND), signal
+        return Opinion(leaf_N, opinion.whole_N, opinion.entropy_N, opinion.hidden_ND), signal
 
     monkeypatch.setattr(scene.policy, "forward", with_leaf)
     scene.losses().objectives["policy_loss"].backward()
