@@ -27,7 +27,9 @@ class PromptData(ConfigModel):
     """Where prompts come from. With `prompt`, they are read from records; without, they are beginnings of documents."""
 
     source: SourceConfig | None = None
-    """Default: every source of the preset's `data` section."""
+    """Default: every source that the model was trained on, in turn."""
+    held_out: SourceConfig | None = None
+    """A source whose prompts are held out, all of them; default a share of the prompts, chosen by a hash."""
     prompt: str | None = None
     """Template of the prompt, such as `Q: {question}\\nA:`; null: the first words of each document."""
     reference: str | None = None
@@ -46,7 +48,9 @@ class PromptData(ConfigModel):
         if self.prompt is not None and self.source is None:
             raise ValueError("prompt is a template for records: name their source too")
         if self.source is not None and self.prompt is not None:
-            check_templates(self.source, self.templates)
+            for source in (self.source, self.held_out):
+                if source is not None:
+                    check_templates(source, self.templates)
         return self
 
     @property
@@ -84,35 +88,59 @@ def read_prompts(
     Raises: UserMistake when the records lack a field; DataError when no prompt is left, or none on one side.
     Cost: holds every text in memory.
     """
-    found = dict.fromkeys(itertools.islice(_distinct(_prompts(config, sources, context, reports)), config.limit))
-    held_out = [prompt for prompt in found if _share(prompt) < config.validation_fraction]
-    train = [prompt for prompt in found if _share(prompt) >= config.validation_fraction]
+    drawn = itertools.islice(_distinct(_in_turn(_each(config, sources, context, reports))), config.limit)
+    if config.held_out is None:
+        found = list(drawn)
+        held_out = [prompt for prompt in found if _share(prompt) < config.validation_fraction]
+        train = [prompt for prompt in found if _share(prompt) >= config.validation_fraction]
+    else:
+        held_out = list(itertools.islice(_distinct(_prompts(config, config.held_out, context, reports)), config.limit))
+        kept = {prompt.text for prompt in held_out}
+        train = [prompt for prompt in drawn if prompt.text not in kept]
     if not train or not held_out:
         raise DataError(
-            f"of {len(found):,} different prompts {len(train):,} are to learn from and {len(held_out):,} to measure on",
+            f"{len(train):,} different prompts are to learn from and {len(held_out):,} to measure on",
             where="rl.prompts",
             hint="both need some: read more prompts, or change rl.prompts.validation_fraction",
         )
     return Prompts(train, held_out, seed)
 
 
-def _prompts(
+def _each(
     config: PromptData, sources: Sequence[SourceConfig], context: SourceContext, reports: list[SourceReport]
+) -> list[Iterator[Prompt]]:
+    """The prompts of each source."""
+    named = [config.source] if config.source is not None else sources
+    return [_prompts(config, options, context, reports) for options in named]
+
+
+def _in_turn(sources: list[Iterator[Prompt]]) -> Iterator[Prompt]:
+    """One prompt of each source after the other, so that a limit leaves none out."""
+    while sources:
+        going = []
+        for source in sources:
+            for prompt in itertools.islice(source, 1):
+                yield prompt
+                going.append(source)
+        sources = going
+
+
+def _prompts(
+    config: PromptData, options: SourceConfig, context: SourceContext, reports: list[SourceReport]
 ) -> Iterator[Prompt]:
-    for options in [config.source] if config.source is not None else sources:
-        report = SourceReport(options.source_name)
-        reports.append(report)
-        if config.prompt is not None:
-            for parts, _ in parts_of(options, config.templates, context, report):
-                yield Prompt(*parts)
-            continue
-        for document in options.build(context).documents(report):
-            words = document.text.split(maxsplit=config.words)
-            if len(words) > config.words:
-                rest = words[-1]
-                yield Prompt(document.text[: len(document.text) - len(rest)].rstrip(), " " + rest)
-            else:
-                report.drop("prompt: the document is not longer", document.input)
+    report = SourceReport(options.source_name)
+    reports.append(report)
+    if config.prompt is not None:
+        for parts, _ in parts_of(options, config.templates, context, report):
+            yield Prompt(*parts)
+        return
+    for document in options.build(context).documents(report):
+        words = document.text.split(maxsplit=config.words)
+        if len(words) > config.words:
+            rest = words[-1]
+            yield Prompt(document.text[: len(document.text) - len(rest)].rstrip(), " " + rest)
+        else:
+            report.drop("prompt: the document is not longer", document.input)
 
 
 def _distinct(prompts: Iterator[Prompt]) -> Iterator[Prompt]:

@@ -32,9 +32,9 @@ def anchored(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _with_source(section: Any, folder: Path) -> Any:
     if isinstance(section, str):
         return _folder(section, folder)
-    if not isinstance(section, dict) or "source" not in section:
+    if not isinstance(section, dict):
         return section
-    return {**section, "source": _source(section["source"], folder)}
+    return section | {key: _source(section[key], folder) for key in ("source", "held_out") if key in section}
 
 
 def _source(source: Any, folder: Path) -> Any:

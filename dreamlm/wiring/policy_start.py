@@ -122,9 +122,10 @@ def prompts_of(preset: Preset, hook: Hook) -> Prompts:
     reports: list[SourceReport] = []
     context = SourceContext(base_folder=Path.cwd(), cache_folder=home() / "cache", on_notice=hook.on_notice)
     prompts = read_prompts(preset.rl.prompts, preset.data.sources, context, reports, preset.rl.ppo.seed)
-    dropped = sum(count for report in reports for count in report.drops.values())
-    left_out = f", {dropped:,} left out" if dropped else ""
-    hook.on_notice(f"prompts: {len(prompts.train):,} to learn from, {len(prompts.held_out):,} held out{left_out}")
+    hook.on_notice(f"prompts: {len(prompts.train):,} to learn from, {len(prompts.held_out):,} held out")
+    for report in reports:
+        for reason, count in sorted(report.drops.items()):
+            hook.on_notice(f"prompts of {report.source}: {count:,} left out, {reason}")
     return prompts
 
 

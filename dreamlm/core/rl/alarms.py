@@ -19,6 +19,8 @@ class AlarmLimits(ConfigModel):
 
     entropy_share: float = Field(0.1, ge=0.0, lt=1.0)
     """Entropy per token below this share of the first iteration's."""
+    entropy_growth: float = Field(2.0, gt=1.0)
+    """Entropy per token above this many times the first iteration's."""
     kl: float = Field(1.0, gt=0.0)
     """Divergence from the reference above this, in nats per token."""
     length_share: float = Field(0.2, ge=0.0, lt=1.0)
@@ -68,6 +70,9 @@ def _signs(first: Figures, now: Figures, limits: AlarmLimits) -> Iterator[tuple[
     if now.entropy < limits.entropy_share * first.entropy:
         share = f"{limits.entropy_share:.0%} of the first iteration's {first.entropy:.2f}"
         yield "entropy", f"entropy is {now.entropy:.3f} nats per token, below {share}: the policy says one thing only"
+    if now.entropy > limits.entropy_growth * first.entropy:
+        often = f"{limits.entropy_growth:g} times the first iteration's {first.entropy:.2f}"
+        yield "entropy_growth", f"entropy is {now.entropy:.3f} nats per token, above {often}: the policy says anything"
     if now.kl > limits.kl:
         yield "kl", f"the policy is {now.kl:.2f} nats per token from the reference, beyond {limits.kl:g}"
     if now.length < limits.length_share * first.length:

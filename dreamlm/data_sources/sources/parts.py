@@ -34,10 +34,11 @@ def parts_of(
 
     Raises: UserMistake when the records lack a field; DataError when the source gives nothing.
     """
-    options = source.model_copy(update={"format": MARK.join(templates)})
+    # A mark behind the last part too, because sources trim the ends of a text.
+    options = source.model_copy(update={"format": MARK.join([*templates, ""])})
     for document in options.build(context).documents(report):
-        parts = document.text.split(MARK)
-        if len(parts) == len(templates):
+        *parts, rest = document.text.split(MARK)
+        if len(parts) == len(templates) and not rest:
             yield parts, document.input
         else:
             report.drop(f"record: holds {MARK}", document.input)

@@ -56,6 +56,7 @@ HEALTHY = Figures(entropy=3.0, kl=0.05, length=40.0, repetition=0.1, explained_v
     ("change", "word"),
     [
         ({"entropy": 0.2}, "entropy is 0.200"),
+        ({"entropy": 6.1}, "the policy says anything"),
         ({"kl": 1.5}, "1.50 nats per token from the reference"),
         ({"length": 3.0}, "answers have 3.0 tokens"),
         ({"repetition": 0.8}, "80% of an answer's 3-grams repeat"),
