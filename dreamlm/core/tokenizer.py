@@ -157,7 +157,11 @@ class Tokenizer:
         There, unlike in `encode`, a text opens with the end-of-document token, as every document does in training.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / TOKENIZER_FILE).write_text(_canonical(self.backend), encoding="utf-8")
+        for name, content in self.files().items():
+            (folder / name).write_bytes(content)
+
+    def files(self) -> dict[str, bytes]:
+        """What `save` writes, by file name."""
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": self.end_of_document,
@@ -167,7 +171,10 @@ class Tokenizer:
             "split_special_tokens": True,
             "clean_up_tokenization_spaces": False,
         }
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        return {
+            TOKENIZER_FILE: _canonical(self.backend).encode(),
+            CONFIG_FILE: (json.dumps(config, indent=2) + "\n").encode(),
+        }
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":

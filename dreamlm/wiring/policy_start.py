@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dreamlm.checkpoints.frozen import freeze
-from dreamlm.checkpoints.manifest import Record, read_manifest
+from dreamlm.checkpoints.manifest import MANIFEST, Record, read_manifest
 from dreamlm.checkpoints.snapshot import MODEL, Snapshot, read_snapshot
 from dreamlm.checkpoints.store import Store
 from dreamlm.core.errors import CheckpointError, UserMistake
@@ -13,15 +14,19 @@ from dreamlm.core.rl.config import PolicyConfig
 from dreamlm.core.rl.state import PolicyState
 from dreamlm.core.training.backend.process_group import Place
 from dreamlm.core.training.hooks import Hook
+from dreamlm.core.training.state import TrainingState
+from dreamlm.core.types import Cursor
 from dreamlm.data_sources.prompts import Prompts, read_prompts
 from dreamlm.data_sources.sources.source import SourceContext, SourceReport
 from dreamlm.presets.layers import Assignment
 from dreamlm.presets.resolve import resolve_values
 from dreamlm.presets.schema import Preset
 from dreamlm.wiring.loading import snapshot_folder
+from dreamlm.wiring.origin import completed, initial_model
 from dreamlm.wiring.places import home
 from dreamlm.wiring.resume import check_policy_resume, check_same_model
 from dreamlm.wiring.reward import load_reward_model
+from dreamlm.wiring.saver import transformers_config
 
 COPIES = 4
 """Of the weights, on disk, before the first update: the reference, and a snapshot with two moments of Adam."""
@@ -67,6 +72,8 @@ def start_of(request: PolicyRequest, store: Store, hook: Hook) -> PolicyStart:
                 where=str(request.run),
                 hint="name a model to begin with: --from DIR",
             )
+        if _is_stock(request.model):
+            return _imported(request, request.model)
         folder = snapshot_folder(request.model)
         snapshot = read_snapshot(folder)
         preset = _preset(snapshot, request, folder)
@@ -81,6 +88,42 @@ def start_of(request: PolicyRequest, store: Store, hook: Hook) -> PolicyStart:
     for sentence in check_policy_resume(before, preset, request.allow_changes):
         hook.on_notice(sentence)
     return PolicyStart(snapshot, preset, False, newest.record)
+
+
+def _is_stock(model: Path) -> bool:
+    """Whether a folder holds a model of transformers that dreamlm did not write."""
+    return (model / "config.json").exists() and not (model / MANIFEST).exists()
+
+
+def _imported(request: PolicyRequest, model: Path) -> PolicyStart:
+    """A stock model as the snapshot of a training that took no step.
+
+    Raises: UserMistake when no preset says what to do with it; as `Origin` does.
+    """
+    if request.preset is None:
+        raise UserMistake(
+            "a model of transformers has no preset inside",
+            where=str(model),
+            hint="name one with --preset NAME|FILE: its rl section is used, and its data where rl.prompts has no source",
+        )
+    said = request.preset.model_dump(mode="json", exclude_unset=True)
+    values: dict[str, Any] = {key: said[key] for key in ("name", "data", "rl", "generate") if key in said}
+    asked = resolve_values({**values, "model": {"init_from": str(model.absolute())}}, request.preset.name, request.sets)
+    preset = completed(asked)
+    tokenizer = preset.tokenizer.build([])
+    decoder = initial_model(preset, tokenizer.vocab_size)
+    training = TrainingState(
+        seed=preset.train.seed, planned_steps=0, global_rows=0, micro_rows=0, precision="", corpus="", cursor=Cursor()
+    )
+    snapshot = Snapshot(
+        model={name: weight.detach() for name, weight in decoder.named_parameters()},
+        optimizer={},
+        state=training.to_json(),
+        config=transformers_config(decoder, tokenizer),
+        preset=preset.model_dump(mode="json"),
+        tokenizer_files=tokenizer.files(),
+    )
+    return PolicyStart(snapshot, preset, True, Record(step=0, tokens=0, finite=True))
 
 
 def _is_reference(model: Path, state: PolicyState) -> bool:

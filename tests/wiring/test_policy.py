@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 from workplace import Workplace
 
+from dreamlm.checkpoints.convert.llama import export
 from dreamlm.checkpoints.snapshot import read_snapshot
 from dreamlm.checkpoints.store import Store
 from dreamlm.core.errors import CheckpointError, DataError, ResumeMismatch, TrainingFailed, UserMistake
@@ -257,6 +259,25 @@ def test_another_origin_is_not_read_once_the_run_has_begun_and_that_is_said(plac
         heard = Heard()
         train_policy(PolicyRequest(place.folder / "policy", origin, sets=more), heard)
         assert sum("is not what the run began with" in notice for notice in heard.notices) == said
+
+
+def test_a_stock_model_is_a_beginning_too(place: Workplace, learn: Learn) -> None:
+    learn("warm")  # makes the run that is exported
+    export(place.folder / "run" / "checkpoints" / "lm_current", place.folder / "stock")
+    begin = PolicyRequest(place.folder / "policy", place.folder / "stock", place.preset(), SETTINGS)
+    whole, heard = Heard(), Heard(stop_after=2)
+    train_policy(begin, whole)
+    assert whole.rewards[0].kl == 0
+    assert whole.ends[0].reason == "finished"
+    with pytest.raises(KeyboardInterrupt):
+        train_policy(replace(begin, run=place.folder / "cut"), heard)
+    with pytest.raises(UserMistake, match="has no preset inside"):
+        train_policy(replace(begin, run=place.folder / "other", preset=None), Heard())
+    shutil.rmtree(place.folder / "stock")
+    train_policy(replace(begin, run=place.folder / "cut", model=None, preset=None, sets=()), Heard())
+    assert same_tensors(place.folder / "policy", place.folder / "cut")
+    loaded = load(place.folder / "policy")
+    assert generate(loaded.model, loaded.tokenizer, ["the"], loaded.preset.generate)[0].token_ids
 
 
 def test_a_run_of_training_is_not_gone_on_with(place: Workplace, learn: Learn) -> None:
