@@ -104,7 +104,7 @@ def _imported(request: PolicyRequest, model: Path) -> PolicyStart:
         raise UserMistake(
             "a model of transformers has no preset inside",
             where=str(model),
-            hint="name one with --preset NAME|FILE: its rl section is used, and its data where rl.prompts has no source",
+            hint="name one with --preset NAME|FILE: its rl section is used, and its data where rl.prompts has none",
         )
     said = request.preset.model_dump(mode="json", exclude_unset=True)
     values: dict[str, Any] = {key: said[key] for key in ("name", "data", "rl", "generate") if key in said}
