@@ -92,7 +92,7 @@ class Policy(nn.Module):
     def forward(self, reading: Reading) -> tuple[Opinion, Signal]:
         """The model's opinion of every chosen token, and the signal of the whole pass."""
         carry = self.model.start(len(reading.tokens_BT), records=False)
-        ragged = bool((reading.documents_BT < 0).any())
+        ragged = bool((reading.documents_BT != 0).any())
         signal = self.model(reading.tokens_BT, reading.documents_BT, carry, boundaries=ragged)
         hidden_ND = signal.hidden[reading.answering_BT]
         log_probability_N, whole_N, entropy_N = self.choice(hidden_ND, reading.chosen_N, reading.support_NW)
