@@ -15,6 +15,7 @@ from dreamlm.core.training.hooks import (
     Sample,
     Saved,
     StepReport,
+    figures,
 )
 
 _MEMORY = 0.9
@@ -110,10 +111,13 @@ class JsonTraining(Hook):
         self._is_read = True
 
     def _tell(self, event: str, moment: Any) -> None:
+        self._write({"event": event, **asdict(moment)})
+
+    def _write(self, values: dict[str, Any]) -> None:
         if not self._is_read:
             return
         try:
-            self._console.json_line({"event": event, **asdict(moment)})
+            self._console.json_line(values)
         except BrokenPipeError:
             self._is_read = False
             self._console.notice("nobody reads stdout any more; training goes on, and metrics.jsonl has every step")
@@ -125,10 +129,10 @@ class JsonTraining(Hook):
         self._tell("step", report)
 
     def on_iteration(self, report: IterationReport) -> None:
-        self._tell("iteration", report)
+        self._write({"event": "iteration", **figures(report)})
 
     def on_reward(self, report: RewardReport) -> None:
-        self._tell("reward", report)
+        self._write({"event": "reward", **figures(report)})
 
     def on_evaluation(self, report: EvaluationReport) -> None:
         self._tell("evaluation", report)

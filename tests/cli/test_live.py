@@ -10,7 +10,7 @@ from dreamlm.cli.console import Console
 from dreamlm.cli.live import JsonTraining, LiveTraining
 from dreamlm.cli.live_line import LiveLine, PlainLine, count, duration
 from dreamlm.cli.progress import PreparationProgress
-from dreamlm.core.training.hooks import EvaluationReport, RunEnd, RunStart, Sample, StepReport
+from dreamlm.core.training.hooks import EvaluationReport, RewardReport, RunEnd, RunStart, Sample, StepReport
 
 
 class Clock:
@@ -169,3 +169,11 @@ def test_training_goes_on_when_nobody_reads_its_events(monkeypatch: pytest.Monke
     assert (
         capsys.readouterr().err == "nobody reads stdout any more; training goes on, and metrics.jsonl has every step\n"
     )
+
+
+def test_the_components_of_a_reward_stand_beside_it(capsys: pytest.CaptureFixture[str]) -> None:
+    report = RewardReport(3, 100, 0.5, (0.4, 0.6), {"coherence": 0.25}, 0.1, best=True)
+    JsonTraining(Console(as_json=True)).on_reward(report)
+    event = json.loads(capsys.readouterr().out)
+    assert (event["event"], event["reward"], event["coherence"]) == ("reward", 0.5, 0.25)
+    assert "components" not in event

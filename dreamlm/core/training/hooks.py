@@ -1,7 +1,7 @@
 """The named moments of a run, and who listens: logging, live lines and metrics hang here, never in the loop."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
 
@@ -157,6 +157,13 @@ class RunEnd:
     bits_per_byte: float | None
     reward: float | None = None
     """Of answers to held-out prompts, where that is what the run is about."""
+
+
+def figures(report: IterationReport | RewardReport) -> dict[str, Any]:
+    """The report's figures, those of the reward's components among them under their public names."""
+    values = asdict(report)
+    components: dict[str, Any] = values.pop("components")
+    return values | components
 
 
 class Hook:

@@ -25,6 +25,7 @@ from dreamlm.core.training.hooks import (
     Sample,
     Saved,
     StepReport,
+    figures,
 )
 
 
@@ -48,10 +49,10 @@ class MetricsFile(Hook):
         self._write("evaluation", asdict(report))
 
     def on_iteration(self, report: IterationReport) -> None:
-        self._write("iteration", _with_components(report))
+        self._write("iteration", figures(report))
 
     def on_reward(self, report: RewardReport) -> None:
-        self._write("reward", _with_components(report))
+        self._write("reward", figures(report))
 
     def on_preference(self, report: PreferenceMeasured) -> None:
         self._write("preference", asdict(report))
@@ -137,7 +138,7 @@ class TensorBoard(Hook):
         self._add(scalars, report.step)
 
     def on_iteration(self, report: IterationReport) -> None:
-        values = _with_components(report)
+        values = figures(report)
         self._add({f"rl/{name}": value for name, value in values.items() if name != "step"}, report.step)
 
     def on_reward(self, report: RewardReport) -> None:
@@ -218,13 +219,6 @@ class ReportFile(Hook):
                 if line.startswith(begins) and (event := _event(line)) is not None:
                     del event["event"]
                     yield event
-
-
-def _with_components(report: IterationReport | RewardReport) -> dict[str, Any]:
-    """The report's figures, those of the reward's components among them under their public names."""
-    values = asdict(report)
-    components: dict[str, Any] = values.pop("components")
-    return values | components
 
 
 def _event(line: bytes) -> dict[str, Any] | None:
