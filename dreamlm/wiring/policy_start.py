@@ -40,9 +40,9 @@ class PolicyRequest:
 
     run: Path
     model: Path | None = None
-    """Run or snapshot that the policy begins as; None goes on with the run."""
+    """Run, snapshot or stock folder that the policy begins as; a run that has begun needs none."""
     preset: Preset | None = None
-    """Whose `rl` and `generate` sections take the place of the model's own."""
+    """Whose `rl` and `generate` sections take the place of the model's own; a stock folder has none, nor `data`."""
     sets: Sequence[str | Assignment] = ()
     device: str = "auto"
     allow_changes: bool = False

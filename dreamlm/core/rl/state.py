@@ -22,7 +22,7 @@ class PolicyState:
     prompts: str
     """Fingerprint of the prompts."""
     reference: str
-    """Digest of the frozen model's manifest."""
+    """Digest of the frozen model's weights."""
     kl_coefficient: float
     world_size: int
     """Processes: they share the answers of an iteration, so a run goes on with as many."""
