@@ -32,10 +32,15 @@ class Subject:
     baseline: DreamLM.Config | None = None
     """The same without what the subject is about."""
     objective: Callable[[DreamLM, float], nn.Module] = CausalObjective
+    head: Callable[[DreamLM], nn.Module] | None = None
+    """Makes the head that the objective trains beside the model, as its `own_head`."""
 
     def fresh(self, training: bool, seed: int = 0) -> DreamLM:
         """A model as it would begin to learn."""
-        return build(self.config, seed).train(training)
+        model = build(self.config, seed)
+        if self.head is not None:
+            model.own_head = self.head(model)
+        return model.train(training)
 
     def random(self, training: bool, seed: int = 0) -> DreamLM:
         """A model with random weights everywhere: a weight that starts at zero hides what is behind it."""

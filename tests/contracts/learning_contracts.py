@@ -1,6 +1,7 @@
 """Contracts about what a part contributes: gradient, influence on the logits, finite numbers at any size."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -12,6 +13,7 @@ from contract_subject import (
     apart,
     build,
     logits,
+    one_document,
     packed,
     randomised,
     run,
@@ -51,21 +53,19 @@ def _frozen(model: DreamLM) -> set[str]:
 
 @promise(4, "it matters")
 def it_matters(subject: Subject, training: bool) -> None:
-    """Each part's weights and each state change the logits; without its modules a model is the baseline exactly."""
+    """Each part's weights and each state change the logits; without its modules a model is the baseline exactly.
+
+    A head that stands beside the model changes the losses of its objective instead.
+    """
     model = subject.random(training)
     ids = tokens(2)
     whole = logits(model, ids)
     for name, part in _parts(model):
-        kept = [parameter.detach().clone() for parameter in part.parameters()]
-        with torch.no_grad():
-            for parameter in part.parameters():
-                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
-        moved = apart(logits(model, ids), whole) > MATTERS
-        with torch.no_grad():
-            for parameter, value in zip(part.parameters(), kept, strict=True):
-                parameter.copy_(value)
-        assert moved, f"the weights of {name} do not change logits"
+        with _moved(part):
+            assert apart(logits(model, ids), whole) > MATTERS, f"the weights of {name} do not change logits"
     _states_matter(model, ids)
+    if subject.head is not None:
+        _head_matters(subject, model)
     if subject.baseline is not None:
         plain = randomised(build(subject.baseline, 0).train(), 0)
         assert apart(logits(plain, ids), logits(subject.random(training=True), ids)) > MATTERS, "it changes nothing"
@@ -79,6 +79,28 @@ def _parts(model: DreamLM) -> Iterator[tuple[str, nn.Module]]:
         parts |= {f"layers.{index}.{name}": part for name, part in layer.named_children()}
     parts |= {module.name: module for module in model.cognition}
     return ((name, part) for name, part in parts.items() if any(True for _ in part.parameters()))
+
+
+@contextmanager
+def _moved(part: nn.Module) -> Iterator[None]:
+    """With random numbers added to all weights of a part."""
+    kept = [parameter.detach().clone() for parameter in part.parameters()]
+    with torch.no_grad():
+        for parameter in part.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    yield
+    with torch.no_grad():
+        for parameter, value in zip(part.parameters(), kept, strict=True):
+            parameter.copy_(value)
+
+
+def _head_matters(subject: Subject, model: DreamLM) -> None:
+    ids = tokens(2, LENGTH + 1)
+    with torch.no_grad():
+        before = subject.step_loss(subject.losses(model, ids, one_document(ids)))
+        with _moved(model.own_head):
+            after = subject.step_loss(subject.losses(model, ids, one_document(ids)))
+    assert apart(before, after) > MATTERS, "the weights of the head do not change losses"
 
 
 def _states_matter(model: DreamLM, ids: Tensor) -> None:

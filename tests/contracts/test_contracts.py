@@ -6,21 +6,17 @@ import pkgutil
 
 import pytest
 from all_contracts import CONTRACTS, TRAINING_ONLY
-from contract_cases import SIZES_ONLY, cases
-from contract_subject import build
+from contract_cases import SIZES, SIZES_ONLY, cases
+from contract_heads import head_subjects
 from promises import Contract
 from torch import nn
 
 import dreamlm.core.heads
 import dreamlm.core.modules
 import dreamlm.core.nn
-from dreamlm.core.heads.choice import ChoiceHead
-from dreamlm.core.heads.value import ValueHead
 from dreamlm.core.nn.decoder import DreamLM
 
-CASES = cases()
-OF_A_POLICY = {ChoiceHead, ValueHead}
-"""No part of a decoder: an objective puts them beside one, and tests/core/rl holds them to their formulas."""
+CASES = {**cases(), **head_subjects(DreamLM.Config.model_validate(SIZES))}
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -33,14 +29,14 @@ def test_everyone_keeps_every_contract(contract: Contract, name: str, training: 
 
 
 def test_no_part_of_the_model_escapes_the_contracts() -> None:
-    used = {type(part) for subject in CASES.values() for part in build(subject.config, 0).modules()}
+    used = {type(part) for subject in CASES.values() for part in subject.fresh(training=False).modules()}
     parts = set()
     for package in (dreamlm.core.heads, dreamlm.core.modules, dreamlm.core.nn):
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             module = importlib.import_module(found.name)
             parts |= {one for one in vars(module).values() if inspect.isclass(one) and one.__module__ == found.name}
     parts = {part for part in parts if issubclass(part, nn.Module) and not inspect.isabstract(part)}
-    assert parts - used == OF_A_POLICY
+    assert parts <= used
 
 
 def test_every_option_of_the_decoder_is_varied_or_a_size() -> None:

@@ -17,7 +17,10 @@ AttentionActivation = Literal["softmax", "sparsemax"]
 class Attention(nn.Module):
     """activation(q k^T / sqrt(K)) v over the tokens a token may see; never holds the T x T weights.
 
-    Source: Vaswani et al. 2017; grouped heads: Ainslie et al. 2023; QK-norm: Henry et al. 2020 (per head).
+    A gated head's mixture is multiplied by 2 sigmoid(w x), which is 1 where the gate has no opinion on the token x.
+
+    Source: Vaswani et al. 2017; grouped heads: Ainslie et al. 2023; QK-norm: Henry et al. 2020 (per head);
+    gate: Qiu et al. 2025, "Gated Attention for Large Language Models" (theirs is without the 2).
     """
 
     def __init__(
@@ -27,6 +30,7 @@ class Attention(nn.Module):
         num_heads: int,
         num_kv_heads: int,
         activation: AttentionActivation,
+        gated: bool,
         qk_norm: bool,
         norm: NormName,
         norm_epsilon: float,
@@ -39,6 +43,7 @@ class Attention(nn.Module):
         self.query = nn.Linear(hidden_size, hidden_size, bias=False)
         self.key = nn.Linear(hidden_size, num_kv_heads * self.head_size, bias=False)
         self.value = nn.Linear(hidden_size, num_kv_heads * self.head_size, bias=False)
+        self.gate = nn.Linear(hidden_size, num_heads, bias=False) if gated else None
         self.output = nn.Linear(hidden_size, hidden_size, bias=False)
         self.query_norm = build_norm(norm, self.head_size, norm_epsilon) if qk_norm else nn.Identity()
         self.key_norm = build_norm(norm, self.head_size, norm_epsilon) if qk_norm else nn.Identity()
@@ -56,8 +61,10 @@ class Attention(nn.Module):
             segment.visible,
             self.head_size**-0.5,
         )
-        mixed_BTD = mixed_BHTK[..., : self.head_size].transpose(1, 2).flatten(2)
-        mixed: Tensor = self.output(mixed_BTD)
+        mixed_BTHK = mixed_BHTK[..., : self.head_size].transpose(1, 2)
+        if self.gate is not None:
+            mixed_BTHK = mixed_BTHK * (2 * torch.sigmoid(self.gate(hidden_BTD)))[..., None]
+        mixed: Tensor = self.output(mixed_BTHK.flatten(2))
         return mixed, cache
 
     def _heads(self, projected_BTX: Tensor) -> Tensor:

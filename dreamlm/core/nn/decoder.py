@@ -55,6 +55,8 @@ class DreamLM(nn.Module):
         positions: PositionsConfig = Rotary.Config()
         attention_activation: AttentionActivation = "softmax"
         """What makes weights of attention scores; `sparsemax` gives most tokens exactly none, and is slower."""
+        attention_gate: bool = False
+        """Let each token weigh what each head brings it; no stock architecture has this, so it rules out an export."""
         feed_forward: FeedForwardConfig = SwiGLU.Config()
         norm: NormName = "rmsnorm"
         qk_norm: bool = True
@@ -248,6 +250,7 @@ def _block(config: DreamLM.Config, index: int) -> Block:
             config.num_heads,
             config.kv_heads,
             config.attention_activation,
+            config.attention_gate,
             config.qk_norm,
             config.norm,
             epsilon,

@@ -39,6 +39,10 @@ class Optimizers:
         for part in self.parts:
             part.zero_grad(set_to_none=True)
 
+    def as_one(self) -> torch.optim.Optimizer:
+        """The same as a single torch optimizer, for engines that drive one."""
+        return _AsOne(self.parts)
+
     def state(self) -> dict[str, Tensor]:
         """Every state tensor as `parameter name/state name`; no copies."""
         return {
@@ -63,6 +67,20 @@ class Optimizers:
             part, parameter = owners[name]
             # Fused kernels want everything beside the parameter, the step counter too.
             part.state[parameter][entry] = value.to(parameter.device, copy=True)
+
+
+class _AsOne(torch.optim.Optimizer):
+    """Groups of several optimizers, and a step of them all; their state stays theirs."""
+
+    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
+        groups = [group for part in parts for group in part.param_groups]
+        super().__init__([{"params": group["params"]} for group in groups], {})
+        self._parts = parts
+        self.param_groups = groups
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for part in self._parts:
+            part.step()
 
 
 @final
@@ -98,7 +116,7 @@ class AdamW:
 
 @final
 class Muon:
-    """Orthogonalised momentum for the layers' matrices, AdamW for embeddings, head and vectors.
+    """Orthogonalised momentum for the matrices of layers and modules, AdamW for embeddings, heads and vectors.
 
     Source: Jordan et al. 2024; update size matched to AdamW's as in Liu et al. 2025 ("Muon is scalable").
     """
@@ -110,11 +128,11 @@ class Muon:
         momentum: float = Field(0.95, ge=0.0, lt=1.0)
         weight_decay: float = Field(0.1, ge=0.0)
         others: AdamW.Config = AdamW.Config(learning_rate=3e-3)
-        """For everything that is no matrix of a layer."""
+        """For everything that is no such matrix."""
 
         def build(self, parameters: NamedParameters) -> Optimizers:
-            chosen = [(name, parameter) for name, parameter in parameters if _is_layer_matrix(name, parameter)]
-            rest = [(name, parameter) for name, parameter in parameters if not _is_layer_matrix(name, parameter)]
+            chosen = [(name, parameter) for name, parameter in parameters if _maps_vectors(name, parameter)]
+            rest = [(name, parameter) for name, parameter in parameters if not _maps_vectors(name, parameter)]
             muon = torch.optim.Muon(
                 [parameter for _, parameter in chosen],
                 lr=self.learning_rate,
@@ -132,8 +150,9 @@ OptimizerConfig = Annotated[
 ]
 
 
-def _is_layer_matrix(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim == 2 and "layers." in name
+def _maps_vectors(name: str, parameter: nn.Parameter) -> bool:
+    """Whether it is a matrix within the stack that maps vectors to vectors, and no table of vectors."""
+    return parameter.ndim == 2 and name.endswith(".weight") and ("layers." in name or "cognition." in name)
 
 
 def _names(parameters: NamedParameters) -> dict[Tensor, str]:

@@ -29,6 +29,7 @@ CHOICES = {
     "learnable activation": {"feed_forward": "learnable"},
     "experts": {"feed_forward": {"type": "moe", "num_experts": 4}},
     "sparsemax": {"attention_activation": "sparsemax"},
+    "gated attention": {"attention_gate": True},
     "soft cap": {"logit_soft_cap": 3.0},
 }
 
@@ -147,6 +148,38 @@ def test_every_parameter_gets_gradient(model: DreamLM) -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
+
+
+def test_a_gate_multiplies_what_each_head_brings() -> None:
+    """Against heads one by one, with weights that anybody can follow."""
+    gated, plain = build(attention_gate=True), build()
+    names = {name for name, _ in gated.named_parameters()} - {name for name, _ in plain.named_parameters()}
+    assert names == {"layers.0.attention.gate.weight", "layers.1.attention.gate.weight"}
+    attention = gated.layers[0].attention
+    brought: list[torch.Tensor] = []
+    attention.output.register_forward_pre_hook(lambda part, given: brought.append(given[0]))
+    hidden = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(3))
+    attention.register_forward_pre_hook(lambda part, given: (hidden, *given[1:]))
+    with torch.no_grad():
+        logits(gated, tokens(2, 5))
+        weight = attention.gate.weight.clone()
+        attention.gate.weight.zero_()
+        logits(gated, tokens(2, 5))
+    with_gate, without = brought
+    for head in range(4):
+        columns = slice(8 * head, 8 * head + 8)
+        factor = 2 / (1 + torch.exp(-(hidden * weight[head]).sum(dim=-1, keepdim=True)))
+        torch.testing.assert_close(with_gate[..., columns], without[..., columns] * factor)
+
+
+def test_a_gate_without_an_opinion_changes_nothing() -> None:
+    gated, plain = build(attention_gate=True), build()
+    with torch.no_grad():
+        for layer in gated.layers:
+            layer.attention.gate.weight.zero_()
+        weights = {name: one for name, one in gated.state_dict().items() if not name.endswith("attention.gate.weight")}
+        plain.load_state_dict(weights)
+    assert torch.equal(logits(gated, tokens()), logits(plain, tokens()))
 
 
 @pytest.mark.parametrize("hidden_size", [64, 512])

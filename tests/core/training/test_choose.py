@@ -41,11 +41,12 @@ def test_torch_in_several_processes_is_a_mistake() -> None:
     assert (error.where, error.valid) == ("train.backend", ("auto", "deepspeed"))
 
 
-def test_muon_with_deepspeed_is_a_mistake_that_names_both_ways_out() -> None:
-    error = mistake(ONE_OF_TWO, optimizer="muon")
-    assert error.what == "DeepSpeed divides a matrix among processes, and muon needs it whole"
-    assert "train.backend=torch" in error.hint
-    assert "train.optimizer.type=adamw" in error.hint
+def test_muon_on_divided_matrices_is_a_mistake_that_names_both_ways_out() -> None:
+    error = mistake(ONE_OF_TWO, optimizer="muon", zero_stage=1)
+    assert error.what == "ZeRO stage 1 divides a matrix among processes, and muon needs it whole"
+    assert "train.zero_stage=0" in error.hint
+    assert "train.optimizer=adamw" in error.hint
+    assert choose(ONE_OF_TWO, optimizer="muon", zero_stage=0) == "deepspeed"
 
 
 def test_compiling_divided_weights_is_a_mistake() -> None:

@@ -55,6 +55,36 @@ def test_muon_moves_layer_matrices_and_leaves_the_rest_to_adamw() -> None:
     assert adam == {name for name, _ in parameters} - muon
 
 
+def test_muon_moves_the_maps_of_modules_and_not_their_tables() -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "seq_length": 8, "segment_length": 4}
+    experts = {"feed_forward": {"type": "moe", "num_experts": 2}, "modules": [{"type": "segment_summary"}]}
+    model = DreamLM.Config.model_validate({**sizes, **experts}).build(50)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizers = Muon.Config().build(list(model.named_parameters()))
+    optimizers.step(1.0)
+    muon = {key.split("/")[0] for key in optimizers.state() if key.endswith("/momentum_buffer")}
+    linear = {f"{name}.weight" for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+    assert muon - linear == {f"layers.0.feed_forward.gate.{part}.weight" for part in ("clean", "noise.loudness")}
+    assert linear <= muon
+
+
+@pytest.mark.parametrize("config", [AdamW.Config(), Muon.Config()])
+def test_as_one_torch_optimizer_the_steps_are_the_same(config: AdamW.Config | Muon.Config) -> None:
+    first, second = named(), named()
+    apart, together = config.build(first), config.build(second)
+    one = together.as_one()
+    apart.step(0.5)
+    for group in one.param_groups:
+        group["lr"] = group["initial_lr"] * 0.5
+    one.step()
+    for (_, left), (_, right) in zip(first, second, strict=True):
+        assert torch.equal(left, right)
+    one.zero_grad()
+    assert all(parameter.grad is None for _, parameter in second)
+
+
 def test_a_muon_update_is_nearly_orthogonal() -> None:
     parameters = named()
     weights = dict(parameters)["layers.0.attention.query.weight"]

@@ -22,6 +22,7 @@ from zero_scenes import (
     RESUMED_CASES,
     SAVED_AT,
     STEPS,
+    Case,
     FewWindows,
     held_out_loss,
     single,
@@ -45,8 +46,12 @@ sys.exit(ended.exit_code)
 """
 
 
-def names(cases: list[tuple[int, str]]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize(("stage", "precision"), cases)
+def tolerance(case: Case) -> float:
+    return TOLERANCE["bf16" if case.optimizer == "muon" else case.precision]  # Muon orthogonalises in bf16
+
+
+def each(cases: list[Case]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("case", cases, ids=str)
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +96,10 @@ def assert_close(steps: list[list[float]], reference: list[list[float]], toleran
         assert rate == rate_wanted
 
 
-@names(CASES)
-def test_two_processes_reach_the_losses_of_one(seen: dict[str, Any], stage: int, precision: str) -> None:
-    reference = train(single(precision), range(STEPS))
-    assert_close(seen[f"z{stage}-{precision}"]["steps"], reference, TOLERANCE[precision])
+@each(CASES)
+def test_two_processes_reach_the_losses_of_one(seen: dict[str, Any], case: Case) -> None:
+    reference = train(single(case.precision, case.optimizer), range(STEPS))
+    assert_close(seen[str(case)]["steps"], reference, tolerance(case))
 
 
 @pytest.mark.parametrize("stage", EXPERT_STAGES)
@@ -104,39 +109,35 @@ def test_experts_that_one_rank_uses_and_the_other_does_not_learn_as_in_one_proce
     assert_close(seen[f"z{stage}-experts"], train(single("fp32", **EXPERTS), range(STEPS)), TOLERANCE["fp32"])
 
 
-@names(CASES)
-def test_a_snapshot_is_that_of_one_process(folder: Path, stage: int, precision: str) -> None:
-    backend = single(precision)
+@each(CASES)
+def test_a_snapshot_is_that_of_one_process(folder: Path, case: Case) -> None:
+    backend = single(case.precision, case.optimizer)
     train(backend, range(STEPS))
-    reference, found = backend.gather(), snapshot(folder, f"z{stage}-{precision}-final")
+    reference, found = backend.gather(), snapshot(folder, f"{case}-final")
     assert found.model.keys() == reference.model.keys()
     assert found.optimizer.keys() == reference.optimizer.keys()
     for name, tensor in (*found.model.items(), *found.optimizer.items()):
         wanted = {**reference.model, **reference.optimizer}[name]
         assert tensor.dtype == wanted.dtype == torch.float32
-        torch.testing.assert_close(tensor, wanted, rtol=1e-3, atol=10 * TOLERANCE[precision], msg=name)
+        torch.testing.assert_close(tensor, wanted, rtol=1e-3, atol=10 * tolerance(case), msg=name)
         if name.endswith("/step"):
             assert tensor.item() == STEPS
 
 
 def test_there_is_no_optimizer_state_before_the_first_step(seen: dict[str, Any]) -> None:
-    assert {seen[f"z{stage}-{precision}"]["state_before_first_step"] for stage, precision in CASES} == {0}
+    assert {seen[str(case)]["state_before_first_step"] for case in CASES} == {0}
 
 
-@names(RESUMED_CASES)
-def test_a_resume_repeats_losses_and_weights_bit_by_bit(
-    seen: dict[str, Any], folder: Path, stage: int, precision: str
-) -> None:
-    case = f"z{stage}-{precision}"
-    assert seen[f"{case}-resumed"]["steps"] == seen[case]["steps"][SAVED_AT:]
+@each(RESUMED_CASES)
+def test_a_resume_repeats_losses_and_weights_bit_by_bit(seen: dict[str, Any], folder: Path, case: Case) -> None:
+    assert seen[f"{case}-resumed"]["steps"] == seen[str(case)]["steps"][SAVED_AT:]
     assert_identical(snapshot(folder, f"{case}-resumed"), snapshot(folder, f"{case}-final"))
 
 
-@names(RESUMED_CASES)
+@each(RESUMED_CASES)
 def test_a_gradient_that_overflows_changes_neither_weights_nor_optimizer(
-    seen: dict[str, Any], folder: Path, stage: int, precision: str
+    seen: dict[str, Any], folder: Path, case: Case
 ) -> None:
-    case = f"z{stage}-{precision}"
     nll, applied, norm = seen[f"{case}-resumed"]["overflow"]
     assert nll < 10
     assert not applied
@@ -150,29 +151,27 @@ def test_a_run_moves_from_one_process_to_two(seen: dict[str, Any], stage: int) -
     assert_close(seen[f"z{stage}-from-one-process"]["steps"], reference[SAVED_AT:], TOLERANCE["fp32"])
 
 
-@names(RESUMED_CASES)
-def test_a_run_moves_from_two_processes_to_one(seen: dict[str, Any], folder: Path, stage: int, precision: str) -> None:
-    backend = single(precision)
-    backend.restore(snapshot(folder, f"z{stage}-{precision}-saved"))
+@each(RESUMED_CASES)
+def test_a_run_moves_from_two_processes_to_one(seen: dict[str, Any], folder: Path, case: Case) -> None:
+    backend = single(case.precision, case.optimizer)
+    backend.restore(snapshot(folder, f"{case}-saved"))
     moved = train(backend, range(SAVED_AT, STEPS))
-    assert_close(moved, seen[f"z{stage}-{precision}"]["steps"][SAVED_AT:], TOLERANCE[precision])
+    assert_close(moved, seen[str(case)]["steps"][SAVED_AT:], tolerance(case))
 
 
-@names(RESUMED_CASES)
-def test_evaluation_sees_whole_weights_whatever_other_ranks_do(
-    seen: dict[str, Any], folder: Path, stage: int, precision: str
-) -> None:
-    backend = single(precision)
-    backend.restore(snapshot(folder, f"z{stage}-{precision}-saved"))
-    assert seen[f"z{stage}-{precision}-resumed"]["held_out"] == held_out_loss(backend)
+@each(RESUMED_CASES)
+def test_evaluation_sees_whole_weights_whatever_other_ranks_do(seen: dict[str, Any], folder: Path, case: Case) -> None:
+    backend = single(case.precision, case.optimizer)
+    backend.restore(snapshot(folder, f"{case}-saved"))
+    assert seen[f"{case}-resumed"]["held_out"] == held_out_loss(backend)
 
 
 def test_a_flag_of_any_rank_is_seen_by_all(seen: dict[str, Any]) -> None:
-    assert all(seen[f"z{stage}-{precision}-resumed"]["any"] == [True, False] for stage, precision in RESUMED_CASES)
+    assert all(seen[f"{case}-resumed"]["any"] == [True, False] for case in RESUMED_CASES)
 
 
 def test_the_first_rank_that_has_something_to_say_is_heard_by_all(seen: dict[str, Any]) -> None:
-    said = [seen[f"z{stage}-{precision}-resumed"]["first"] for stage, precision in RESUMED_CASES]
+    said = [seen[f"{case}-resumed"]["first"] for case in RESUMED_CASES]
     assert all(texts == ["second", "0", ""] for texts in said)
 
 

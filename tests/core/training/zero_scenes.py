@@ -1,7 +1,7 @@
 """The small run that test_zero.py trains with one process of plain PyTorch and zero_worker.py with two of DeepSpeed."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,16 +10,36 @@ from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.objectives.causal import CausalObjective
 from dreamlm.core.training.backend.backend import Backend, WindowBatch, real_targets
 from dreamlm.core.training.backend.single import SingleProcess
-from dreamlm.core.training.optim import AdamW
+from dreamlm.core.training.optim import AdamW, Muon, OptimizerConfig
 from dreamlm.core.types import Batch
 
 VOCAB = 61
 ROWS, MICRO_BATCHES, LENGTH = 2, 4, 12
 STEPS, SAVED_AT = 6, 3
-OPTIMIZER = AdamW.Config(learning_rate=1e-2)
+OPTIMIZERS: dict[str, OptimizerConfig] = {
+    "adamw": AdamW.Config(learning_rate=1e-2),
+    "muon": Muon.Config(learning_rate=1e-2, others=AdamW.Config(learning_rate=1e-2)),
+}
 MAX_NORM = 0.5
-CASES = [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (0, "bf16"), (2, "bf16"), (3, "bf16")]
-RESUMED_CASES = [*CASES[:4], (2, "bf16")]
+
+
+class Case(NamedTuple):
+    """How two processes train."""
+
+    stage: int
+    precision: str
+    optimizer: str = "adamw"
+
+    def __str__(self) -> str:
+        return f"z{self.stage}-{self.precision}-{self.optimizer}"
+
+
+CASES = [
+    *(Case(stage, "fp32") for stage in (0, 1, 2, 3)),
+    *(Case(stage, "bf16") for stage in (0, 2, 3)),
+    Case(0, "fp32", "muon"),
+]
+RESUMED_CASES = [*CASES[:4], Case(2, "bf16"), Case(0, "fp32", "muon")]
 PARTS = ("tokens", "documents")
 MOVED_STAGES = (2, 3)
 EXPERT_STAGES = (2, 3)
@@ -36,9 +56,10 @@ def objective(**options: Any) -> CausalObjective:
     return CausalObjective(config.build(VOCAB), label_smoothing=0.1)
 
 
-def single(precision: str, **options: Any) -> SingleProcess:
+def single(precision: str, optimizer: str = "adamw", **options: Any) -> SingleProcess:
     torch.set_num_threads(1)
-    return SingleProcess(objective(**options), OPTIMIZER, EXPERT_WEIGHTS, MAX_NORM, precision, compile=False)
+    chosen = OPTIMIZERS[optimizer]
+    return SingleProcess(objective(**options), chosen, EXPERT_WEIGHTS, MAX_NORM, precision, compile=False)
 
 
 def micro_batch(step: int, number: int) -> WindowBatch:

@@ -17,10 +17,11 @@ from zero_scenes import (
     EXPERTS,
     MAX_NORM,
     MOVED_STAGES,
-    OPTIMIZER,
+    OPTIMIZERS,
     RESUMED_CASES,
     SAVED_AT,
     STEPS,
+    Case,
     FewWindows,
     held_out_loss,
     micro_batch,
@@ -44,8 +45,9 @@ process_group.join(PLACE, torch.device("cpu"))
 from dreamlm.core.training.backend.zero import ZeroBackend  # noqa: E402 - DeepSpeed comes silently only after joining
 
 
-def zero(stage: int, precision: str, weights: dict[str, float], objective: CausalObjective) -> ZeroBackend:
-    return ZeroBackend(objective, OPTIMIZER, weights, MAX_NORM, precision, False, stage, PLACE)
+def zero(case: Case, weights: dict[str, float], objective: CausalObjective) -> ZeroBackend:
+    optimizer = OPTIMIZERS[case.optimizer]
+    return ZeroBackend(objective, optimizer, weights, MAX_NORM, case.precision, False, case.stage, PLACE)
 
 
 def keep(folder: Path, name: str, tensors: Tensors) -> None:
@@ -60,34 +62,34 @@ def read(folder: Path, name: str) -> Tensors:
     return Tensors(*parts)
 
 
-def unbroken(folder: Path, stage: int, precision: str) -> dict[str, Any]:
+def unbroken(folder: Path, case: Case) -> dict[str, Any]:
     """Train to the end, with a snapshot on the way."""
-    backend = zero(stage, precision, {"token": 1.0}, objective())
+    backend = zero(case, {"token": 1.0}, objective())
     fresh = backend.gather()
     steps = train(backend, range(SAVED_AT))
-    keep(folder, f"z{stage}-{precision}-saved", backend.gather())
+    keep(folder, f"{case}-saved", backend.gather())
     steps += train(backend, range(SAVED_AT, STEPS))
-    keep(folder, f"z{stage}-{precision}-final", backend.gather())
+    keep(folder, f"{case}-final", backend.gather())
     return {"steps": steps, "state_before_first_step": len(fresh.optimizer)}
 
 
-def resumed(folder: Path, stage: int, precision: str) -> dict[str, Any]:
+def resumed(folder: Path, case: Case) -> dict[str, Any]:
     """Go on from the snapshot, with everything in the way that must leave no trace."""
     loss_weights = {"token": 1.0}
-    backend = zero(stage, precision, loss_weights, objective())
+    backend = zero(case, loss_weights, objective())
     train(backend, [77])
-    backend.restore(read(folder, f"z{stage}-{precision}-saved"))
+    backend.restore(read(folder, f"{case}-saved"))
     backend.forward_backward(share(50, backend))
     backend.discard()
     loss_weights["token"] = 1e39  # beyond fp32
     overflowing = backend.forward_backward(share(51, backend))
     skipped = backend.update(1.0)
     loss_weights["token"] = 1.0
-    keep(folder, f"z{stage}-{precision}-skipped", backend.gather())
+    keep(folder, f"{case}-skipped", backend.gather())
     with backend.whole():
         losses = [held_out_loss(backend) for _ in range(3 if backend.rank else 1)]  # ranks need not run in step
     steps = train(backend, range(SAVED_AT, STEPS))
-    keep(folder, f"z{stage}-{precision}-resumed", backend.gather())
+    keep(folder, f"{case}-resumed", backend.gather())
     return {
         "steps": steps,
         "overflow": [overflowing.nll, skipped.applied, str(skipped.gradient_norm)],
@@ -98,14 +100,14 @@ def resumed(folder: Path, stage: int, precision: str) -> dict[str, Any]:
 
 
 def from_one_process(folder: Path, stage: int) -> dict[str, Any]:
-    backend = zero(stage, "fp32", {"token": 1.0}, objective())
+    backend = zero(Case(stage, "fp32"), {"token": 1.0}, objective())
     backend.restore(read(folder, "single-saved"))
     return {"steps": train(backend, range(SAVED_AT, STEPS))}
 
 
 def mistakes(folder: Path) -> list[str]:
     """What is said when the shares differ, and when a snapshot does not fit."""
-    backend = zero(2, "fp32", {"token": 1.0}, objective())
+    backend = zero(Case(2, "fp32"), {"token": 1.0}, objective())
     saved = read(folder, "single-saved")
     name = next(iter(saved.model))
     uneven = dict(saved.optimizer) | {f"{name}/step": torch.tensor(9.0)}
@@ -139,7 +141,7 @@ def together(folder: Path) -> dict[str, Any]:
     with process_group.first_rank_first():
         found = note.exists()
         note.touch()
-    backend = zero(3, "fp32", {"token": 1.0}, objective())
+    backend = zero(Case(3, "fp32"), {"token": 1.0}, objective())
     agreed = backend.any(precision != "fp32"), backend.sum([float(found)])[0]
     with backend.whole():
         validation = validate_together(backend, FewWindows(), 2, ("a", "b"))
@@ -160,14 +162,14 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     gc.freeze()  # DeepSpeed collects garbage for every model it divides
     seen: dict[str, Any] = {}
-    for stage, precision in CASES:
-        seen[f"z{stage}-{precision}"] = unbroken(folder, stage, precision)
-    for stage, precision in RESUMED_CASES:
-        seen[f"z{stage}-{precision}-resumed"] = resumed(folder, stage, precision)
+    for case in CASES:
+        seen[str(case)] = unbroken(folder, case)
+    for case in RESUMED_CASES:
+        seen[f"{case}-resumed"] = resumed(folder, case)
     for stage in MOVED_STAGES:
         seen[f"z{stage}-from-one-process"] = from_one_process(folder, stage)
     for stage in EXPERT_STAGES:
-        backend = zero(stage, "fp32", EXPERT_WEIGHTS, objective(**EXPERTS))
+        backend = zero(Case(stage, "fp32"), EXPERT_WEIGHTS, objective(**EXPERTS))
         seen[f"z{stage}-experts"] = train(backend, range(STEPS))
     seen["mistakes"] = mistakes(folder)
     seen["together"] = together(folder)

@@ -30,12 +30,13 @@ def choose_backend(config: TrainingConfig, place: Place) -> Literal["torch", "de
         )
     if config.backend != "deepspeed" and place.world_size == 1:
         return "torch"
-    if not isinstance(config.optimizer, AdamW.Config):
+    if config.zero_stage > 0 and not isinstance(config.optimizer, AdamW.Config):
         raise UserMistake(
-            f"DeepSpeed divides a matrix among processes, and {config.optimizer.type} needs it whole",
-            where="train.optimizer.type",
-            valid=["adamw"],
-            hint="train in one process with train.backend=torch, or --set train.optimizer.type=adamw",
+            f"ZeRO stage {config.zero_stage} divides a matrix among processes, "
+            f"and {config.optimizer.type} needs it whole",
+            where="train.zero_stage",
+            valid=["0"],
+            hint="--set train.zero_stage=0, or --set train.optimizer=adamw",
         )
     if config.compile and config.zero_stage == 3:
         raise UserMistake(
@@ -64,7 +65,6 @@ def build_backend(
     process_group.join(place, objective.model.device)
     from dreamlm.core.training.backend.zero import ZeroBackend
 
-    assert isinstance(config.optimizer, AdamW.Config)
     return ZeroBackend(
         objective,
         config.optimizer,

@@ -29,7 +29,7 @@ from dreamlm.core.training.backend.backend import (
 )
 from dreamlm.core.training.backend.process_group import Place
 from dreamlm.core.training.backend.tally import Tally
-from dreamlm.core.training.optim import AdamW
+from dreamlm.core.training.optim import AdamW, NamedParameters, OptimizerConfig
 
 BUCKET = 1 << 25
 """Most gradients, or weights, that one exchange between ranks carries: 128 MiB in fp32."""
@@ -44,7 +44,7 @@ class ZeroBackend(Backend):
     def __init__(
         self,
         objective: Objective,
-        optimizer: AdamW.Config,
+        optimizer: OptimizerConfig,
         loss_weights: Mapping[str, float],
         max_grad_norm: float,
         precision: str,
@@ -52,7 +52,10 @@ class ZeroBackend(Backend):
         stage: int,
         place: Place,
     ) -> None:
-        """Gives every rank its part of the model. Collective: the processes have joined their group before."""
+        """Gives every rank its part of the model. Collective: the processes have joined their group before.
+
+        optimizer: AdamW, or any at stage 0.
+        """
         self.rank, self.world_size = place.rank, place.world_size
         self.precision = precision
         self.device = objective.model.device
@@ -62,9 +65,10 @@ class ZeroBackend(Backend):
         if compile:
             objective.compile()
         step = _StepLoss(objective, loss_weights, self.autocast)
+        self._undivided = optimizer.build(self._parameters) if stage == 0 else None
         self._engine, _, _, _ = deepspeed.initialize(
             model=step,
-            optimizer=optimizer.build_torch(self._parameters),
+            optimizer=self._undivided.as_one() if self._undivided else _divisible(optimizer, self._parameters),
             config=_configuration(stage, max_grad_norm, sum(p.numel() for _, p in self._parameters)),
             dist_init_required=False,
         )
@@ -139,14 +143,18 @@ class ZeroBackend(Backend):
 
     def gather(self) -> Tensors:
         keep = self.rank == 0
-        return Tensors(
-            zero_tensors.gather_weights(self._engine, self._parameters, keep),
-            zero_tensors.gather_optimizer(self._engine, self._parameters, keep),
-        )
+        weights = zero_tensors.gather_weights(self._engine, self._parameters, keep)
+        if self._undivided is None:
+            return Tensors(weights, zero_tensors.gather_optimizer(self._engine, self._parameters, keep))
+        state = self._undivided.state() if keep else {}
+        return Tensors(weights, {name: value.detach().cpu().clone() for name, value in state.items()})
 
     def restore(self, tensors: Tensors) -> None:
         zero_tensors.restore_weights(self._engine, self._parameters, tensors.model)
-        zero_tensors.restore_optimizer(self._engine, self._parameters, tensors.optimizer)
+        if self._undivided is None:
+            zero_tensors.restore_optimizer(self._engine, self._parameters, tensors.optimizer)
+        else:
+            self._undivided.restore(tensors.optimizer)
 
     def any(self, flag: bool) -> bool:
         return self.sum([float(flag)])[0] > 0
@@ -190,6 +198,11 @@ class _StepLoss(nn.Module):
         weighted = [self._loss_weights[name] * loss for name, loss in losses.objectives.items()]
         loss = torch.stack(weighted).sum() * scale
         return loss, losses.nll, _detached(losses.objectives), _detached(losses.probes)
+
+
+def _divisible(optimizer: OptimizerConfig, parameters: NamedParameters) -> torch.optim.Optimizer:
+    assert isinstance(optimizer, AdamW.Config), "no other works on pieces of matrices"
+    return optimizer.build_torch(parameters)
 
 
 def _detached(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
