@@ -258,7 +258,8 @@ def prepare(folder: Path, vocab_size: int) -> None:
     from dreamlm.wiring.training import TrainRequest, train
 
     trial = Trial(str(folder), "", 0, 0, 0)
-    sets = ["model.hidden_size=256", "model.num_heads=4", "model.qk_norm=false", f"tokenizer.vocab_size={vocab_size}",
+    sets = ["model.hidden_size=256", "model.num_heads=4", "model.qk_norm=false", "model.attention_gate=false",
+            f"tokenizer.vocab_size={vocab_size}",
             "train.train_tokens=20480", "train.precision=fp32", "train.sample_prompts=[]"]  # fmt: skip
     train(TrainRequest(resolve("tiny", sets), trial.base, corpus=folder / "corpus"), Hook(), Silence())
     snapshot = snapshot_folder(trial.base)

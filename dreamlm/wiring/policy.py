@@ -116,9 +116,9 @@ class _PolicyTraining:
         precision = state.precision if state else self._choose_precision()
         with within_memory(BUILDING.failure):
             reference = self._model(origin)
-            never = Vocabulary.of(reference, self._tokenizer).never
+            vocabulary = Vocabulary.of(reference, self._tokenizer)
             temperature = self._config.rollout.temperature
-            policy = Policy(self._model(start.snapshot), temperature, never)
+            policy = Policy(self._model(start.snapshot), temperature, vocabulary)
             value_head = ValueHead(start.preset.model.hidden_size).to(device)
             self._backend = self._build_backend(policy, value_head, precision, place)
             if state is not None:
@@ -139,7 +139,7 @@ class _PolicyTraining:
             self._backend,
             policy,
             value_head,
-            Policy(reference, temperature, never),
+            Policy(reference, temperature, vocabulary),
             self._tokenizer,
             self._judge(reference),
         )

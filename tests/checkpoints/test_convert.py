@@ -94,13 +94,14 @@ def test_weights_in_bf16_stay_bf16(tmp_path: Path) -> None:
         ({"logit_soft_cap": 30.0}, {}, "logit_soft_cap"),
         ({}, {"modules": [{"type": "dreams"}]}, "modules"),
         ({}, {"sliding_window": 4}, "sliding_window"),
+        ({"attention_gate": True, "qk_norm": False}, {}, "attention_gate without qk_norm"),
     ],
 )
 def test_what_no_stock_architecture_expresses_is_refused_by_name(
     tmp_path: Path, settings: dict[str, Any], config: dict[str, Any], feature: str
 ) -> None:
     snapshot = save(tmp_path, build(**settings), **config)
-    with pytest.raises(UserMistake, match=f"neither Llama nor Qwen3 can express this model's {feature}"):
+    with pytest.raises(UserMistake, match=f"none of Llama, Qwen3 and Qwen3Next can express this model's {feature}"):
         export(snapshot, tmp_path / "stock")
     assert not (tmp_path / "stock").exists()
 

@@ -7,7 +7,7 @@ import torch
 from contract_subject import VOCAB, Subject
 from torch import Tensor, nn
 
-from dreamlm.core.heads.choice import ChoiceHead
+from dreamlm.core.heads.choice import ChoiceHead, Support
 from dreamlm.core.heads.value import ValueHead
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.objectives.causal import CausalObjective
@@ -29,7 +29,7 @@ class Choosing(nn.Module):
         support_NV = torch.arange(VOCAB) != (chosen_N[:, None] + 1) % VOCAB
         packed_NW = torch.from_numpy(np.packbits(support_NV.numpy(), axis=1))
         head: nn.Module = self.model.own_head
-        on_support_N, whole_N, entropy_N = head(signal.hidden[real_BT], chosen_N, packed_NW)
+        on_support_N, whole_N, entropy_N = head(signal.hidden[real_BT], chosen_N, Support(packed_NW=packed_NW))
         loss = -(on_support_N + whole_N).sum() / 2 - 0.1 * entropy_N.sum()
         return Losses({"token": loss}, -whole_N.detach().sum(), real_BT.sum())
 
@@ -50,6 +50,6 @@ class Valuing(CausalObjective):
 
 def head_subjects(plain: DreamLM.Config) -> Mapping[str, Subject]:
     return {
-        "choice head": Subject(plain, objective=Choosing, head=lambda model: ChoiceHead(model.head, 1.5, ())),
+        "choice head": Subject(plain, objective=Choosing, head=lambda model: ChoiceHead(model.head, 1.5, (), end=0)),
         "value head": Subject(plain, objective=Valuing, head=lambda model: ValueHead(model.config.hidden_size)),
     }

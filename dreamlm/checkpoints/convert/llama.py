@@ -1,6 +1,7 @@
-"""A plain decoder as a stock transformers folder that needs no dreamlm: Llama, or Qwen3 when QK-norm is on.
+"""A plain decoder as a stock transformers folder that needs no dreamlm.
 
-`export(snapshot, target) -> Exported`. Weights are renamed and copied byte for byte, without torch.
+`export(snapshot, target) -> Exported`, without torch. The model becomes a Llama, with QK-norm a Qwen3, and a Qwen3Next
+when its attention is gated too. Weights are renamed and copied byte for byte, save what Qwen3Next wants otherwise.
 """
 
 import json
@@ -16,6 +17,8 @@ import numpy as np
 
 from dreamlm.checkpoints.convert.naming import stock_name
 from dreamlm.checkpoints.convert.placing import placed
+from dreamlm.checkpoints.convert.qwen3_next import qwen3_next_config, qwen3_next_tensors
+from dreamlm.checkpoints.convert.refusal import inexpressible
 from dreamlm.checkpoints.convert.rope import stock_rope
 from dreamlm.checkpoints.tensors import RawTensor, TensorFile, read_header, write_tensors
 from dreamlm.checkpoints.verification import verify
@@ -25,6 +28,8 @@ _EXPRESSED = {
     *("hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size", "seq_length", "positions"),
     *("qk_norm", "tie_embeddings", "norm_epsilon"),
 }
+_EXPRESSED_LATER = {"attention_gate"}
+"""Expressed too, but older snapshots do not say it."""
 _IRRELEVANT = {"segment_length", "dropout"}
 """A plain decoder computes the same for every segment length, and drops nothing outside training."""
 _KINDS = {"attention_activation": "softmax", "positions": "rope", "feed_forward": "swiglu", "norm": "rmsnorm"}
@@ -42,8 +47,9 @@ class Exported:
 
     folder: str
     architecture: str
-    """LlamaForCausalLM or Qwen3ForCausalLM."""
+    """LlamaForCausalLM, Qwen3ForCausalLM or Qwen3NextForCausalLM."""
     parameters: int
+    """Of the exported model; in a Qwen3Next, gates have as many as queries."""
     size_bytes: int
 
 
@@ -59,9 +65,11 @@ def export(snapshot: Path, target: Path) -> Exported:
     config = _read_config(snapshot / "config.json")
     _require_expressible(config, snapshot)
     weights = read_header(snapshot / "model.safetensors")
-    renamed = _renamed(weights, bool(config["tie_embeddings"]))
-    stock = _stock_config(config, weights)
-    with placed(target, weights.path.stat().st_size) as folder:
+    stock, tensors = _stock_config(config, weights), _tensors(weights)
+    if config.get("attention_gate"):
+        stock, tensors = qwen3_next_config(stock), qwen3_next_tensors(tensors, str(snapshot))
+    renamed = _renamed(tensors, bool(config["tie_embeddings"]), weights.path)
+    with placed(target, sum(len(one.data) for one in renamed.values())) as folder:
         folder.mkdir()
         with ThreadPoolExecutor(max_workers=1) as hashing:
             digest = write_tensors(folder / "model.safetensors", renamed, {"format": "pt"}, hashing).result()
@@ -87,35 +95,36 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _require_expressible(config: Mapping[str, Any], snapshot: Path) -> None:
-    known = _EXPRESSED | _IRRELEVANT | _ENVELOPE | _KINDS.keys()
+    known = _EXPRESSED | _EXPRESSED_LATER | _IRRELEVANT | _ENVELOPE | _KINDS.keys()
     features = [name for name, value in config.items() if name not in known and value not in (None, False, [], {})]
     for name, kind in _KINDS.items():
         value = config.get(name, kind)
         chosen = value["type"] if isinstance(value, dict) else value
         if chosen != kind:
             features.append(f"{name} {chosen}")
+    if config.get("attention_gate") and not config["qk_norm"]:
+        features.append("attention_gate without qk_norm")
     if features:
-        raise UserMistake(
-            f"neither Llama nor Qwen3 can express this model's {', '.join(features)}",
-            where=str(snapshot),
-            hint="a snapshot folder itself is complete: load it with dreamlm",
-        )
+        raise inexpressible(", ".join(features), str(snapshot))
 
 
-def _renamed(weights: TensorFile, tied: bool) -> dict[str, RawTensor]:
+def _tensors(weights: TensorFile) -> dict[str, RawTensor]:
     data = np.memmap(weights.path, np.uint8, mode="r").data
-    renamed, unknown = {}, []
-    for name, entry in weights.entries.items():
-        target = stock_name(name)
-        if target is None:
-            unknown.append(name)
-        elif not (tied and target == "lm_head.weight"):
-            renamed[target] = RawTensor(entry.dtype, entry.shape, data[entry.start : entry.end])
-    if unknown:
+    return {
+        name: RawTensor(entry.dtype, entry.shape, data[entry.start : entry.end])
+        for name, entry in weights.entries.items()
+    }
+
+
+def _renamed(tensors: Mapping[str, RawTensor], tied: bool, path: Path) -> dict[str, RawTensor]:
+    names = {name: stock_name(name) for name in tensors}
+    if unknown := [name for name, target in names.items() if target is None]:
         raise UserMistake(
-            f"neither Llama nor Qwen3 has a place for the tensors {', '.join(unknown)}", where=str(weights.path)
+            f"none of Llama, Qwen3 and Qwen3Next has a place for the tensors {', '.join(unknown)}", where=str(path)
         )
-    return renamed
+    return {
+        target: tensors[name] for name, target in names.items() if target and not (tied and target == "lm_head.weight")
+    }
 
 
 def _stock_config(config: Mapping[str, Any], weights: TensorFile) -> dict[str, Any]:

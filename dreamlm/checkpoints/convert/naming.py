@@ -1,4 +1,4 @@
-"""Names of weights: dreamlm's, and those that the stock Llama and Qwen3 of transformers share."""
+"""Names of weights: dreamlm's, and those that the stock Llama, Qwen3 and Qwen3Next of transformers share."""
 
 import re
 
@@ -23,7 +23,7 @@ _OWN_NAMES = {stock: own for own, stock in _STOCK_NAMES.items()}
 
 
 def stock_name(name: str) -> str | None:
-    """What transformers calls a weight of dreamlm's; None when its Llama has no such weight."""
+    """What transformers calls a weight of dreamlm's; None when its models have none of that meaning."""
     return _translated(name, _STOCK_NAMES)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from dreamlm.checkpoints.convert.refusal import inexpressible
 from dreamlm.core.errors import UserMistake
 
 _OWN_KEYS = {
@@ -30,11 +31,7 @@ def stock_rope(positions: Mapping[str, Any], where: str) -> dict[str, Any]:
         # Both spellings: transformers 5 reads rope_parameters, version 4 reads rope_theta and rope_scaling.
         return {"rope_theta": theta, "rope_parameters": {"rope_type": "default", "rope_theta": theta}}
     if scaling["layers"] != "all":
-        raise UserMistake(
-            f"neither Llama nor Qwen3 can express this model's positions re-scaled in layers {scaling['layers']} only",
-            where=where,
-            hint="a snapshot folder itself is complete: load it with dreamlm",
-        )
+        raise inexpressible(f"positions re-scaled in layers {scaling['layers']} only", where)
     rule = {"rope_type": scaling["type"], "factor": scaling["factor"]}
     if scaling["type"] == "yarn":
         rule |= {"original_max_position_embeddings": scaling["original_length"]}

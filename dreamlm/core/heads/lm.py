@@ -83,7 +83,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             hidden_CD = hidden_CD.to(dtype)
             real_C1 = (target_C >= 0)[:, None]
             index_C1 = target_C.clamp(min=0)[:, None]
-            logits_CV = _capped((hidden_CD @ weight.T).float(), soft_cap)
+            logits_CV = capped((hidden_CD @ weight.T).float(), soft_cap)
             normaliser_C1 = logits_CV.logsumexp(dim=1, keepdim=True)
             chosen_C1 = logits_CV.gather(1, index_C1)
             nll_C1 = (normaliser_C1 - chosen_C1) * real_C1
@@ -119,7 +119,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 def logits_of(hidden: Float[Tensor, "*B D"], weight_VD: Tensor, soft_cap: float) -> Float[Tensor, "*B V"]:
     """Capped logits, in fp32."""
-    return _capped(nn.functional.linear(hidden, weight_VD).float(), soft_cap)
+    return capped(nn.functional.linear(hidden, weight_VD).float(), soft_cap)
 
 
 def _chunks(vocab_size: int, hidden_ND: Tensor, target_N: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -127,5 +127,6 @@ def _chunks(vocab_size: int, hidden_ND: Tensor, target_N: Tensor) -> tuple[tuple
     return torch.split(hidden_ND, rows), torch.split(target_N, rows)
 
 
-def _capped(logits: Float[Tensor, "*B V"], soft_cap: float) -> Float[Tensor, "*B V"]:
+def capped(logits: Float[Tensor, "*B V"], soft_cap: float) -> Float[Tensor, "*B V"]:
+    """Bent to soft_cap * tanh(logits / soft_cap), in place where the cap is finite."""
     return logits if soft_cap == math.inf else soft_cap * (logits / soft_cap).tanh_()

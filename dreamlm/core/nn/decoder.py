@@ -56,7 +56,7 @@ class DreamLM(nn.Module):
         attention_activation: AttentionActivation = "softmax"
         """What makes weights of attention scores; `sparsemax` gives most tokens exactly none, and is slower."""
         attention_gate: bool = False
-        """Let each token weigh what each head brings it; no stock architecture has this, so it rules out an export."""
+        """Let each token weigh what each head brings it; exports as Qwen3Next, without `qk_norm` not at all."""
         feed_forward: FeedForwardConfig = SwiGLU.Config()
         norm: NormName = "rmsnorm"
         qk_norm: bool = True

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dreamlm.core.heads.value import ValueHead
 from dreamlm.core.objectives.objective import HEADS, Losses, Objective
 from dreamlm.core.rl.experience import Columns
-from dreamlm.core.rl.policy import Policy, Reading
+from dreamlm.core.rl.policy import AnswerBatch, Policy
 
 Algorithm = Literal["ppo", "reinforce"]
 RATIO_ERROR = "ratio_error"
@@ -43,12 +43,13 @@ class PolicyObjective(Objective):
 
     def forward(
         self,
-        reading: Reading,
+        answers: AnswerBatch,
         old: Columns,
         pull: float,
     ) -> Losses:
         self.model.eval()
-        opinion, signal = self.policy(reading)
+        opinion, signal = self.policy(answers)
+        assert opinion.entropy_N is not None
         value_N = self.value_head(opinion.hidden_ND)
         log_ratio_N = opinion.log_probability_N - old.log_probability_N
         ratio_N = log_ratio_N.exp()
@@ -57,7 +58,7 @@ class PolicyObjective(Objective):
             ratio_error = (ratio_N - 1).abs().max()
             clipped = ((ratio_N - 1).abs() > self._clip).float().sum()
         # Parts of the model add up their losses over all that was read; these are sums over what was answered.
-        answered = len(ratio_N) / (reading.documents_BT >= 0).sum()
+        answered = len(ratio_N) / (answers.documents_BT >= 0).sum()
         objectives = {
             "policy_loss": self._policy_loss(opinion.log_probability_N, ratio_N, old.advantage_N),
             "value_loss": self._value_loss(value_N, old.return_N, old.value_N),

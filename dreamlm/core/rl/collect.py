@@ -25,7 +25,7 @@ from dreamlm.core.rl.answer import Answer, Prompt
 from dreamlm.core.rl.config import PolicyConfig
 from dreamlm.core.rl.experience import Experience
 from dreamlm.core.rl.moments import RunningMoments
-from dreamlm.core.rl.policy import Policy, Reading
+from dreamlm.core.rl.policy import AnswerBatch, Policy
 from dreamlm.core.rl.rewards.mix import Scores
 from dreamlm.core.rl.rewards.ngrams import distinct_share
 from dreamlm.core.rl.rollout import Rollout, roll_out
@@ -169,11 +169,11 @@ class Collector:
         self._policy.eval()
         for group in groups:
             chosen = [rollouts[number] for number in group]
-            reading = Reading.of(chosen).to(self._backend.device)
+            batch = AnswerBatch.of(chosen).to(self._backend.device)
             with torch.no_grad(), self._backend.autocast():
-                opinion, _ = self._policy(reading)
+                opinion, _ = self._policy(batch, entropies=False)
                 value_N = self._value_head(opinion.hidden_ND)
-                reference, _ = self._reference(reading)
+                reference, _ = self._reference(batch, entropies=False)
             ends = np.cumsum([len(one.answer.ids) for one in chosen])[:-1]
             columns = [
                 np.split(column_N.double().cpu().numpy(), ends)

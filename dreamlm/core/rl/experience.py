@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dreamlm.core.rl.advantages import Floats
-from dreamlm.core.rl.policy import Reading
+from dreamlm.core.rl.policy import AnswerBatch
 from dreamlm.core.rl.rollout import Rollout
 from dreamlm.core.training.backend.backend import MicroBatch
 
@@ -49,7 +49,7 @@ class Columns:
 class ExperienceBatch(MicroBatch):
     """Some experience, laid out for one pass."""
 
-    reading: Reading
+    answers: AnswerBatch
     columns: Columns
     pull: float
     """What the squared distance from the reference costs."""
@@ -64,14 +64,14 @@ class ExperienceBatch(MicroBatch):
             return_N=_column([one.return_N for one in experience]),
             value_N=_column([one.value_N for one in experience]),
         )
-        return cls(Reading.of([one.rollout for one in experience]), columns, pull, seed)
+        return cls(AnswerBatch.of([one.rollout for one in experience]), columns, pull, seed)
 
     @property
     def targets(self) -> int:
-        return len(self.reading.chosen_N)
+        return len(self.answers.chosen_N)
 
-    def inputs(self, device: torch.device) -> tuple[Reading, Columns, float]:
-        return self.reading.to(device), self.columns.to(device), self.pull
+    def inputs(self, device: torch.device) -> tuple[AnswerBatch, Columns, float]:
+        return self.answers.to(device), self.columns.to(device), self.pull
 
 
 def _column(parts: Sequence[Floats]) -> Tensor:

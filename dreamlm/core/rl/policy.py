@@ -13,14 +13,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from dreamlm.core.heads.choice import ChoiceHead
+from dreamlm.core.heads.choice import ChoiceHead, Support
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.signal import Signal
-from dreamlm.core.rl.rollout import Rollout
+from dreamlm.core.rl.rollout import Rollout, Vocabulary
 
 
 @dataclass(frozen=True)
-class Reading:
+class AnswerBatch:
     """Answers laid out for one pass over them."""
 
     tokens_BT: Int[Tensor, "B T"]
@@ -29,11 +29,10 @@ class Reading:
     answering_BT: Bool[Tensor, "B T"]
     """The columns whose next token belongs to an answer."""
     chosen_N: Int[Tensor, " N"]
-    support_NW: Int[Tensor, "N W"] | None
-    """Packed bits; None when every token could have been anything but what is never written."""
+    support: Support
 
     @classmethod
-    def of(cls, rollouts: Sequence[Rollout]) -> "Reading":
+    def of(cls, rollouts: Sequence[Rollout]) -> "AnswerBatch":
         """The answers side by side, padded on the right. At least one."""
         rows = [(*one.answer.prompt_ids, *one.answer.ids) for one in rollouts]
         length = max(map(len, rows)) - 1
@@ -45,23 +44,27 @@ class Reading:
             documents_BT[number, : len(row) - 1] = 0
             answering_BT[number, len(one.answer.prompt_ids) - 1 : len(row) - 1] = True
         chosen_N = np.concatenate([one.answer.ids for one in rollouts]).astype(np.int64)
-        supports = [one.support_NW for one in rollouts if one.support_NW is not None]
+        packed = [one.support_NW for one in rollouts if one.support_NW is not None]
+        endless_N = np.concatenate([np.arange(len(one.answer.ids)) < one.endless for one in rollouts])
+        support = Support(
+            torch.from_numpy(endless_N) if endless_N.any() else None,
+            torch.from_numpy(np.concatenate(packed)) if packed else None,
+        )
         return cls(
             torch.from_numpy(tokens_BT),
             torch.from_numpy(documents_BT),
             torch.from_numpy(answering_BT),
             torch.from_numpy(chosen_N),
-            torch.from_numpy(np.concatenate(supports)) if supports else None,
+            support,
         )
 
-    def to(self, device: torch.device) -> "Reading":
-        support_NW = None if self.support_NW is None else self.support_NW.to(device)
-        return Reading(
+    def to(self, device: torch.device) -> "AnswerBatch":
+        return AnswerBatch(
             self.tokens_BT.to(device),
             self.documents_BT.to(device),
             self.answering_BT.to(device),
             self.chosen_N.to(device),
-            support_NW,
+            self.support.to(device),
         )
 
 
@@ -74,8 +77,8 @@ class Opinion:
     whole_N: Float[Tensor, " N"]
     """Among all tokens, at the temperature: what the distance from the reference is made of. On a support that has
     shrunk to one token every model is equal."""
-    entropy_N: Float[Tensor, " N"]
-    """In nats, of the distribution on the support."""
+    entropy_N: Float[Tensor, " N"] | None
+    """In nats, of the distribution on the support; None where nobody asked."""
     hidden_ND: Float[Tensor, "N D"]
     """The vectors that predict the chosen tokens."""
 
@@ -83,17 +86,16 @@ class Opinion:
 class Policy(nn.Module):
     """A model that reads answers; the one that learns, or the frozen reference."""
 
-    def __init__(self, model: DreamLM, temperature: float, never: Sequence[int]) -> None:
-        """never: tokens that no answer has, such as padding."""
+    def __init__(self, model: DreamLM, temperature: float, vocabulary: Vocabulary) -> None:
         super().__init__()
         self.model = model
-        self.choice = ChoiceHead(model.head, temperature, never)
+        self.choice = ChoiceHead(model.head, temperature, vocabulary.never, vocabulary.end)
 
-    def forward(self, reading: Reading) -> tuple[Opinion, Signal]:
+    def forward(self, answers: AnswerBatch, entropies: bool = True) -> tuple[Opinion, Signal]:
         """The model's opinion of every chosen token, and the signal of the whole pass."""
-        carry = self.model.start(len(reading.tokens_BT), records=False)
-        ragged = bool((reading.documents_BT != 0).any())
-        signal = self.model(reading.tokens_BT, reading.documents_BT, carry, boundaries=ragged)
-        hidden_ND = signal.hidden[reading.answering_BT]
-        log_probability_N, whole_N, entropy_N = self.choice(hidden_ND, reading.chosen_N, reading.support_NW)
+        carry = self.model.start(len(answers.tokens_BT), records=False)
+        ragged = bool((answers.documents_BT != 0).any())
+        signal = self.model(answers.tokens_BT, answers.documents_BT, carry, boundaries=ragged)
+        hidden_ND = signal.hidden[answers.answering_BT]
+        log_probability_N, whole_N, entropy_N = self.choice(hidden_ND, answers.chosen_N, answers.support, entropies)
         return Opinion(log_probability_N, whole_N, entropy_N, hidden_ND), signal

@@ -47,9 +47,9 @@ class RolloutConfig(ConfigModel):
     """Answers written at once by each process; changes speed and memory."""
 
     @property
-    def restricts(self) -> bool:
-        """Whether some tokens could not have been everything that means something."""
-        return self.top_p < 1.0 or self.top_k > 0 or self.min_new_tokens > 1
+    def cuts(self) -> bool:
+        """Whether tokens are drawn among some of the vocabulary only."""
+        return self.top_p < 1.0 or self.top_k > 0
 
     def room(self, window: int) -> int:
         """Tokens of a window that are left for a prompt.  Raises: UserMistake when there are none."""
@@ -73,9 +73,11 @@ class Rollout:
     answer: Answer
     log_probabilities_N: npt.NDArray[np.float32]
     """Of each token on its support at the temperature, by the pass that drew it, which reads the cache."""
+    endless: int
+    """How many of the first tokens could not have been the end of the document."""
     support_NW: npt.NDArray[np.uint8] | None
-    """For each token one bit per vocabulary entry (`numpy.packbits`): what it could have been; None when every
-    token could have been anything but `Vocabulary.never`."""
+    """For each token one bit per vocabulary entry (`numpy.packbits`): what it could have been; None when it could
+    have been anything but `Vocabulary.never` and, if it is one of the first, the end."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def roll_out(
     with inference(model):
         for begin in range(0, len(rows), config.rows):
             _write(model, by_length[begin : begin + config.rows], config, vocabulary)
-    return [row.result(tokenizer, vocabulary.end) for row in rows]
+    return [row.result(tokenizer, vocabulary.end, config.min_new_tokens - 1) for row in rows]
 
 
 class _Row:
@@ -137,12 +139,12 @@ class _Row:
         self.supports: list[npt.NDArray[np.uint8]] = []
         self.done = False
 
-    def result(self, tokenizer: Tokenizer, end: int) -> Rollout:
+    def result(self, tokenizer: Tokenizer, end: int, endless: int) -> Rollout:
         ended = self.ids[-1] == end
         text = tokenizer.decode(self.ids[:-1] if ended else self.ids)
         answer = Answer(self.prompt, self.prompt_ids, tuple(self.ids), text, ended)
         support = np.stack(self.supports) if self.supports else None
-        return Rollout(answer, np.array(self.log_probabilities, dtype=np.float32), support)
+        return Rollout(answer, np.array(self.log_probabilities, dtype=np.float32), endless, support)
 
 
 def _uniforms(seed: int, count: int) -> list[float]:
@@ -163,7 +165,7 @@ def _write(model: DreamLM, rows: list[_Row], config: RolloutConfig, vocabulary: 
         uniform_R = torch.tensor([row.uniforms[step] for row in rows], dtype=torch.float64, device=model.device)
         chosen_R = draw(weight_RV, uniform_R)
         log_probability_R = (weight_RV.gather(1, chosen_R[:, None])[:, 0] / weight_RV.sum(dim=1)).log()
-        supports = _packed(weight_RV > 0) if config.restricts else None
+        supports = _packed(weight_RV > 0) if config.cuts else None
         tokens, numbers = chosen_R.tolist(), log_probability_R.tolist()
         if not all(np.isfinite(numbers)):
             raise TrainingFailed("the policy's logits are not finite", hint="dreamlm ckpt rotate goes back a snapshot")

@@ -8,9 +8,10 @@ those of the larger micro-batch by rounding only, where there is no dropout, who
 """
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import distributed
@@ -56,22 +57,28 @@ SAMPLING = Phase("writing samples", "lower generate.rows, or set train.sample_pr
 SAVING = Phase("gathering a snapshot in the memory of the first process", _SMALLER_MODEL)
 
 
-@contextmanager
-def within_memory(failure: Callable[[], DreamLMError]) -> Iterator[None]:
+@final
+class within_memory:
     """The block raises `failure()` when memory runs out in it, on this rank or on one that it waited for.
 
-    The failure is made here: a frame that held it would keep the tensors of the failed step alive, in a circle.
+    The failure is made here: a frame that held it would keep the tensors of the failed step alive, in a circle. So
+    would a generator of `contextlib`, whose frame knows the one that threw the error into it (Python 3.12 and later).
     """
-    try:
-        yield
-    except DreamLMError:
-        raise
-    except Exception as error:
+
+    def __init__(self, failure: Callable[[], DreamLMError]) -> None:
+        self._failure = failure
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if not isinstance(error, Exception) or isinstance(error, DreamLMError):
+            return
         if is_out_of_memory(error):
             _tell_the_others()
         elif not _another_told():
-            raise
-        raise failure() from error
+            return
+        raise self._failure() from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

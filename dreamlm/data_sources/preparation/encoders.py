@@ -59,7 +59,7 @@ class TokenizersEncoder:
 
 
 class GigatokenEncoder:
-    """A much faster implementation of the same algorithms. Raises: ImportError when it is not installed."""
+    """A much faster implementation of the same algorithms. Raises: ImportError when it is not installed whole."""
 
     name: EncoderName = "gigatoken"
     batch_bytes = 1 << 18
@@ -98,8 +98,8 @@ def choose_encoder(tokenizer: Tokenizer, sample: Iterable[bytes]) -> tuple[Encod
     """The fastest encoder that gives exactly the ids of `tokenizers` on the sample, and why it was chosen."""
     try:
         fast = GigatokenEncoder(tokenizer)
-    except ImportError:
-        return "tokenizers", "gigatoken is not installed (the extra `fast` brings it)"
+    except ImportError as error:
+        return "tokenizers", f"gigatoken cannot be used (the extra `fast` brings it whole): {error}"
     except Exception as error:  # noqa: BLE001  # whatever keeps it from reading this tokenizer, the reference can
         return "tokenizers", f"gigatoken cannot read this tokenizer: {error}"
     specials = f"{tokenizer.end_of_document}a {tokenizer.padding} {tokenizer.end_of_document[:-1]}"

@@ -11,7 +11,7 @@ from dreamlm.core.nn.signal import Signal
 from dreamlm.core.objectives.objective import Losses
 from dreamlm.core.objectives.ppo import RATIO_ERROR, Algorithm, PolicyObjective
 from dreamlm.core.rl.experience import Experience, ExperienceBatch
-from dreamlm.core.rl.policy import Opinion, Policy, Reading
+from dreamlm.core.rl.policy import AnswerBatch, Opinion, Policy
 from dreamlm.core.rl.rollout import RolloutConfig, Vocabulary, roll_out
 
 TOKENIZER = small_tokenizer()
@@ -24,10 +24,10 @@ class Scene:
     def __init__(self, by: Algorithm = "ppo", drift: float = 0.5) -> None:
         """drift: how far the old log-probabilities are from the policy's."""
         self.model = small_model()
-        self.policy = Policy(self.model, 1.0, Vocabulary.of(self.model, TOKENIZER).never)
+        self.policy = Policy(self.model, 1.0, Vocabulary.of(self.model, TOKENIZER))
         rollouts = roll_out(self.model, TOKENIZER, PROMPTS, RolloutConfig(max_new_tokens=10), range(5))
         with torch.no_grad():
-            opinion, _ = self.policy.eval()(Reading.of(rollouts))
+            opinion, _ = self.policy.eval()(AnswerBatch.of(rollouts))
         numbers = np.random.default_rng(0)
         old_N = opinion.log_probability_N.double().numpy()
         lengths = [len(one.answer.ids) for one in rollouts]
@@ -48,7 +48,7 @@ class Scene:
 
     def opinion(self) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities that gradients can be asked for, values, and ratios to the old policy."""
-        opinion, _ = self.policy(self.batch.reading)
+        opinion, _ = self.policy(self.batch.answers)
         return opinion.log_probability_N, self.value_head(opinion.hidden_ND), self.batch.columns.log_probability_N
 
 
@@ -79,8 +79,8 @@ def test_the_gradient_is_zero_where_the_clip_binds_and_the_papers_elsewhere(
     leaf_N = log_probability_N.detach().clone().requires_grad_()
     read = scene.policy.forward
 
-    def with_leaf(reading: Reading) -> tuple[Opinion, Signal]:
-        opinion, signal = read(reading)
+    def with_leaf(answers: AnswerBatch) -> tuple[Opinion, Signal]:
+        opinion, signal = read(answers)
         return Opinion(leaf_N, opinion.whole_N, opinion.entropy_N, opinion.hidden_ND), signal
 
     monkeypatch.setattr(scene.policy, "forward", with_leaf)

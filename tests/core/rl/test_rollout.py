@@ -44,6 +44,7 @@ def test_answers_end_at_the_end_of_the_document_or_the_limit() -> None:
         assert one.answer.text == TOKENIZER.decode([token for token in one.answer.ids if token != end])
         assert len(one.log_probabilities_N) == len(one.answer.ids)
         assert one.support_NW is None
+        assert one.endless == 0
 
 
 def test_padding_and_entries_without_a_token_are_never_written() -> None:
@@ -59,15 +60,22 @@ def test_padding_and_entries_without_a_token_are_never_written() -> None:
 
 
 def test_the_end_does_not_come_before_the_least_length() -> None:
-    model, config = small_model(), RolloutConfig(max_new_tokens=9, min_new_tokens=6)
+    model = small_model()
     end = TOKENIZER.end_of_document_id
     with torch.no_grad():
         model.embedding.weight[end] += model.norm.weight  # the end is the likeliest token nearly everywhere
-    for one in roll_out(model, TOKENIZER, PROMPTS * 6, config, range(30)):
+    for one in roll_out(model, TOKENIZER, PROMPTS * 6, RolloutConfig(max_new_tokens=9, min_new_tokens=6), range(30)):
         assert len(one.answer.ids) >= 6
+        assert one.endless == 5
+        assert one.support_NW is None
+    cut = RolloutConfig(max_new_tokens=9, min_new_tokens=6, top_p=0.99)
+    later = []
+    for one in roll_out(model, TOKENIZER, PROMPTS * 6, cut, range(30)):
         assert one.support_NW is not None
         allowed = [end in bits(support_W, model.vocab_size) for support_W in one.support_NW]
-        assert allowed == [number >= 5 for number in range(len(allowed))]
+        assert not any(allowed[:5])
+        later += allowed[5:]
+    assert any(later)
 
 
 def test_the_support_is_the_nucleus_of_the_sampler() -> None:
