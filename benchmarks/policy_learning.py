@@ -4,7 +4,7 @@
 
 One run for each algorithm and seed, one after another; a finished run is not made again, an interrupted one goes on.
 Prints a table and writes FOLDER/curves.png: held-out reward with its 95 % interval before and after, the divergence
-from the reference at the end, and the variance of the reward between iterations of the last half.
+from the reference at the end, and the variance of the reward between iterations of the last half, around its trend.
 """
 
 import argparse
@@ -47,9 +47,18 @@ def judged(events: list[dict[str, Any]]) -> dict[str, float]:
         "gain_error": apart,
         "kl": after["kl"],
         "highest_kl": max(one["kl"] for one in iterations),
-        "variance": statistics.variance(one["reward"] for one in half),
+        "variance": around_trend([one["reward"] for one in half]),
         "seconds": sum(one["seconds"] for one in iterations),
     }
+
+
+def around_trend(values: list[float]) -> float:
+    """Variance of what a straight line through the values leaves over."""
+    steps = range(len(values))
+    slope, level = statistics.linear_regression(steps, values)
+    return math.fsum((value - level - slope * step) ** 2 for step, value in zip(steps, values, strict=True)) / (
+        len(values) - 2
+    )
 
 
 def draw(runs: dict[tuple[str, int], list[dict[str, Any]]], path: Path) -> None:

@@ -36,6 +36,8 @@ class Listed:
     tokens: int | None = None
     validation_loss: float | None = None
     """Nats per token; None when it was not measured, or not finite."""
+    reward: float | None = None
+    """Held-out reward of a policy."""
     finite: bool | None = None
     kind: str | None = None
     created: str | None = None
@@ -127,9 +129,13 @@ def describe(folder: Path) -> Description:
 
 
 def plain_record(record: Record) -> dict[str, Any]:
-    """The record as JSON values; a validation loss that is not finite is None."""
+    """The record as JSON values; a validation loss that is not finite is None. A policy has a reward instead."""
     loss = record.validation_loss
-    return asdict(record) | {"validation_loss": loss if loss is not None and math.isfinite(loss) else None}
+    if loss is not None and not math.isfinite(loss):
+        loss = None
+    if record.kind != "policy":
+        return asdict(record) | {"validation_loss": loss}
+    return asdict(record) | {"validation_loss": None, "reward": None if loss is None else -loss}
 
 
 def _listed(info: SnapshotInfo, roles: tuple[str, ...]) -> Listed:

@@ -17,7 +17,7 @@ from dreamlm.core.errors import CheckpointError
 MANIFEST = "manifest.json"
 FORMAT = 1
 
-Kind = Literal["train", "rl"]
+Kind = Literal["train", "reward", "policy"]
 
 
 def _now() -> str:
@@ -34,7 +34,10 @@ class Record:
     finite: bool
     """Whether loss, gradients and weights were finite; only a finite snapshot can be the best one."""
     validation_loss: float | None = None
-    """Nats per token on held-out documents; None when it was not measured. NaN and infinity never win."""
+    """Nats per token on held-out documents, or of a policy the held-out reward, negated: lower is better.
+
+    None when it was not measured. NaN and infinity never win.
+    """
     kind: Kind = "train"
     created: str = field(default_factory=_now)
     """UTC, ISO 8601."""

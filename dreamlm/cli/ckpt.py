@@ -40,18 +40,23 @@ def list_snapshots(run: RunOption = None, as_json: JsonOption = False) -> None:
         return
     rows = []
     for one in found:
-        loss = "-" if one.validation_loss is None else f"{one.validation_loss:.4f}"
         figures = ("-",) * 5
         if not one.problem:
             figures = (
                 f"{one.step:,}",
                 count(one.tokens or 0),
-                loss,
+                _held_out(one),
                 f"{count(one.size_bytes or 0)}B",
                 one.created or "-",
             )
         rows.append((one.name, *figures, one.problem or ", ".join(one.roles)))
-    console.table(("name", "step", "tokens", "held-out loss", "size", "created", "notes"), rows)
+    console.table(("name", "step", "tokens", "held-out", "size", "created", "notes"), rows)
+
+
+def _held_out(one: "Listed") -> str:
+    if one.reward is not None:
+        return f"reward {one.reward:.4f}"
+    return "-" if one.validation_loss is None else f"loss {one.validation_loss:.4f}"
 
 
 @app.command()

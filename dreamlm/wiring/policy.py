@@ -162,7 +162,7 @@ class _PolicyTraining:
         metrics = MetricsFile(folder.metrics, self._hook.on_notice)
         recorders = [metrics, TensorBoard(folder.tensorboard), ReportFile(folder.report, folder.metrics)]
         saver = SnapshotSaver(
-            self._store, self._preset, self._backend.model, self._tokenizer, self._run / REFERENCE, "rl"
+            self._store, self._preset, self._backend.model, self._tokenizer, self._run / REFERENCE, "policy"
         )
         return saver, Hooks([*recorders, self._hook])
 

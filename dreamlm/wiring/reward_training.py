@@ -180,7 +180,7 @@ class _Training:
     def run(self) -> None:
         around, folder = self._around, RunFolder(self._around.request.run)
         saver = SnapshotSaver(
-            around.store, self._preset, self._model.trunk, self._model.tokenizer, around.tokenizer_folder, kind="rl"
+            around.store, self._preset, self._model.trunk, self._model.tokenizer, around.tokenizer_folder, kind="reward"
         )
         folder.write_preset(self._preset)
         recorders = [MetricsFile(folder.metrics, around.hook.on_notice), TensorBoard(folder.tensorboard)]

@@ -33,13 +33,29 @@ def test_list_names_the_latest_and_the_best(cli: Any, run: Path) -> None:
     outcome = cli("ckpt", "list", "--run", str(run))
     lines = [line.split() for line in outcome.out.splitlines()]
     assert (outcome.code, outcome.err) == (0, "")
-    assert lines[0] == ["name", "step", "tokens", "held-out", "loss", "size", "created", "notes"]
-    assert lines[1][:4] == ["lm_current", "30", "3.00k", "3.0000"]
+    assert lines[0] == ["name", "step", "tokens", "held-out", "size", "created", "notes"]
+    assert lines[1][:4] == ["lm_current", "30", "3.00k", "loss"]
     assert lines[1][-3:] == ["latest,", "last", "finite"]
-    assert lines[3][:4] == ["lm_prev2", "10", "1.00k", "1.5000"]
+    assert lines[3][:4] == ["lm_prev2", "10", "1.00k", "loss"]
     assert lines[3][-1] == "best"
     listed = json.loads(cli("ckpt", "list", "--run", str(run), "--json").out)
     assert [one["step"] for one in listed] == [30, 20, 10]
+
+
+def test_list_tells_rewards_from_losses(cli: Any, tmp_path: Path) -> None:
+    for step, reward in ((10, 0.5), (20, 0.25)):
+        record = Record(step=step, tokens=100, finite=True, validation_loss=-reward, kind="policy")
+        Store(tmp_path).commit(
+            record, lambda into: save_file({"weight": np.zeros(1)}, into / "model.safetensors"), expected_bytes=1000
+        )
+    lines = cli("ckpt", "list", "--run", str(tmp_path)).out.splitlines()
+    assert ["reward 0.2500" in lines[1], "reward 0.5000" in lines[2]] == [True, True]
+    assert lines[2].endswith("best")
+    listed = json.loads(cli("ckpt", "list", "--run", str(tmp_path), "--json").out)
+    assert [(one["kind"], one["reward"], one["validation_loss"]) for one in listed] == [
+        ("policy", 0.25, None),
+        ("policy", 0.5, None),
+    ]
 
 
 def test_verify_finds_a_flipped_byte_and_exits_1(cli: Any, run: Path) -> None:

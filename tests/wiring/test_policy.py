@@ -18,8 +18,16 @@ from workplace import Workplace
 from dreamlm.checkpoints.convert.llama import export
 from dreamlm.checkpoints.snapshot import read_snapshot
 from dreamlm.checkpoints.store import Store
-from dreamlm.core.errors import CheckpointError, DataError, ResumeMismatch, TrainingFailed, UserMistake
+from dreamlm.core.errors import (
+    CheckpointError,
+    DataError,
+    Interrupted,
+    ResumeMismatch,
+    TrainingFailed,
+    UserMistake,
+)
 from dreamlm.core.generation.generate import generate
+from dreamlm.core.rl.collect import Collector, Opinions
 from dreamlm.core.rl.state import PolicyState
 from dreamlm.core.training.hooks import Hook, IterationReport, RewardReport, RunEnd, Sample
 from dreamlm.wiring.loading import load
@@ -114,7 +122,7 @@ def test_a_run_leaves_everything_on_disk_and_its_snapshot_is_a_model_like_any_ot
     assert files >= {"preset.json", "metrics.jsonl", "training_report.json", "reference", "checkpoints"}
     newest = Store(run).latest()
     assert newest is not None
-    assert (newest.record.kind, newest.record.step) == ("rl", 3)
+    assert (newest.record.kind, newest.record.step) == ("policy", 3)
     loaded = load(run)
     assert generate(loaded.model, loaded.tokenizer, ["the"], loaded.preset.generate)[0].text
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -222,6 +230,69 @@ def test_alarms_make_steps_smaller_and_then_stop_with_a_snapshot(place: Workplac
     assert newest.record.step == heard.iterations[-1].step
     state = PolicyState.from_json(read_snapshot(newest.path).state)
     assert (state.rate_factor, state.watch.backoffs) == (0.5, 2)
+
+
+def test_updates_that_are_not_finite_change_nothing_and_make_steps_smaller(place: Workplace, learn: Learn) -> None:
+    changes = ("rl.ppo.value_coefficient=1e300", "rl.ppo.alarms.backoffs=1", "rl.ppo.max_skipped_updates=3")
+    with pytest.raises(TrainingFailed, match="not finite: the loss or gradient of 75% of the updates"):
+        learn("policy", *changes, "rl.ppo.iterations=9")
+    newest = Store(place.folder / "policy").latest()
+    assert newest is not None
+    state = PolicyState.from_json(read_snapshot(newest.path).state)
+    assert (state.step, state.updates, state.rate_factor, state.watch.backoffs) == (2, 0, 0.5, 2)
+    before, after = (read_snapshot(path).model for path in (place.folder / "run/checkpoints/lm_current", newest.path))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_ratio_that_does_not_begin_at_one_ends_the_run(monkeypatch: pytest.MonkeyPatch, learn: Learn) -> None:
+    read = Collector._opinions
+
+    def shifted(self: Collector, *given: Any) -> list[Opinions]:
+        return [replace(one, policy_N=one.policy_N + 3e-5) for one in read(self, *given)]
+
+    monkeypatch.setattr(Collector, "_opinions", shifted)
+    with pytest.raises(TrainingFailed, match="the probability ratio of the first update is not 1: 6e-05 off"):
+        learn("policy")
+
+
+def test_an_interrupted_run_saves_and_goes_on(place: Workplace, learn: Learn) -> None:
+    learn("whole")
+    heard = Heard()
+    heard.on_iteration = lambda report: os.kill(os.getpid(), signal.SIGINT)  # type: ignore[method-assign]
+    request = PolicyRequest(place.folder / "cut", place.folder / "run", sets=SETTINGS)
+    with pytest.raises(Interrupted, match="stopped at iteration 1; a snapshot was saved"):
+        train_policy(request, heard)
+    assert heard.ends[-1].reason == "interrupted"
+    learn("cut", fresh=False)
+    assert same_tensors(place.folder / "whole", place.folder / "cut")
+
+
+def test_a_policy_can_be_where_another_begins(place: Workplace, learn: Learn) -> None:
+    learn("first")
+    heard = Heard()
+    train_policy(PolicyRequest(place.folder / "second", place.folder / "first", sets=SETTINGS), heard)
+    assert heard.rewards[0].kl == 0
+    frozen, last = (
+        read_snapshot(place.folder / one).model for one in ("second/reference", "first/checkpoints/lm_current")
+    )
+    assert all(torch.equal(frozen[name], last[name]) for name in last)
+
+
+def test_a_model_with_modules_learns_and_resumes_exactly(place: Workplace, learn: Learn) -> None:
+    base = place.folder / "deep"
+    modules = ("model.segment_length=8", 'model.modules=[{"type": "segment_summary"}]', "model.attention_gate=true")
+    place.train(base, "train.train_tokens=2048", *modules)
+    for name, stop_after in (("whole", None), ("cut", 2)):
+        heard = Heard(stop_after)
+        try:
+            train_policy(PolicyRequest(place.folder / name, base, sets=SETTINGS), heard)
+        except KeyboardInterrupt:
+            learn(name, fresh=False)
+    assert heard.iterations[0].mismatch < 1e-4
+    assert same_tensors(place.folder / "whole", place.folder / "cut")
+    before, after = (read_snapshot(one / "checkpoints/lm_current").model for one in (base, place.folder / "whole"))
+    still = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in still if name.startswith("cognition.0.read")} == set()
 
 
 def test_creativity_can_look_for_copies_in_the_training_text(place: Workplace, learn: Learn) -> None:

@@ -101,7 +101,7 @@ def test_a_run_leaves_what_others_read(easy: Path) -> None:
     verify(snapshot)
     manifest = json.loads((snapshot / "manifest.json").read_text())
     state = json.loads((snapshot / "state.json").read_text())
-    assert (manifest["record"]["kind"], state["kind"]) == ("rl", "reward")
+    assert (manifest["record"]["kind"], state["kind"]) == ("reward", "reward")
     assert state["report"]["above_chance"]
     assert state["report"].keys() >= {"accuracy", "accuracy_interval", "pairs"}
     best = Store(easy).best()

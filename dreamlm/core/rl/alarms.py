@@ -12,6 +12,8 @@ RATE_CUT = 0.5
 """What each back-off leaves of the learning rate."""
 PULL_GROWTH = 2.0
 """By how much it strengthens the pull towards the reference."""
+NOT_FINITE = "finite"
+"""Name of the sign that needs no patience."""
 
 
 class AlarmLimits(ConfigModel):
@@ -25,12 +27,14 @@ class AlarmLimits(ConfigModel):
     """Divergence from the reference above this, in nats per token."""
     length_share: float = Field(0.2, ge=0.0, lt=1.0)
     """Answers shorter, in the mean, than this share of the first iteration's."""
+    ended_share: float = Field(0.1, ge=0.0, lt=1.0)
+    """A share of answers that end by themselves below this share of the first iteration's."""
     repetition: float = Field(0.5, gt=0.0, le=1.0)
     """More repeated 3-grams than this share, and than the first iteration had."""
     explained_variance: float = Field(-1.0, lt=1.0)
     """A critic worse than this: below 0 it is worse than none."""
     patience: int = Field(3, ge=1)
-    """So many iterations in a row with the same sign raise the alarm."""
+    """So many iterations in a row with the same sign raise the alarm; what is not finite raises it at once."""
     backoffs: int = Field(3, ge=0)
     """So many alarms are answered by smaller steps; the next one stops the run."""
 
@@ -42,8 +46,16 @@ class Figures:
     entropy: float
     kl: float
     length: float
+    ended: float
+    """Share of answers that end by themselves."""
     repetition: float
     explained_variance: float
+    skipped: float
+    """Share of the asked updates that were left out because their loss or gradient was not finite."""
+
+    @property
+    def finite(self) -> bool:
+        return self.skipped == 0 and all(map(math.isfinite, (self.entropy, self.kl, self.explained_variance)))
 
 
 @dataclass(frozen=True)
@@ -57,10 +69,10 @@ class Watch:
 
     def after(self, now: Figures, limits: AlarmLimits) -> tuple["Watch", list[str]]:
         """The watch after an iteration, and a sentence for each sign that has lasted: an alarm."""
-        first = self.first or now
-        signs = dict(_signs(first, now, limits))
+        first = self.first or (now if now.finite else None)
+        signs = dict(_signs(first or now, now, limits))
         streaks = {name: self.streaks.get(name, 0) + 1 for name in signs}
-        lasting = [signs[name] for name, count in streaks.items() if count >= limits.patience]
+        lasting = [signs[name] for name, count in streaks.items() if count >= limits.patience or name == NOT_FINITE]
         if lasting:
             return replace(self, first=first, streaks={}, backoffs=self.backoffs + 1), lasting
         return replace(self, first=first, streaks=streaks), []
@@ -78,10 +90,18 @@ def _signs(first: Figures, now: Figures, limits: AlarmLimits) -> Iterator[tuple[
     if now.length < limits.length_share * first.length:
         share = f"{limits.length_share:.0%} of the first iteration's {first.length:.1f}"
         yield "length", f"answers have {now.length:.1f} tokens, below {share}"
+    if now.ended < limits.ended_share * first.ended:
+        yield (
+            "ended",
+            f"{now.ended:.0%} of the answers end, below {limits.ended_share:.0%} of {first.ended:.0%} at first",
+        )
     if now.repetition > max(limits.repetition, first.repetition):
         yield "repetition", f"{now.repetition:.0%} of an answer's 3-grams repeat, more than {limits.repetition:.0%}"
     if now.explained_variance < limits.explained_variance:
         worth = f"explained variance {now.explained_variance:.2f}, below {limits.explained_variance:g}"
         yield "explained_variance", f"the critic is worse than none: {worth}"
-    if not all(map(math.isfinite, (now.entropy, now.kl, now.explained_variance))):
-        yield "finite", "entropy, divergence or explained variance is not finite"
+    if not now.finite:
+        figures = {"entropy": now.entropy, "divergence": now.kl, "explained variance": now.explained_variance}
+        broken = [name for name, value in figures.items() if not math.isfinite(value)]
+        updates = [f"the loss or gradient of {now.skipped:.0%} of the updates"] if now.skipped else []
+        yield NOT_FINITE, f"not finite: {', '.join([*updates, *broken])}"

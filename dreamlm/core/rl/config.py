@@ -54,7 +54,7 @@ class PolicyConfig(ConfigModel):
     optimizer: AdamW.Config = AdamW.Config(learning_rate=1e-4, weight_decay=0.0)
     alarms: AlarmLimits = AlarmLimits()
     max_skipped_updates: int = Field(10, ge=1)
-    """Stop, at the last finite snapshot, after so many updates in a row whose loss or gradient was not finite."""
+    """End an iteration after so many updates in a row whose loss or gradient was not finite; none is applied."""
     eval_iterations: int = Field(10, ge=1)
     """Judge answers to held-out prompts after every so many iterations, and at the end."""
     eval_prompts: int = Field(64, ge=1)

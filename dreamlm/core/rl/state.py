@@ -8,7 +8,7 @@ from dreamlm.core.errors import CheckpointError
 from dreamlm.core.rl.alarms import Figures, Watch
 from dreamlm.core.rl.moments import RunningMoments
 
-SCHEMA = 1
+SCHEMA = 2
 KIND = "ppo"
 
 

@@ -60,7 +60,7 @@ class PolicyTrainer:
     ) -> None:
         self._config, self._backend, self._collector = config, backend, collector
         self._prompts, self._saver, self._hooks = prompts, saver, hooks
-        self._updater = Updater(config, backend, saver, hooks)
+        self._updater = Updater(config, backend, hooks)
         self._begun = self._saved_at = time.monotonic()
         with backend.whole():
             self._parameters = sum(parameter.numel() for parameter in backend.model.parameters())
@@ -120,8 +120,15 @@ class PolicyTrainer:
             kl_coefficient=config.kl.following(state.kl_coefficient, found.kl, found.answers),
         )
         self._hooks.on_iteration(self._report(state, collected, moved, time.monotonic() - begin))
-        entropy = moved.mean("entropy")
-        figures = Figures(entropy, found.kl, found.length, found.repetition, collected.explained_variance)
+        figures = Figures(
+            entropy=moved.mean("entropy"),
+            kl=found.kl,
+            length=found.length,
+            ended=found.ended,
+            repetition=found.repetition,
+            explained_variance=collected.explained_variance,
+            skipped=moved.skipped,
+        )
         watch, alarms = state.watch.after(figures, config.alarms)
         state = replace(state, watch=watch)
         if alarms and watch.backoffs <= config.alarms.backoffs:
@@ -148,6 +155,7 @@ class PolicyTrainer:
             state,
             rate_factor=state.rate_factor * RATE_CUT,
             kl_coefficient=self._config.kl.bounded(state.kl_coefficient * PULL_GROWTH),
+            skipped_in_a_row=0,
         )
         rate = self._config.optimizer.learning_rate * state.rate_factor
         self._hooks.on_notice(

@@ -17,7 +17,6 @@ from dreamlm.core.rl.state import PolicyState
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.training.backend.backend import Backend, Measured, Update
 from dreamlm.core.training.hooks import Hook
-from dreamlm.core.training.saving import Saver
 
 RATIO_TOLERANCE = 1e-5
 """How far the probability ratios of an iteration's first update may be from 1; they are equal by construction."""
@@ -37,8 +36,14 @@ class Moved:
     seconds: float
 
     def mean(self, name: str) -> float:
-        """Of an objective, over the updates."""
-        return statistics.fmean(one.objectives[name] for one in self.measured)
+        """Of an objective, over the updates whose loss was finite; NaN when none was."""
+        values = [one.objectives[name] for one in self.measured if _is_finite(one)]
+        return statistics.fmean(values) if values else math.nan
+
+    @property
+    def skipped(self) -> float:
+        """Share of the asked updates whose loss or gradient was not finite."""
+        return sum(not update.applied for update in self.updates) / self.asked
 
     @property
     def tokens(self) -> int:
@@ -59,9 +64,8 @@ class Moved:
 class Updater:
     """Turns experience into optimizer steps."""
 
-    def __init__(self, config: PolicyConfig, backend: Backend, saver: Saver, hooks: Hook) -> None:
-        self._config, self._backend = config, backend
-        self._saver, self._hooks = saver, hooks
+    def __init__(self, config: PolicyConfig, backend: Backend, hooks: Hook) -> None:
+        self._config, self._backend, self._hooks = config, backend, hooks
 
     def plan(self, state: PolicyState, answers: int) -> list[Epoch]:
         """Which of this process's answers each update of the coming iteration sees."""
@@ -81,7 +85,7 @@ class Updater:
     def update(
         self, state: PolicyState, experience: Sequence[Experience], plan: Sequence[Epoch]
     ) -> tuple[PolicyState, Moved]:
-        """Every mini-batch of every epoch, until the policy has moved too far."""
+        """Every mini-batch of every epoch, until the policy has moved too far or too many were not finite."""
         begin, asked = time.monotonic(), sum(map(len, plan))
         measured: list[Measured] = []
         updates: list[Update] = []
@@ -105,6 +109,8 @@ class Updater:
                 update = self._step(state, found)
                 updates.append(update)
                 state = self._counted(state, update)
+                if state.skipped_in_a_row >= self._config.max_skipped_updates:
+                    return state, Moved(measured, updates, asked, time.monotonic() - begin)
         return state, Moved(measured, updates, asked, time.monotonic() - begin)
 
     def _require_ratio_of_one(self, found: Measured, micro_batches: int) -> None:
@@ -128,12 +134,6 @@ class Updater:
             return replace(state, updates=state.updates + 1, skipped_in_a_row=0)
         state = replace(state, skipped_in_a_row=state.skipped_in_a_row + 1)
         self._hooks.on_notice(f"iteration {state.step + 1}: an update was skipped, its loss or gradient is not finite")
-        if state.skipped_in_a_row >= self._config.max_skipped_updates:
-            step = self._saver.roll_back()
-            raise TrainingFailed(
-                f"{state.skipped_in_a_row} updates in a row were not finite; the run is back at iteration {step}",
-                hint="continue with a lower rate: --set rl.ppo.optimizer.learning_rate=... --allow-changes",
-            )
         return state
 
 

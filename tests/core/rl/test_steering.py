@@ -1,5 +1,6 @@
 """Moments, the KL controller, and the alarms."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -49,7 +50,7 @@ def test_the_coefficient_follows_the_divergence_slowly_and_within_bounds() -> No
     assert KlControl(adaptive=False).following(0.3, 5.0, 64) == 0.3
 
 
-HEALTHY = Figures(entropy=3.0, kl=0.05, length=40.0, repetition=0.1, explained_variance=0.4)
+HEALTHY = Figures(entropy=3.0, kl=0.05, length=40.0, ended=0.6, repetition=0.1, explained_variance=0.4, skipped=0.0)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ HEALTHY = Figures(entropy=3.0, kl=0.05, length=40.0, repetition=0.1, explained_v
         ({"length": 3.0}, "answers have 3.0 tokens"),
         ({"repetition": 0.8}, "80% of an answer's 3-grams repeat"),
         ({"explained_variance": -2.0}, "the critic is worse than none"),
-        ({"kl": float("nan")}, "not finite"),
+        ({"ended": 0.05}, "5% of the answers end"),
     ],
 )
 def test_each_sign_raises_its_alarm_once_it_has_lasted(change: dict[str, float], word: str) -> None:
@@ -75,6 +76,21 @@ def test_each_sign_raises_its_alarm_once_it_has_lasted(change: dict[str, float],
     assert len(alarms) == 1
     assert word in alarms[0]
     assert (watch.backoffs, dict(watch.streaks)) == (1, {})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"kl": math.nan}, "not finite: divergence"),
+        ({"skipped": 0.25}, "not finite: the loss or gradient of 25% of the updates"),
+        ({"entropy": math.nan, "skipped": 1.0}, "not finite: the loss or gradient of 100% of the updates, entropy"),
+    ],
+)
+def test_what_is_not_finite_needs_no_patience_and_is_no_measure(change: dict[str, float], words: str) -> None:
+    watch, alarms = Watch().after(replace(HEALTHY, **change), AlarmLimits(patience=3))
+    assert alarms == [words]
+    assert watch.first is None
+    assert watch.after(HEALTHY, AlarmLimits())[0].first == HEALTHY
 
 
 def test_a_sign_that_passes_is_forgotten() -> None:
