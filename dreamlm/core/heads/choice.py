@@ -99,20 +99,50 @@ class _Softmax:
         whole_C = torch.where(support.endless_N, torch.logaddexp(on_support_C, end_C), on_support_C)
         return on_support_C, whole_C
 
-    def on_support(self, logits_CV: Tensor, normaliser_C: Tensor, support: Support) -> Float[Tensor, "C V"]:
-        """Log-probabilities on the support; -inf outside."""
-        log_CV = logits_CV - normaliser_C[:, None]
+    def probabilities(self, log_CV: Tensor, support: Support) -> Float[Tensor, "C V"]:
+        """Of the logits less their normaliser on the support; 0 outside."""
+        probability_CV = log_CV.exp()
         if support.packed_NW is not None:
-            return log_CV.masked_fill_(_unset(support.packed_NW, logits_CV.shape[1]), -torch.inf)
+            return probability_CV.masked_fill_(_unset(support.packed_NW, log_CV.shape[1]), 0.0)
         if support.endless_N is not None:
-            log_CV[:, self.end].masked_fill_(support.endless_N, -torch.inf)
-        return log_CV
+            probability_CV[:, self.end].masked_fill_(support.endless_N, 0.0)
+        return probability_CV
 
-    def uncapped(self, grad_CV: Tensor, logits_CV: Tensor) -> Tensor:
+    def weighed(self, value_CV: Tensor, probability_CV: Tensor) -> Float[Tensor, "C V"]:
+        """Values times probabilities, in place; 0 where no token ever is and a value may be infinite."""
+        value_CV *= probability_CV
+        if self.never:
+            value_CV[:, list(self.never)] = 0.0
+        return value_CV
+
+    def grad_of_choice(
+        self,
+        probability_CV: Tensor,
+        log_CV: Tensor,
+        support: Support,
+        on_support_C: Tensor,
+        on_whole_C: Tensor,
+        shift_C: Tensor,
+    ) -> Float[Tensor, "C V"]:
+        """-p_v times what reaches the log-probability on the support, -w_v times what reaches the one among all.
+
+        In the memory of `probability_CV`. shift_C: difference of the normalisers, so that w = exp(log + shift).
+        """
+        if support.packed_NW is not None:
+            of_whole_CV = (log_CV + shift_C[:, None]).exp_().mul_(on_whole_C[:, None])
+            return probability_CV.mul_(-on_support_C[:, None]).sub_(of_whole_CV)
+        # Both are the same but for the end: where it is ruled out, the others share its probability.
+        grad_CV = probability_CV.mul_(-(on_support_C + on_whole_C * shift_C.exp())[:, None])
+        if support.endless_N is not None:
+            of_end_C = (log_CV[:, self.end] + shift_C).exp() * on_whole_C
+            grad_CV[:, self.end] -= torch.where(support.endless_N, of_end_C, 0.0)
+        return grad_CV
+
+    def uncapped(self, grad_CV: Tensor, log_CV: Tensor, normaliser_C: Tensor) -> Tensor:
         """The gradient that reaches the products, of the one that reaches the logits; in place."""
         grad_CV /= self.temperature
         if self.soft_cap != torch.inf:
-            bent_CV = logits_CV.mul(self.temperature / self.soft_cap).square_()
+            bent_CV = (log_CV + normaliser_C[:, None]).mul_(self.temperature / self.soft_cap).square_()
             grad_CV *= 1 - bent_CV.masked_fill_(bent_CV == torch.inf, 1.0)
         return grad_CV
 
@@ -146,13 +176,14 @@ class _Choose(torch.autograd.Function):
             chosen_C, part = chosen_N[span], support.part(span)
             normaliser_C, whole_C = softmax.normalisers(logits_CV, part)
             picked_C = logits_CV.gather(1, chosen_C[:, None])[:, 0]
+            log_CV = logits_CV.sub_(normaliser_C[:, None])
             entropy_C = torch.zeros_like(picked_C)
             if entropies:
-                log_CV = softmax.on_support(logits_CV, normaliser_C, part)
-                entropy_C = -_weighed(log_CV.exp(), log_CV).sum(dim=1)
+                probability_CV = softmax.probabilities(log_CV, part)
+                entropy_C = -softmax.weighed(probability_CV, log_CV).sum(dim=1)
             parts.append((picked_C - normaliser_C, picked_C - whole_C, entropy_C, normaliser_C, whole_C))
             if keeps:
-                kept.append(logits_CV)
+                kept.append(log_CV)
         on_support_N, whole_N, entropy_N, *normalisers = (torch.cat(column) for column in zip(*parts, strict=True))
         ctx.save_for_backward(hidden_ND, weight_VD, chosen_N, entropy_N, *normalisers, *kept)
         ctx.support, ctx.softmax, ctx.dtype = support, softmax, dtype
@@ -166,20 +197,21 @@ class _Choose(torch.autograd.Function):
         grad_hidden_ND = torch.empty_like(hidden_ND)
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
         for number, span in enumerate(_spans(hidden_ND, weight)):
-            hidden_CD, support = hidden_ND[span].to(ctx.dtype), ctx.support.part(span)
-            logits_CV = kept[number] if kept else softmax.logits(hidden_CD, weight)
+            hidden_CD, support, normaliser_C = hidden_ND[span].to(ctx.dtype), ctx.support.part(span), normaliser_N[span]
+            log_CV = kept[number] if kept else softmax.logits(hidden_CD, weight).sub_(normaliser_C[:, None])
             on_support_C, on_whole_C, on_entropy_C = (one[span] for one in grad_outputs)
-            log_CV = softmax.on_support(logits_CV, normaliser_N[span], support)
-            grad_CV = log_CV.exp()
+            probability_CV = softmax.probabilities(log_CV, support)
+            of_entropy_CV = None
             if on_entropy_C.any():
-                surprise_CV = log_CV.add_(entropy_N[span][:, None])
-                of_entropy_CV = _weighed(grad_CV, surprise_CV).mul_(on_entropy_C[:, None])
-                grad_CV = grad_CV.mul_(-on_support_C[:, None]).sub_(of_entropy_CV)
-            else:
-                grad_CV.mul_(-on_support_C[:, None])
-            grad_CV -= (logits_CV - whole_N[span][:, None]).exp_().mul_(on_whole_C[:, None])
+                surprise_CV = log_CV + entropy_N[span][:, None]
+                of_entropy_CV = softmax.weighed(surprise_CV, probability_CV).mul_(on_entropy_C[:, None])
+            grad_CV = softmax.grad_of_choice(
+                probability_CV, log_CV, support, on_support_C, on_whole_C, normaliser_C - whole_N[span]
+            )
+            if of_entropy_CV is not None:
+                grad_CV -= of_entropy_CV
             grad_CV.scatter_add_(1, chosen_N[span][:, None], (on_support_C + on_whole_C)[:, None])
-            grad = softmax.uncapped(grad_CV, logits_CV).to(ctx.dtype)
+            grad = softmax.uncapped(grad_CV, log_CV, normaliser_C).to(ctx.dtype)
             grad_hidden_ND[span] = grad @ weight
             grad_weight_VD += grad.T @ hidden_CD
         return grad_hidden_ND, grad_weight_VD.to(weight_VD.dtype), None, None, None, None, None
@@ -188,11 +220,6 @@ class _Choose(torch.autograd.Function):
 def _spans(hidden_ND: Tensor, weight_VD: Tensor) -> list[slice]:
     size = max(1, CHUNK_LOGITS // weight_VD.shape[0])
     return [slice(begin, begin + size) for begin in range(0, hidden_ND.shape[0], size)]
-
-
-def _weighed(probability_CV: Tensor, value_CV: Tensor) -> Tensor:
-    """p x, and 0 where p is 0 and x is -inf."""
-    return torch.where(probability_CV > 0, probability_CV * value_CV, 0.0)
 
 
 def _unset(support_CW: Int[Tensor, "C W"], vocab_size: int) -> Bool[Tensor, "C V"]:
