@@ -1,6 +1,6 @@
 """Peak memory of long windows: attention that is never held as T x T, cross-entropy that never holds all logits.
 
-    python benchmarks/memory.py [--lengths 1024 2048 4096]
+    python benchmarks/memory.py [--lengths 1024 2048 4096] [--only CASE ...]
 
 Each figure is one forward and backward pass in a process of its own: the peak resident memory above that before the
 pass. `attention`: a decoder at length T against the same decoder with attention written out as softmax(q k^T) v.
@@ -14,12 +14,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from dreamlm.core.heads.lm import LanguageModelHead
+from dreamlm.core.nn.attention import AttentionActivation
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.objectives.causal import CausalObjective
 
@@ -35,8 +37,11 @@ def written_out(query: Tensor, key: Tensor, value: Tensor, **options: object) ->
     return scores.masked_fill(future, -torch.inf).softmax(dim=-1) @ value
 
 
-def attention(length: int, naive: bool, packed: bool = False) -> Callable[[], None]:
-    model = DreamLM.Config(hidden_size=WIDTH, num_layers=LAYERS, num_heads=HEADS, seq_length=length).build(VOCAB)
+def attention(
+    length: int, naive: bool, packed: bool = False, activation: AttentionActivation = "softmax"
+) -> Callable[[], None]:
+    sizes = {"hidden_size": WIDTH, "num_layers": LAYERS, "num_heads": HEADS, "seq_length": length}
+    model = DreamLM.Config.model_validate({**sizes, "attention_activation": activation}).build(VOCAB)
     objective = CausalObjective(model, 0.0)
     tokens = torch.randint(0, VOCAB, (ROWS, length + 1))
     documents = (torch.arange(length + 1) // 300).expand(ROWS, -1).int() if packed else torch.zeros_like(tokens).int()
@@ -65,9 +70,10 @@ def head(length: int, naive: bool) -> Callable[[], None]:
     return step
 
 
-CASES: dict[str, tuple[Callable[..., Callable[[], None]], dict[str, bool]]] = {
+CASES: dict[str, tuple[Callable[..., Callable[[], None]], dict[str, Any]]] = {
     "attention, dreamlm": (attention, {"naive": False}),
     "attention, dreamlm, packed documents": (attention, {"naive": False, "packed": True}),
+    "attention, sparsemax": (attention, {"naive": False, "activation": "sparsemax"}),
     "attention, written out": (attention, {"naive": True}),
     "head, dreamlm": (head, {"naive": False}),
     "head, F.cross_entropy": (head, {"naive": True}),
@@ -104,10 +110,11 @@ def measure(name: str, length: int, queue: "multiprocessing.Queue[float]") -> No
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", nargs="+", type=int, default=[1024, 2048, 4096])
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="CASE")
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     print(f"{'MB at T =':38}" + "".join(f"{length:>10}" for length in options.lengths))
-    for name in CASES:
+    for name in options.only:
         line = ""
         for length in options.lengths:
             queue: multiprocessing.Queue[float] = context.Queue()
