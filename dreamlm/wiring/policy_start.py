@@ -17,6 +17,7 @@ from dreamlm.core.training.hooks import Hook
 from dreamlm.core.training.state import TrainingState
 from dreamlm.core.types import Cursor
 from dreamlm.data_sources.prompts import Prompts, read_prompts
+from dreamlm.data_sources.sources import SourceConfig
 from dreamlm.data_sources.sources.source import SourceContext, SourceReport
 from dreamlm.presets.layers import Assignment
 from dreamlm.presets.resolve import resolve_values
@@ -166,6 +167,11 @@ def prompts_of(preset: Preset, hook: Hook) -> Prompts:
     context = SourceContext(base_folder=Path.cwd(), cache_folder=home() / "cache", on_notice=hook.on_notice)
     prompts = read_prompts(preset.rl.prompts, preset.data.sources, context, reports, preset.rl.ppo.seed)
     hook.on_notice(f"prompts: {len(prompts.train):,} to learn from, {len(prompts.held_out):,} held out")
+    if _may_have_been_read(preset):
+        hook.on_notice(
+            "the held-out prompts are held out of this run alone: the model was trained on their source; "
+            "rl.prompts.held_out names another"
+        )
     for report in reports:
         for reason, count in sorted(report.drops.items()):
             hook.on_notice(f"prompts of {report.source}: {count:,} left out, {reason}")
@@ -184,3 +190,14 @@ def freeze_reward_model(preset: Preset, run: Path) -> None:
         )
     folder = load_reward_model(preset.rl.learned_from, "cpu").folder
     freeze(read_snapshot(folder), read_manifest(folder).record, run / REWARD_MODEL)
+
+
+def _may_have_been_read(preset: Preset) -> bool:
+    """Whether held-out prompts come from where the model's own training text came from."""
+    source = preset.rl.prompts.held_out or preset.rl.prompts.source
+    return source is None or any(_place(source) == _place(one) for one in preset.data.sources)
+
+
+def _place(source: SourceConfig) -> dict[str, Any]:
+    """What a source reads, apart from how it reads it."""
+    return {name: value for name, value in dict(source).items() if name in ("type", "paths", "dataset", "split")}

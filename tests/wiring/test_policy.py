@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from workplace import Workplace
+from workplace import Workplace, write_text
 
 from dreamlm.checkpoints.convert.llama import export
 from dreamlm.checkpoints.snapshot import read_snapshot
@@ -27,12 +27,16 @@ from dreamlm.core.errors import (
     UserMistake,
 )
 from dreamlm.core.generation.generate import generate
+from dreamlm.core.rl.answer import Prompt
 from dreamlm.core.rl.collect import Collector, Opinions
 from dreamlm.core.rl.state import PolicyState
+from dreamlm.core.training.backend.process_group import Place
 from dreamlm.core.training.hooks import Hook, IterationReport, RewardReport, RunEnd, Sample
+from dreamlm.data_sources.prompts import Prompts
+from dreamlm.presets.resolve import resolve
 from dreamlm.wiring.loading import load
 from dreamlm.wiring.policy import train_policy
-from dreamlm.wiring.policy_start import PolicyRequest
+from dreamlm.wiring.policy_start import PolicyRequest, check_shares
 
 SETTINGS = (
     "rl.prompts.words=4",
@@ -293,6 +297,25 @@ def test_a_model_with_modules_learns_and_resumes_exactly(place: Workplace, learn
     before, after = (read_snapshot(one / "checkpoints/lm_current").model for one in (base, place.folder / "whole"))
     still = {name for name in before if torch.equal(before[name], after[name])}
     assert {name for name in still if name.startswith("cognition.0.read")} == set()
+
+
+def test_prompts_that_the_model_may_have_read_are_called_so(place: Workplace, learn: Learn) -> None:
+    write_text(place.folder / "other.jsonl", documents=60, seed=1)
+    other = f'rl.prompts.held_out={{"type": "jsonl", "paths": ["{place.folder / "other.jsonl"}"]}}'
+    for name, sets, expected in (("own", (), True), ("another", (other,), False)):
+        notices = learn(name, "rl.ppo.iterations=1", *sets).notices
+        assert any("the model was trained on their source" in notice for notice in notices) == expected
+
+
+def test_processes_that_cannot_share_the_answers_are_refused_by_name(place: Workplace) -> None:
+    prompts = Prompts([Prompt("a")] * 9, [Prompt("b")] * 2, seed=0)
+    config = resolve(place.folder / "small.json", SETTINGS).rl.ppo
+    check_shares(config, prompts, Place(world_size=2))
+    with pytest.raises(UserMistake, match="3 processes cannot share a mini-batch of 4 answers") as caught:
+        check_shares(config, prompts, Place(world_size=3))
+    assert caught.value.where == "rl.ppo.minibatch"
+    with pytest.raises(UserMistake, match="4 processes cannot share 2 held-out prompts"):
+        check_shares(config.model_copy(update={"minibatch": 8}), prompts, Place(world_size=4))
 
 
 def test_creativity_can_look_for_copies_in_the_training_text(place: Workplace, learn: Learn) -> None:
