@@ -169,8 +169,8 @@ def prompts_of(preset: Preset, hook: Hook) -> Prompts:
     hook.on_notice(f"prompts: {len(prompts.train):,} to learn from, {len(prompts.held_out):,} held out")
     if _may_have_been_read(preset):
         hook.on_notice(
-            "the held-out prompts are held out of this run alone: the model was trained on their source; "
-            "rl.prompts.held_out names another"
+            "the held-out prompts are held out of this run alone: the model may have been trained on their source, "
+            "which is among data.sources; rl.prompts.held_out names another"
         )
     for report in reports:
         for reason, count in sorted(report.drops.items()):
@@ -193,7 +193,7 @@ def freeze_reward_model(preset: Preset, run: Path) -> None:
 
 
 def _may_have_been_read(preset: Preset) -> bool:
-    """Whether held-out prompts come from where the model's own training text came from."""
+    """Whether held-out prompts come from a source of training text."""
     source = preset.rl.prompts.held_out or preset.rl.prompts.source
     return source is None or any(_place(source) == _place(one) for one in preset.data.sources)
 

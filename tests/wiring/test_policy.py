@@ -304,7 +304,7 @@ def test_prompts_that_the_model_may_have_read_are_called_so(place: Workplace, le
     other = f'rl.prompts.held_out={{"type": "jsonl", "paths": ["{place.folder / "other.jsonl"}"]}}'
     for name, sets, expected in (("own", (), True), ("another", (other,), False)):
         notices = learn(name, "rl.ppo.iterations=1", *sets).notices
-        assert any("the model was trained on their source" in notice for notice in notices) == expected
+        assert any("the model may have been trained on their source" in notice for notice in notices) == expected
 
 
 def test_processes_that_cannot_share_the_answers_are_refused_by_name(place: Workplace) -> None:
