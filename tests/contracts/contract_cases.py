@@ -3,23 +3,33 @@
 A case is the small plain decoder with one thing changed: a part, a choice within a part, a module, or a preset's shape.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from contract_subject import LENGTH, Subject
+from torch import nn
 
 from dreamlm.core.config import ConfigModel
 from dreamlm.core.modules import AnyModule
 from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.objectives.causal import CausalObjective
+from dreamlm.core.objectives.diffusion import DiffusionObjective
 from dreamlm.presets import library
 from dreamlm.presets.resolve import resolve
 
 SIZES: Mapping[str, Any] = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "seq_length": LENGTH}
 SEGMENT = 4
-MODULE_SIZES: Mapping[str, Mapping[str, Any]] = {}
+MODULE_SIZES: Mapping[str, Mapping[str, Any]] = {"thought_stack": {"thought_dims": (2, 3, 2), "stack_size": 2}}
 """Of a module, by its type, whose defaults are too large for a test."""
-NUMBERS: Mapping[str, Any] = {"num_kv_heads": 2, "logit_soft_cap": 2.0, "dropout": 0.2, "noise_std": 0.0}
+NUMBERS: Mapping[str, Any] = {
+    "num_kv_heads": 2,
+    "logit_soft_cap": 2.0,
+    "dropout": 0.2,
+    "noise_std": 0.0,
+    "block_size": 4,
+}
 """Fields, wherever they are, with which another number is another path through the code."""
 SIZES_ONLY = frozenset({*SIZES, "intermediate_size", "segment_length", "norm_epsilon"})
 """Fields of the decoder with which another number is only another number; contract 9 goes to their smallest."""
@@ -33,7 +43,8 @@ def cases() -> Mapping[str, Subject]:
     plain = DreamLM.Config.model_validate(SIZES)
     names: dict[DreamLM.Config, list[str]] = {}
     subjects: dict[DreamLM.Config, Subject] = {}
-    for name, subject in [("plain", Subject(plain)), *_trunks(plain), *_modules(plain), *_presets()]:
+    kinds = [*_trunks(plain), *_modules(plain), *_modules(plain, diffusion="block_diffusion"), *_presets()]
+    for name, subject in [("plain", Subject(plain)), *kinds]:
         names.setdefault(subject.config, []).append(name)
         subjects.setdefault(subject.config, subject)
     return {", ".join(names[config]): subject for config, subject in subjects.items()}
@@ -44,20 +55,29 @@ def _trunks(plain: DreamLM.Config) -> Iterator[Case]:
         for label, value in _values(name, field.annotation):
             config = DreamLM.Config.model_validate({**SIZES, name: value})
             if config != plain:
-                yield f"{name}={label}", Subject(config, plain)
+                yield f"{name}={label}", _subject(config, plain)
 
 
-def _modules(plain: DreamLM.Config) -> Iterator[Case]:
+def _subject(config: DreamLM.Config, baseline: DreamLM.Config | None = None) -> Subject:
+    objective: Callable[[DreamLM, float], nn.Module] = CausalObjective
+    if config.diffusion is not None:
+        objective = partial(DiffusionObjective, end_id=0)
+    return Subject(config, baseline, objective)
+
+
+def _modules(plain: DreamLM.Config, **trunk: str) -> Iterator[Case]:
+    within = "".join(f" in {value}" for value in trunk.values())
     for label, value in _choices(AnyModule):
-        yield label, _with_modules(plain, [value])
+        yield f"{label}{within}", _with_modules(plain, [value], trunk)
     for kind in _members(AnyModule):
         smallest = {"type": _type(kind), **_small(kind)}
-        yield f"two {_type(kind)}", _with_modules(plain, [smallest, {**smallest, "after": plain.num_layers - 1}])
+        two = [smallest, {**smallest, "after": plain.num_layers - 1}]
+        yield f"two {_type(kind)}{within}", _with_modules(plain, two, trunk)
 
 
-def _with_modules(plain: DreamLM.Config, modules: list[Mapping[str, Any]]) -> Subject:
-    config = DreamLM.Config.model_validate({**SIZES, "segment_length": SEGMENT, "modules": modules})
-    return Subject(config, plain)
+def _with_modules(plain: DreamLM.Config, modules: list[Mapping[str, Any]], trunk: Mapping[str, str]) -> Subject:
+    config = DreamLM.Config.model_validate({**SIZES, **trunk, "segment_length": SEGMENT, "modules": modules})
+    return _subject(config, plain)
 
 
 def _presets() -> Iterator[Case]:
@@ -68,7 +88,7 @@ def _presets() -> Iterator[Case]:
         sizes = {**SIZES, **segments, "num_kv_heads": heads, "intermediate_size": None}
         modules = tuple(_shrunk(one) for one in shape.modules)
         kept = {field: getattr(shape, field) for field in DreamLM.Config.model_fields}
-        yield f"preset {name}", Subject(DreamLM.Config.model_validate({**kept, **sizes, "modules": modules}))
+        yield f"preset {name}", _subject(DreamLM.Config.model_validate({**kept, **sizes, "modules": modules}))
 
 
 def _shrunk(module: Any) -> Any:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from annotated_types import Ge
@@ -23,6 +24,7 @@ from promises import promise
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from dreamlm.core.modules.ring import Ring
 from dreamlm.core.modules.state import ModuleState
 from dreamlm.core.nn.cache import KeyValueCache
 from dreamlm.core.nn.decoder import DreamLM
@@ -118,6 +120,9 @@ def _changed(state: KeyValueCache | ModuleState) -> Iterator[tuple[str, KeyValue
         yield "the value", KeyValueCache.of(state.key, -state.value)
         return
     assert state.written, "two segments are complete, and nothing was written"
+    for key, ring in state.stacks.items():
+        noise = torch.randn(ring.ordered().shape, generator=torch.Generator().manual_seed(4))
+        yield key, replace(state, stacks={**state.stacks, key: Ring.of(ring.ordered() + noise, ring.count_B)})
     for key, value in state.memory.items():
         if value.is_floating_point():
             noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(4))
@@ -168,7 +173,9 @@ def degenerate(config: DreamLM.Config) -> Iterator[tuple[str, DreamLM.Config]]:
         "feed_forward": _smallest(config.feed_forward),
         "modules": tuple(_smallest(one) for one in anywhere),
     }
-    short = {"segment_length": 1} if config.modules else {}
+    short: dict[str, Any] = {"segment_length": 1} if config.modules else {}
+    if config.diffusion is not None:
+        short["diffusion"] = _smallest(config.diffusion)
     shortest = {"seq_length": 2, **short}
     changes = {
         "smallest trunk": trunk,

@@ -65,7 +65,14 @@ def _promised(model: DreamLM, ids: Tensor, whole: Tensor) -> None:
 
 def _memories(carry: Carry) -> dict[str, Tensor]:
     states = {name: state for name, state in carry.states.items() if isinstance(state, ModuleState)}
-    return {f"{name}.{key}": value.float() for name, state in states.items() for key, value in state.memory.items()}
+    memories = {f"{name}.{key}": value.float() for name, state in states.items() for key, value in state.memory.items()}
+    for name, state in states.items():
+        for key, ring in state.stacks.items():
+            there_BM = torch.arange(ring.size, 0, -1) <= ring.count_B[:, None]
+            newest_BM = ring.ordered()
+            memories[f"{name}.{key}"] = newest_BM * there_BM.view(*there_BM.shape, *[1] * (newest_BM.ndim - 2))
+            memories[f"{name}.{key}.count"] = ring.count_B.float()
+    return memories
 
 
 @promise(7, "save and load")

@@ -5,18 +5,17 @@ Shapes: B rows, T targets of a window, N windows.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-from torch.nn import functional as F
 
 from dreamlm.core.errors import DataError, DreamLMError, LossNotFinite
+from dreamlm.core.evaluation.likelihood import NEXT_TOKEN, Likelihood
 from dreamlm.core.inference import inference
 from dreamlm.core.nn.decoder import DreamLM
-from dreamlm.core.types import Batch, HeldOut
+from dreamlm.core.types import Batches
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,8 @@ class WindowScores:
 
     nll_N: npt.NDArray[np.float64]
     """Sum over the targets of each window."""
+    variance_N: npt.NDArray[np.float64]
+    """Of that sum, where it is an estimate; else 0."""
     tokens_N: npt.NDArray[np.int64]
     """How many real targets each window has."""
     source_N: npt.NDArray[np.int64]
@@ -33,6 +34,8 @@ class WindowScores:
     """Sum over all windows, by place within the window."""
     position_tokens_T: npt.NDArray[np.int64]
     """How many windows have a real target at that place."""
+    places: int
+    """How many places were computed, padding among them."""
     parity_error: float
     """Largest difference per token, on the first window, to `torch.nn.functional.cross_entropy` over whole logits."""
 
@@ -42,7 +45,11 @@ def no_progress(done: int, total: int) -> None:
 
 
 def score(
-    model: DreamLM, held_out: HeldOut, rows: int, on_progress: Callable[[int, int], None] = no_progress
+    model: DreamLM,
+    held_out: Batches,
+    rows: int,
+    on_progress: Callable[[int, int], None] = no_progress,
+    likelihood: Likelihood = NEXT_TOKEN,
 ) -> WindowScores:
     """Run the model over all windows, `rows` at a time; on_progress gets batches done and in all.
 
@@ -52,51 +59,41 @@ def score(
     batches = held_out.batches(rows)
     if len(batches) == 0:
         raise DataError("there is no held-out text to evaluate on", hint="prepare a corpus with a validation part")
-    nll_N, tokens_N, source_N = [], [], []
+    nll_N, variance_N, tokens_N, source_N = [], [], [], []
     position_nll_T, position_tokens_T = np.zeros(1), np.zeros(1, np.int64)
-    parity_error = 0.0
+    places, parity_error = 0, 0.0
     with inference(model):
         for number, batch in enumerate(batches):
-            hidden_BTD, target_BT = _run(model, batch)
-            nll_BT = model.head.token_nll(hidden_BTD.flatten(0, 1), target_BT.flatten()).view(target_BT.shape)
-            if number == 0:
-                parity_error = _parity_error(model, hidden_BTD[0], target_BT[0], nll_BT[0])
-            loss_BT = nll_BT.cpu().double().numpy()
-            real_BT = (target_BT >= 0).cpu().numpy()
-            nll_N.append(loss_BT.sum(axis=1))
-            tokens_N.append(real_BT.sum(axis=1))
+            losses = likelihood.losses(model, batch, check=number == 0)
+            parity_error = max(parity_error, losses.parity_error)
+            nll_N.append(losses.nll_BT.sum(axis=1))
+            variance_N.append(losses.variance_B)
+            tokens_N.append(losses.real_BT.sum(axis=1))
             source_N.append(batch.sources)
-            position_nll_T = position_nll_T + loss_BT.sum(axis=0)
-            position_tokens_T = position_tokens_T + real_BT.sum(axis=0)
+            position_nll_T = _added(position_nll_T, losses.nll_BT.sum(axis=0))
+            position_tokens_T = _added(position_tokens_T, losses.real_BT.sum(axis=0))
+            places += losses.real_BT.size
             on_progress(number + 1, len(batches))
     scores = WindowScores(
         np.concatenate(nll_N),
+        np.concatenate(variance_N),
         np.concatenate(tokens_N),
         np.concatenate(source_N).astype(np.int64),
         position_nll_T,
         position_tokens_T,
+        places,
         parity_error,
     )
     _check(scores, held_out.tokens, _parity_tolerance(model))
     return scores
 
 
-def _run(model: DreamLM, batch: Batch) -> tuple[Float[Tensor, "B T D"], Int[Tensor, "B T"]]:
-    """Hidden vectors, and the targets with -1 where there is no real one."""
-    tokens_BX = torch.from_numpy(batch.tokens).to(model.device)
-    documents_BX = torch.from_numpy(batch.documents).to(model.device)
-    several = bool((batch.documents != 0).any())
-    carry = model.start(len(tokens_BX), records=False)
-    signal = model(tokens_BX[:, :-1], documents_BX[:, :-1], carry, boundaries=several)
-    real_BT = (documents_BX[:, 1:] >= 0) & (documents_BX[:, :-1] >= 0)
-    return signal.hidden, torch.where(real_BT, tokens_BX[:, 1:], -1)
-
-
-def _parity_error(
-    model: DreamLM, hidden_TD: Float[Tensor, "T D"], target_T: Int[Tensor, " T"], nll_T: Float[Tensor, " T"]
-) -> float:
-    plain_T = F.cross_entropy(model.logits(hidden_TD), target_T, ignore_index=-1, reduction="none")
-    return float((plain_T - nll_T).abs().max())
+def _added(one_T: npt.NDArray[Any], other_T: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The sum of what may differ in length."""
+    total_T = np.zeros(max(len(one_T), len(other_T)), np.result_type(one_T, other_T))
+    for part_T in (one_T, other_T):
+        total_T[: len(part_T)] += part_T
+    return total_T
 
 
 def _parity_tolerance(model: DreamLM) -> float:

@@ -1,4 +1,4 @@
-"""Prompts in, texts out.
+"""Prompts in, texts out; a diffusion model writes as in `generation.blocks`, every other one so:
 
     1. each prompt becomes [end of document] + its tokens, as every document began in training
     2. prompts of a batch are padded on the left; padding belongs to document -1, which nothing attends to
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dreamlm.core.errors import RangeError, UserMistake
+from dreamlm.core.generation.blocks import BlockWriter
 from dreamlm.core.generation.row import Generation, Row
 from dreamlm.core.generation.sampler import Sampler
 from dreamlm.core.generation.window import ContextWindow
@@ -64,19 +65,22 @@ def generate(
     ]
     # The model may have more rows in its table than the tokenizer has tokens.
     never = [tokenizer.padding_id, *range(tokenizer.vocab_size, model.vocab_size)]
+    end_id = tokenizer.end_of_document_id
     with inference(model):
         for begin in range(0, len(rows), config.rows):
-            _write(
-                model, rows[begin : begin + config.rows], config, context, never, tokenizer.end_of_document_id, on_text
-            )
+            some = rows[begin : begin + config.rows]
+            if model.config.diffusion is None:
+                _write(model, some, config, context, never, end_id, on_text)
+            else:
+                BlockWriter(model, config, never, end_id, context.size).write(some, on_text)
     return [row.result() for row in rows]
 
 
 def _window_size(model: DreamLM, window: int | None) -> int:
     size = model.config.seq_length if window is None else window
-    most = model.max_positions
-    if size < 2 or (most is not None and size > most):
-        limit = "at least 2" if most is None else f"2 to {most}, the positions the model has"
+    least, most = max(2, model.config.block), model.max_positions
+    if size < least or (most is not None and size > most):
+        limit = f"at least {least}" if most is None else f"{least} to {most}, the positions the model has"
         raise RangeError(f"a window of {size} tokens is impossible", where="window", valid=[limit])
     return size
 

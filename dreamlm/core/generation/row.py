@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from dreamlm.core.errors import DreamLMError
 from dreamlm.core.generation.ngram import NgramBlock
@@ -47,14 +49,24 @@ class Row:
         self._log_probability = 0.0
         self._text: list[str] = []
         self._stream, self._scanner = TextStream(tokenizer), StopScanner(config.stop)
-        history = prompt_ids if config.ngram_scope == "all" else []
-        self._blocks = [NgramBlock(config.no_repeat_ngram, history)] if config.no_repeat_ngram else []
+        self._history = 1 if config.ngram_scope == "all" else self._prompt_length
+        self._blocks = [NgramBlock(config.no_repeat_ngram, self.history)] if config.no_repeat_ngram else []
         self._generator = torch.Generator().manual_seed(derive_seed(config.seed, "generate", index))
 
     @property
     def context(self) -> list[int]:
         """The tokens that the model sees."""
         return self.tokens[self.begin :]
+
+    @property
+    def new_tokens(self) -> int:
+        """Tokens chosen so far."""
+        return self._chosen
+
+    @property
+    def history(self) -> list[int]:
+        """The tokens whose n-grams may not come again."""
+        return self.tokens[self._history :]
 
     def keep(self, newest: int) -> None:
         """Let the model see only this many of the newest tokens."""
@@ -66,6 +78,10 @@ class Row:
     def uniform(self) -> float:
         """The row's next random number in [0, 1)."""
         return torch.rand((), generator=self._generator, dtype=torch.float64).item()
+
+    def uniforms(self, count: int) -> Float[Tensor, " N"]:
+        """The row's next random numbers in [0, 1)."""
+        return torch.rand(count, generator=self._generator, dtype=torch.float64)
 
     def blocked(self) -> list[int]:
         """Tokens that would repeat an n-gram; the end of the document is never among them."""

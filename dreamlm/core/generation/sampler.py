@@ -16,6 +16,17 @@ SHORTLIST = 256
 """Tokens looked at before a nucleus sorts the whole vocabulary, which costs as much as a small model's step."""
 
 
+class Denoising(ConfigModel):
+    """How a diffusion model fills in a block; other models pay no heed."""
+
+    steps: int | None = Field(None, ge=1)
+    """Steps for a block; default those of the model, or one for each token."""
+    confidence: Literal["probability", "entropy"] = "probability"
+    """What makes a proposal sure: the probability of the likeliest token, or a low entropy."""
+    final_temperature: float = Field(1.0, ge=0.0, le=1.0)
+    """What the temperature is multiplied by in the last step of a block; it falls evenly from 1."""
+
+
 @final
 class Sampler:
     """Chooses the next token of every row; rows do not influence one another."""
@@ -43,6 +54,7 @@ class Sampler:
         """Each prompt draws from its own generator, derived from this seed and the prompt's number."""
         rows: int = Field(16, ge=1)
         """Prompts written at once."""
+        denoising: Denoising = Denoising()
 
         @field_validator("stop")
         @classmethod

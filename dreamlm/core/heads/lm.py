@@ -27,14 +27,19 @@ class LanguageModelHead(nn.Module):
         self.soft_cap = soft_cap
 
     def forward(
-        self, hidden_ND: Float[Tensor, "N D"], target_N: Int[Tensor, " N"], label_smoothing: float
+        self,
+        hidden_ND: Float[Tensor, "N D"],
+        target_N: Int[Tensor, " N"],
+        label_smoothing: float,
+        importance_N: Float[Tensor, " N"] | None = None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Summed training loss with gradient, summed unsmoothed negative log-likelihood without; targets < 0 left out.
 
+        importance_N: what each target counts in both sums; None is 1 for all.
         Cost: three products of N x D x V; the gradient is computed with the loss, so backward only scales it.
         """
         loss, nll = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            hidden_ND, self.weight, target_N, label_smoothing, self.soft_cap, torch.is_grad_enabled()
+            hidden_ND, self.weight, target_N, importance_N, label_smoothing, self.soft_cap, torch.is_grad_enabled()
         )
         return loss, nll
 
@@ -66,6 +71,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden_ND: Tensor,
         weight_VD: Tensor,
         target_N: Tensor,
+        importance_N: Tensor | None,
         smoothing: float,
         soft_cap: float,
         with_gradient: bool,
@@ -81,21 +87,23 @@ class _LinearCrossEntropy(torch.autograd.Function):
         begin = 0
         for hidden_CD, target_C in zip(*_chunks(vocab_size, hidden_ND, target_N), strict=True):
             hidden_CD = hidden_CD.to(dtype)
-            real_C1 = (target_C >= 0)[:, None]
+            counts_C1 = (target_C >= 0).float()[:, None]
+            if importance_N is not None:
+                counts_C1 = counts_C1 * importance_N[begin : begin + len(target_C), None]
             index_C1 = target_C.clamp(min=0)[:, None]
             logits_CV = capped((hidden_CD @ weight.T).float(), soft_cap)
             normaliser_C1 = logits_CV.logsumexp(dim=1, keepdim=True)
             chosen_C1 = logits_CV.gather(1, index_C1)
-            nll_C1 = (normaliser_C1 - chosen_C1) * real_C1
+            nll_C1 = (normaliser_C1 - chosen_C1) * counts_C1
             nll += nll_C1.sum()
             if smoothing > 0:
-                uniform_C1 = (normaliser_C1 - logits_CV.mean(dim=1, keepdim=True)) * real_C1
+                uniform_C1 = (normaliser_C1 - logits_CV.mean(dim=1, keepdim=True)) * counts_C1
                 loss += (1 - smoothing) * nll_C1.sum() + smoothing * uniform_C1.sum()
             else:
                 loss += nll_C1.sum()
             if grad_hidden_ND is not None and grad_weight_VD is not None:
-                # What reaches the uncapped logits: nothing of a target that is not real, and tanh's slope of the rest.
-                passing = real_C1 if soft_cap == math.inf else real_C1 * (1 - (logits_CV / soft_cap).square_())
+                # What reaches the uncapped logits: as much as a target counts, and tanh's slope of that.
+                passing = counts_C1 if soft_cap == math.inf else counts_C1 * (1 - (logits_CV / soft_cap).square_())
                 error_CV = logits_CV.sub_(normaliser_C1).exp_()
                 if smoothing > 0:
                     error_CV -= smoothing / vocab_size
@@ -114,7 +122,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         scale = grad_outputs[0]
         grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
-        return grad_hidden_ND * scale, (grad_weight_VD * scale).to(ctx.weight_dtype), None, None, None, None
+        return grad_hidden_ND * scale, (grad_weight_VD * scale).to(ctx.weight_dtype), None, None, None, None, None
 
 
 def logits_of(hidden: Float[Tensor, "*B D"], weight_VD: Tensor, soft_cap: float) -> Float[Tensor, "*B V"]:

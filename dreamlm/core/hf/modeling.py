@@ -20,6 +20,7 @@ from dreamlm.core.errors import CheckpointError, RangeError, UserMistake
 from dreamlm.core.hf.cache import CarryCache
 from dreamlm.core.hf.configuration import DreamLMConfig
 from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.nn.diffusion import require_causal
 from dreamlm.core.nn.signal import Carry
 
 _KNOWN = ("cache_position", "num_items_in_batch")
@@ -43,8 +44,10 @@ class DreamLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
     def __init__(self, config: DreamLMConfig) -> None:
         super().__init__(config)
         # transformers builds on the meta device; constants that are no parameters would never come back from there.
+        own = config.decoder_config()
+        require_causal(own.diffusion, "a causal language model of transformers")
         with torch.device("cpu"):
-            decoder = config.decoder_config().build(config.vocab_size)
+            decoder = own.build(config.vocab_size)
         for name, child in decoder.named_children():
             self.add_module(name, child)
         # Not a child: its children are ours.

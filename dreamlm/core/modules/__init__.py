@@ -5,11 +5,12 @@ A module is one file here and one line below; the contract tests run over it by 
 
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from dreamlm.core.modules.segment_summary import SegmentSummary
+from dreamlm.core.modules.thought_stack import ThoughtStack
 
-ModuleConfigs = SegmentSummary.Config
+ModuleConfigs = SegmentSummary.Config | ThoughtStack.Config
 
 
 def _by_name(value: object) -> object:
@@ -19,4 +20,4 @@ def _by_name(value: object) -> object:
     return {"type": value} if isinstance(value, str) else value
 
 
-AnyModule = Annotated[ModuleConfigs, BeforeValidator(_by_name)]
+AnyModule = Annotated[ModuleConfigs, Field(discriminator="type"), BeforeValidator(_by_name)]

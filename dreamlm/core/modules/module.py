@@ -23,6 +23,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dreamlm.core.config import ConfigModel
+from dreamlm.core.modules.recollection import Recollection
+from dreamlm.core.modules.ring import Ring
 from dreamlm.core.modules.state import ModuleState
 from dreamlm.core.nn.signal import Signal
 
@@ -50,15 +52,25 @@ class ModuleConfig(ConfigModel, ABC):
 
 
 @dataclass(frozen=True)
+class Stack:
+    """The newest few tensors that a module wrote: how many, and the shape of one."""
+
+    size: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Written:
     """What a module makes of a segment."""
 
-    memory: Mapping[str, Tensor]
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
     """Each (R, ...), like `blank`."""
     losses: Mapping[str, Float[Tensor, " R"]] = field(default_factory=dict)
     """Mean per token of each row, unweighted, by name."""
     probes: Mapping[str, Tensor] = field(default_factory=dict)
     """Values worth looking at, of any shape."""
+    pushed: Mapping[str, Tensor] = field(default_factory=dict)
+    """What comes onto each stack (R, ...)."""
 
 
 class CognitiveModule(nn.Module, ABC):
@@ -76,6 +88,14 @@ class CognitiveModule(nn.Module, ABC):
     def blank(self, rows: int, device: torch.device) -> Mapping[str, Tensor]:
         """The memory before anything was written, each tensor (rows, ...)."""
 
+    def stacks(self) -> Mapping[str, Stack]:
+        """What is kept of several segments.
+
+        `read` and `write` find the stack under its name, (B, M, ...) with the newest last, and under `NAME.count` how
+        many of the last ones are there.
+        """
+        return {}
+
     @abstractmethod
     def read(self, hidden_BTD: Float[Tensor, "B T D"], memory: Mapping[str, Tensor]) -> Float[Tensor, "B T D"]:
         """What is added to the tokens."""
@@ -89,17 +109,21 @@ class CognitiveModule(nn.Module, ABC):
     @final
     def start(self, rows: int, device: torch.device) -> ModuleState:
         """The state before the first token."""
-        return ModuleState.start(self.blank(rows, device), rows, device)
+        rings = {key: Ring.empty(rows, one.size, one.shape, device) for key, one in self.stacks().items()}
+        return ModuleState.start(self.blank(rows, device), rings, rows, device)
 
     @final  # type: ignore[misc]  # torch declares forward as an attribute
     def forward(self, signal: Signal) -> Signal:
         """The signal with the memory read and, when a segment is complete and another may follow, written."""
-        state: ModuleState = signal.carry.states[self.name]
+        state: ModuleState | Recollection = signal.carry.states[self.name]
+        if isinstance(state, Recollection):
+            added_BTD = state.read(self.read, signal.hidden, signal.segment.documents_BT)
+            return signal.with_hidden(signal.hidden + added_BTD)
         phase, documents_BT = signal.segment.phase, signal.segment.documents_BT
         incoming_BTD = signal.hidden
         if state.written:
             reads_BT = (documents_BT == state.document_B[:, None]) & (documents_BT >= 0)
-            added_BTD = self.read(incoming_BTD, state.memory)
+            added_BTD = self.read(incoming_BTD, state.seen)
             signal = signal.with_hidden(incoming_BTD + torch.where(reads_BT[:, :, None], added_BTD, 0))
         if not signal.carry.records:
             return signal
@@ -116,7 +140,9 @@ class CognitiveModule(nn.Module, ABC):
         last_R = part.pending_documents_BS.amax(dim=1)
         own_RS = (part.pending_documents_BS == last_R[:, None]) & (last_R >= 0)[:, None]
         blank = self.blank(len(rows), row_R.device)
-        before = _choose(part.document_B == last_R, part.memory, blank)
+        same_R = part.document_B == last_R
+        counts = {f"{key}.count": torch.where(same_R, ring.count_B, 0) for key, ring in part.stacks.items()}
+        before = {**part.seen, **_choose(same_R, part.memory, blank), **counts}
         written = self.write(before, part.pending_BSD, own_RS)
         # Under autocast a module may compute in less than the memory keeps.
         kept = {key: value.to(blank[key].dtype) for key, value in written.memory.items()}
@@ -124,7 +150,7 @@ class CognitiveModule(nn.Module, ABC):
         counts_R = own_RS.sum(dim=1)
         losses = {f"{self.name}.{key}": (loss_R * counts_R).sum() for key, loss_R in written.losses.items()}
         signal = signal.with_losses(losses).with_probes(self.name, written.probes)
-        return signal, state.commit(memory, torch.maximum(last_R, part.document_B), row_R, everyone)
+        return signal, state.commit(memory, written.pushed, last_R, row_R, everyone)
 
 
 def _choose(

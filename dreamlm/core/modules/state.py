@@ -4,12 +4,13 @@ Shapes: B rows, R some of them, T tokens, S tokens of a segment, D width.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dreamlm.core.modules.ring import Ring
 from dreamlm.core.nn.phase import Phase
 
 NOBODY = -2
@@ -31,17 +32,28 @@ class ModuleState:
     before. No columns as long as segments come whole."""
     pending_documents_BS: Int[Tensor, "B S"]
     """Their documents, -1 where nothing ever was."""
+    stacks: Mapping[str, Ring] = field(default_factory=dict)
+    """What was written segment by segment, the newest few of each."""
 
     @classmethod
-    def start(cls, blank: Mapping[str, Tensor], rows: int, device: torch.device) -> "ModuleState":
+    def start(
+        cls, blank: Mapping[str, Tensor], stacks: Mapping[str, Ring], rows: int, device: torch.device
+    ) -> "ModuleState":
         document_B = torch.full((rows,), NOBODY, dtype=torch.int32, device=device)
         nothing = torch.empty(rows, 0, dtype=torch.int32, device=device)
-        return cls(blank, document_B, False, torch.empty(rows, 0, 0, device=device), nothing)
+        return cls(blank, document_B, False, torch.empty(rows, 0, 0, device=device), nothing, stacks)
+
+    @property
+    def seen(self) -> Mapping[str, Tensor]:
+        """As a module sees it: memory; each stack (B, M, ...), newest last, and how many are there, `NAME.count`."""
+        stacks = {key: ring.ordered() for key, ring in self.stacks.items()}
+        return {**self.memory, **stacks, **{f"{key}.count": ring.count_B for key, ring in self.stacks.items()}}
 
     def select(self, rows: Int[Tensor, " R"]) -> "ModuleState":
         memory = {key: value[rows] for key, value in self.memory.items()}
         pending, documents = self.pending_BSD[rows], self.pending_documents_BS[rows]
-        return ModuleState(memory, self.document_B[rows], self.written, pending, documents)
+        stacks = {key: ring.select(rows) for key, ring in self.stacks.items()}
+        return ModuleState(memory, self.document_B[rows], self.written, pending, documents, stacks)
 
     def collect(self, hidden_BTD: Tensor, documents_BT: Tensor, phase: Phase) -> "ModuleState":
         """The vectors laid to those that wait."""
@@ -58,17 +70,30 @@ class ModuleState:
         )
 
     def commit(
-        self, memory: Mapping[str, Tensor], document_R: Tensor, row_R: Int[Tensor, " R"], everyone: bool
+        self,
+        memory: Mapping[str, Tensor],
+        pushed: Mapping[str, Tensor],
+        document_R: Tensor,
+        row_R: Int[Tensor, " R"],
+        everyone: bool,
     ) -> "ModuleState":
-        """New memories for some rows."""
+        """New memories for some rows, and what comes onto their stacks; where the document is padding, nothing does."""
+        keeps_R = document_R >= 0
+        before_R = self.document_B[row_R]
+        document_R = torch.where(keeps_R, document_R, before_R)
+        stacks = {}
+        for key, ring in self.stacks.items():
+            over_B = torch.zeros_like(self.document_B, dtype=torch.bool).index_copy(0, row_R, document_R != before_R)
+            stacks[key] = ring.emptied(over_B).push(pushed[key], row_R, keeps_R)
         if everyone:
             pending, documents = self.pending_BSD[:, :0], self.pending_documents_BS[:, :0]
-            return ModuleState(memory, document_R, True, pending, documents)
+            return ModuleState(memory, document_R, True, pending, documents, stacks)
         return replace(
             self,
             memory={key: value.index_copy(0, row_R, memory[key]) for key, value in self.memory.items()},
             document_B=self.document_B.index_copy(0, row_R, document_R),
             written=True,
+            stacks=stacks,
         )
 
     def _with_room(self, size: int, like_BTD: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dreamlm.core.nn.cache import KeyValueCache
+from dreamlm.core.nn.cache import Glimpse, KeyValueCache
 from dreamlm.core.nn.norm import NormName, build_norm
 from dreamlm.core.nn.signal import Segment
 from dreamlm.core.nn.sparsemax import sparsemax_attention
@@ -48,7 +48,9 @@ class Attention(nn.Module):
         self.query_norm = build_norm(norm, self.head_size, norm_epsilon) if qk_norm else nn.Identity()
         self.key_norm = build_norm(norm, self.head_size, norm_epsilon) if qk_norm else nn.Identity()
 
-    def forward(self, hidden_BTD: Tensor, segment: Segment, past: KeyValueCache) -> tuple[Tensor, KeyValueCache]:
+    def forward(
+        self, hidden_BTD: Tensor, segment: Segment, past: KeyValueCache | Glimpse
+    ) -> tuple[Tensor, KeyValueCache]:
         """Mixed hidden vectors (B, T, D), and the cache with this segment's keys and values behind the past's."""
         query_BHTK = segment.placement.query(self.query_norm(self._heads(self.query(hidden_BTD))), self.layer)
         key_BGTK = segment.placement.key(self.key_norm(self._heads(self.key(hidden_BTD))), self.layer)

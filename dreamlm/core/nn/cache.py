@@ -64,6 +64,30 @@ class KeyValueCache:
     def select(self, rows: Int[Tensor, " R"]) -> "KeyValueCache":
         return KeyValueCache.of(self.key[rows], self.value[rows])
 
+    def glimpse(self) -> "Glimpse":
+        """The cache for readers that leave nothing behind."""
+        return Glimpse(self)
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """A cache that is looked at together with tokens which never join it, any number of times."""
+
+    cache: KeyValueCache
+
+    def append(self, key_BGTK: Float[Tensor, "B G T K"], value_BGTK: Float[Tensor, "B G T K"]) -> KeyValueCache:
+        """The cache with the tokens behind its own, to be used before the next call."""
+        past = self.cache
+        if past.length == 0:
+            return KeyValueCache.of(key_BGTK, value_BGTK)
+        buffer, length = past.buffer, past.length + key_BGTK.shape[2]
+        if torch.is_grad_enabled() or buffer.written != past.length or buffer.key.shape[2] < length:
+            return KeyValueCache.of(torch.cat([past.key, key_BGTK], 2), torch.cat([past.value, value_BGTK], 2))
+        # Behind the end of what anybody has written, where the next append to the cache will write over it.
+        buffer.key[:, :, past.length : length] = key_BGTK
+        buffer.value[:, :, past.length : length] = value_BGTK
+        return KeyValueCache(_Buffer(buffer.key, buffer.value, length), length)
+
 
 def _grown(past: Tensor, length: int) -> Tensor:
     rows, heads, used, width = past.shape

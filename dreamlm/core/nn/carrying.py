@@ -3,6 +3,7 @@
     documents, last_document, next_position                   what belongs to the rows
     layers.0/key, layers.0/value                              a key/value cache
     segment_summary/memory.summary, segment_summary/pending   a module's state
+    thought_stack/stack.thoughts, thought_stack/count.thoughts  the newest of what it wrote, and how many those are
 
 Shapes: B rows, P tokens so far.
 """
@@ -20,13 +21,14 @@ from torch import Tensor
 
 from dreamlm.core.errors import CheckpointError, ResumeMismatch, UserMistake
 from dreamlm.core.inference import inference
+from dreamlm.core.modules.ring import Ring
 from dreamlm.core.modules.state import NOBODY, ModuleState
 from dreamlm.core.nn.cache import KeyValueCache
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.signal import Carry
 
 _ENTRY = "dreamlm_carry"
-_MEMORY = "memory."
+_MEMORY, _STACK, _COUNT = "memory.", "stack.", "count."
 _LENGTH_AT = {"documents": 1, "key": 2, "value": 2}
 """The dimension that grows with the tokens."""
 _MAY_BE_EMPTY = ("pending", "pending_documents")
@@ -97,6 +99,8 @@ def _tensors_of(state: KeyValueCache | ModuleState) -> dict[str, Tensor]:
         return {"key": state.key, "value": state.value}
     waiting = {"pending": state.pending_BSD, "pending_documents": state.pending_documents_BS}
     memory = {f"{_MEMORY}{key}": value for key, value in state.memory.items()}
+    for key, ring in state.stacks.items():
+        memory |= {f"{_STACK}{key}": ring.ordered(), f"{_COUNT}{key}": ring.count_B}
     return {"document": state.document_B, **waiting, **memory}
 
 
@@ -104,9 +108,15 @@ def _state(of_module: bool, name: str, tensors: Mapping[str, Tensor]) -> KeyValu
     own = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
     if not of_module:
         return KeyValueCache.of(own["key"], own["value"])
-    memory = {key.removeprefix(_MEMORY): value for key, value in own.items() if key.startswith(_MEMORY)}
+    memory = _under(_MEMORY, own)
+    counts = _under(_COUNT, own)
+    stacks = {key: Ring.of(newest, counts[key]) for key, newest in _under(_STACK, own).items()}
     written = bool((own["document"] != NOBODY).any())
-    return ModuleState(memory, own["document"], written, own["pending"], own["pending_documents"])
+    return ModuleState(memory, own["document"], written, own["pending"], own["pending_documents"], stacks)
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def _read(file: Path, device: torch.device) -> tuple[_Numbers, dict[str, Tensor]]:

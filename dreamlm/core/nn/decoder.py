@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int
@@ -17,19 +18,21 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dreamlm.core.config import ConfigModel
+from dreamlm.core.config import ConfigModel, choice
 from dreamlm.core.heads.lm import LanguageModelHead
 from dreamlm.core.modules import AnyModule
 from dreamlm.core.modules.module import CognitiveModule, Room
 from dreamlm.core.nn.attention import Attention, AttentionActivation
 from dreamlm.core.nn.block import Block
 from dreamlm.core.nn.cache import KeyValueCache
+from dreamlm.core.nn.diffusion import BlockDiffusion
 from dreamlm.core.nn.feedforward import FeedForwardConfig
 from dreamlm.core.nn.feedforward.swiglu import SwiGLU
 from dreamlm.core.nn.initialisation import initialise
 from dreamlm.core.nn.norm import NormName, build_norm
 from dreamlm.core.nn.phase import Phase, phases
 from dreamlm.core.nn.positions import PositionsConfig
+from dreamlm.core.nn.positions.alibi import ALiBi
 from dreamlm.core.nn.positions.positions import Positions
 from dreamlm.core.nn.positions.rotary import Rotary
 from dreamlm.core.nn.signal import Carry, Signal, advance, join
@@ -70,6 +73,8 @@ class DreamLM(nn.Module):
         """Dropout on the embedding and on what each layer adds to the residual stream."""
         modules: tuple[AnyModule, ...] = ()
         """Cognitive modules; they need at least two segments in a window."""
+        diffusion: Annotated[BlockDiffusion | None, choice("block_diffusion")] = None
+        """Fill in whole blocks of masked tokens instead of predicting one token after another."""
 
         @model_validator(mode="after")
         def _sizes_fit(self) -> "DreamLM.Config":
@@ -90,6 +95,10 @@ class DreamLM(nn.Module):
                 raise ValueError(
                     f"a module cannot sit after layer {wrong[0]}: the layers are 0 to {self.num_layers - 1}"
                 )
+            if self.segment % self.block:
+                raise ValueError(f"diffusion.block_size {self.block} must divide the segment of {self.segment} tokens")
+            if self.diffusion and isinstance(self.positions, ALiBi.Config):
+                raise ValueError("positions alibi have a penalty for the past only, and diffusion also looks ahead")
             return self
 
         @property
@@ -103,6 +112,11 @@ class DreamLM(nn.Module):
         @property
         def segment(self) -> int:
             return self.segment_length or self.seq_length
+
+        @property
+        def block(self) -> int:
+            """Tokens that are written at once."""
+            return 1 if self.diffusion is None else self.diffusion.block_size or self.segment
 
         @property
         def loss_weights(self) -> Mapping[str, float]:
@@ -143,6 +157,7 @@ class DreamLM(nn.Module):
             self.embedding.weight if config.tie_embeddings else own_weight, config.logit_soft_cap or math.inf
         )
         initialise(self, config.num_layers)
+        self.mask_vector = _mask_vector(config.hidden_size) if config.diffusion else None
         # Built last, so that the trunk's weights are those of the decoder without modules.
         self._modules_in_order = tuple(_modules(config))
         self.cognition = nn.ModuleList(self._modules_in_order)
@@ -154,6 +169,11 @@ class DreamLM(nn.Module):
     def max_positions(self) -> int | None:
         """Positions a document may have; None when there is no limit."""
         return self.positions.max_positions
+
+    @property
+    def mask_id(self) -> int:
+        """What a diffusion model reads where a token is hidden; no row of the embedding has that number."""
+        return self.vocab_size
 
     @property
     def device(self) -> torch.device:
@@ -199,17 +219,45 @@ class DreamLM(nn.Module):
         boundaries: False promises that every row is one document without padding; attention then needs no mask.
         Cost: O(T * (P + T)) in attention, for P tokens already in the carry.
         """
-        signals: list[Signal] = []
-        end = carry.tokens + tokens_BT.shape[1]
-        begin, size = carry.tokens, self.config.segment if self.cognition else end
+        return self.finished([*self.segments(tokens_BT, documents_BT, carry, boundaries)])
+
+    def segments(
+        self,
+        tokens_BT: Int[Tensor, "B T"],
+        documents_BT: Int[Tensor, "B T"],
+        carry: Carry,
+        boundaries: bool = True,
+    ) -> Iterator[Signal]:
+        """The signals of `forward` before the final norm, one for each segment or part of one."""
+        begin, end = carry.tokens, carry.tokens + tokens_BT.shape[1]
+        records, size = carry.records, self.config.segment if self.cognition else end
         for phase in phases(begin, end, size, carry.left_padding if self.cognition else ()):
             span = slice(phase.begin - begin, phase.end - begin)
-            inner = replace(carry, records=carry.records or phase.end < end)
+            inner = replace(carry, records=records or phase.end < end)
             signal = self._segment(tokens_BT[:, span], documents_BT[:, span].to(torch.int32), inner, phase, boundaries)
-            carry = replace(signal.carry, records=carry.records)
-            signals.append(signal)
+            carry = replace(signal.carry, records=records)
+            yield replace(signal, carry=carry)
+
+    def finished(self, signals: Sequence[Signal]) -> Signal:
+        """One signal of several in a row, behind the final norm."""
         joined = join(signals)
-        return replace(joined, hidden=self.norm(joined.hidden), carry=carry)
+        return replace(joined, hidden=self.norm(joined.hidden))
+
+    def embed(self, tokens_BT: Int[Tensor, "B T"], position_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """What the first layer reads; in a diffusion model a token may be `mask_id`."""
+        if self.mask_vector is None:
+            hidden_BTD = self.embedding(tokens_BT)
+        else:
+            hidden_BTD = self.embedding(tokens_BT.clamp(max=self.vocab_size - 1))
+            hidden_BTD = torch.where((tokens_BT == self.mask_id)[:, :, None], self.mask_vector, hidden_BTD)
+        embedded: Tensor = self.dropout(self.positions.embed(hidden_BTD, position_BT))
+        return embedded
+
+    def through(self, signal: Signal) -> Signal:
+        """The signal behind the last layer."""
+        for layer in self._stack:
+            signal = self._run(layer, signal)
+        return signal
 
     def logits(self, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
         """Unnormalised log-probabilities of the next token, in fp32."""
@@ -224,15 +272,11 @@ class DreamLM(nn.Module):
         phase: Phase,
         boundaries: bool,
     ) -> Signal:
-        dtype = self._compute_dtype()
-        segment, carry = advance(carry, documents_BT, phase, boundaries, self.positions, dtype)
-        hidden_BTD = self.dropout(self.positions.embed(self.embedding(tokens_BT), segment.position_BT))
-        signal = Signal(hidden_BTD, segment, carry)
-        for layer in self._stack:
-            signal = self._run(layer, signal)
-        return signal
+        segment, carry = advance(carry, documents_BT, phase, boundaries, self.positions, self.compute_dtype())
+        return self.through(Signal(self.embed(tokens_BT, segment.position_BT), segment, carry))
 
-    def _compute_dtype(self) -> torch.dtype:
+    def compute_dtype(self) -> torch.dtype:
+        """What attention computes in."""
         device = self.device.type
         if torch.is_autocast_enabled(device):
             return torch.get_autocast_dtype(device)
@@ -259,6 +303,11 @@ def _block(config: DreamLM.Config, index: int) -> Block:
         config.feed_forward.build(size, config.feed_forward_size, config.num_layers),
         config.dropout,
     )
+
+
+def _mask_vector(size: int) -> nn.Parameter:
+    """As large as a token's vector."""
+    return nn.Parameter(torch.empty(size).normal_(0.0, 0.3 / math.sqrt(size)))
 
 
 def _modules(config: DreamLM.Config) -> Iterator[CognitiveModule]:

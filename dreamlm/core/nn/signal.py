@@ -142,7 +142,7 @@ def advance(
     boundaries = boundaries or carry.boundaries
     device = documents_BT.device
     if boundaries:
-        position_BT, last_B, next_B = _positions(carry, documents_BT)
+        position_BT, last_B, next_B = positions_in_documents(carry, documents_BT)
     else:
         position_BT = carry.next_position_B[:, None] + torch.arange(length, device=device)
         last_B, next_B = documents_BT[:, -1], carry.next_position_B + length
@@ -165,7 +165,7 @@ def advance(
     return segment, placed
 
 
-def _positions(
+def positions_in_documents(
     carry: Carry, documents_BT: Int[Tensor, "B T"]
 ) -> tuple[Int[Tensor, "B T"], Int[Tensor, " B"], Int[Tensor, " B"]]:
     """Position in document of every token, the last document, and the next position; counts real tokens only."""

@@ -1,0 +1,98 @@
+"""How the loss of held-out text is measured: exactly, token after token, or as a diffusion model's bound.
+
+Shapes: B rows, T targets of a window.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from dreamlm.core.evaluation.bound import bound
+from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.types import Batch
+
+BOUND_SAMPLES = 4
+"""Times at which a diffusion model's bound looks at each block, unless somebody asks for others."""
+
+
+@dataclass(frozen=True)
+class WindowLosses:
+    """Nats of the targets of some windows."""
+
+    nll_BT: npt.NDArray[np.float64]
+    """0 where there is no real target."""
+    real_BT: npt.NDArray[np.bool_]
+    variance_B: npt.NDArray[np.float64]
+    """Of each window's sum where it is an estimate, else 0."""
+    parity_error: float = 0.0
+    """Largest difference per token, on the first window, to `torch.nn.functional.cross_entropy` over whole logits."""
+
+
+class Likelihood(ABC):
+    """A way to measure; a window's losses are the same whatever it is batched with."""
+
+    @abstractmethod
+    def losses(self, model: DreamLM, batch: Batch, check: bool) -> WindowLosses:
+        """The losses of a batch.  check: compute the first window's plainly as well, where that can be done."""
+
+
+@final
+class NextToken(Likelihood):
+    """What a causal model thinks of each token after those before it."""
+
+    def losses(self, model: DreamLM, batch: Batch, check: bool) -> WindowLosses:
+        assert model.config.diffusion is None, "a diffusion model's clean path predicts nothing"
+        tokens_BX = torch.from_numpy(batch.tokens).to(model.device)
+        documents_BX = torch.from_numpy(batch.documents).to(model.device)
+        carry = model.start(len(tokens_BX), records=False)
+        hidden_BTD = model(tokens_BX[:, :-1], documents_BX[:, :-1], carry, boundaries=_several(batch)).hidden
+        real_BT = real_targets_BT(documents_BX)
+        target_BT = torch.where(real_BT, tokens_BX[:, 1:], -1)
+        nll_BT = model.head.token_nll(hidden_BTD.flatten(0, 1), target_BT.flatten()).view(target_BT.shape)
+        parity_error = 0.0
+        if check:
+            plain_T = F.cross_entropy(model.logits(hidden_BTD[0]), target_BT[0], ignore_index=-1, reduction="none")
+            parity_error = float((plain_T - nll_BT[0]).abs().max())
+        exact_B = np.zeros(len(tokens_BX), np.float64)
+        return WindowLosses(nll_BT.cpu().double().numpy(), real_BT.cpu().numpy(), exact_B, parity_error)
+
+
+@final
+class DiffusionBound(Likelihood):
+    """An upper bound on what a diffusion model thinks of each token; see `core.evaluation.bound`."""
+
+    def __init__(self, end_id: int, samples: int = BOUND_SAMPLES, seed: int = 0) -> None:
+        """end_id: the token that ends a document.  samples: times for each block."""
+        self._end_id, self._samples, self._seed = end_id, samples, seed
+
+    def losses(self, model: DreamLM, batch: Batch, check: bool) -> WindowLosses:
+        tokens_BX = torch.from_numpy(batch.tokens).to(model.device)
+        documents_BX = torch.from_numpy(batch.documents).to(model.device)
+        found = bound(model, tokens_BX, documents_BX, _several(batch), self._end_id, self._samples, self._seed)
+        real_BT = real_targets_BT(documents_BX).cpu().numpy()
+        return WindowLosses(found.nll_BT.cpu().numpy(), real_BT, found.variance_B.cpu().numpy())
+
+
+NEXT_TOKEN = NextToken()
+
+
+def likelihood_of(model: DreamLM, end_id: int, samples: int = BOUND_SAMPLES, seed: int = 0) -> Likelihood:
+    """How a model's held-out loss is measured."""
+    return NEXT_TOKEN if model.config.diffusion is None else DiffusionBound(end_id, samples, seed)
+
+
+def real_targets_BT(documents_BX: Int[Tensor, "B X"]) -> Bool[Tensor, "B T"]:
+    """Where the token behind is one of the text: neither padding nor behind padding."""
+    return (documents_BX[:, 1:] >= 0) & (documents_BX[:, :-1] >= 0)
+
+
+def _several(batch: Batch) -> bool:
+    """Whether a row holds anything but one document."""
+    return bool((batch.documents != 0).any())

@@ -1,0 +1,173 @@
+"""How a diffusion model writes: block by block, each in a few steps of filling in.
+
+    1. every row's text is cut where its last whole block ends; what lies before is read once, padded on the left so
+       that the blocks of all rows begin together
+    2. a step: all slots of the block are seen -> each open one proposes a token -> the surest proposals stay
+    3. the block is full: its text goes out, rows that ended leave, the others read the block's tokens, and so on
+
+Shapes: R rows still writing, N slots of a block, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dreamlm.core.generation.draft import Draft
+from dreamlm.core.generation.row import Row
+from dreamlm.core.generation.sampler import Sampler
+from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.nn.denoising import denoise
+from dreamlm.core.nn.signal import Carry
+from dreamlm.core.nn.slots import Slots
+
+
+@final
+class BlockWriter:
+    """Writes rows to their ends with a diffusion model.
+
+    Source: filling in by confidence, Chang et al. 2022 (MaskGIT).
+    """
+
+    def __init__(self, model: DreamLM, config: Sampler.Config, never: Sequence[int], end_id: int, window: int) -> None:
+        """never: tokens that no text holds.  window: tokens that the model may see at once, its block among them."""
+        assert model.config.diffusion is not None, "not a diffusion model"
+        self._model, self._config, self._end_id, self._window = model, config, end_id, window
+        self._never = torch.tensor(never, device=model.device)
+        self._size = model.config.block
+        self._steps = config.denoising.steps or model.config.diffusion.num_diffusion_steps or self._size
+
+    def write(self, rows: Sequence[Row], on_text: Callable[[int, str], None]) -> None:
+        """Write all rows to their ends, a block of each at a time."""
+        for row in rows:
+            row.keep(min(len(row.tokens), self._window - self._size + 1))
+        carry = self._read(rows)
+        while True:
+            for draft in self._filled(rows, carry):
+                draft.finish(on_text)
+            going = [place for place, row in enumerate(rows) if row.finish_reason is None]
+            if not going:
+                return
+            rows = [rows[place] for place in going]
+            if any([self._make_room(row) for row in rows]):
+                carry = self._read(rows)
+            else:
+                carry = self._read_block(rows, carry.select(torch.tensor(going, device=self._model.device)))
+
+    def _begin(self, row: Row) -> int:
+        """Where in its context the block begins that a row writes now; at least the token there is known."""
+        return (len(row.context) - 1) // self._size * self._size
+
+    def _make_room(self, row: Row) -> bool:
+        """Let the model see fewer tokens when the block would not fit into the window; whether that was so."""
+        if self._begin(row) + self._size <= self._window:
+            return False
+        row.keep(max(1, min(self._window // 2, self._window - self._size + 1)))
+        return True
+
+    def _read(self, rows: Sequence[Row]) -> Carry:
+        """The carry of everything before the rows' blocks."""
+        contexts = [row.context[: self._begin(row)] for row in rows]
+        length = max(map(len, contexts))
+        padding = [length - len(ids) for ids in contexts]
+        carry = self._model.start(len(rows), left_padding=padding)
+        if length == 0:
+            return carry
+        tokens_RT = [[0] * before + ids for before, ids in zip(padding, contexts, strict=True)]
+        documents_RT = [[-1] * before + [0] * len(ids) for before, ids in zip(padding, contexts, strict=True)]
+        tokens, documents = (torch.tensor(values, device=self._model.device) for values in (tokens_RT, documents_RT))
+        after: Carry = self._model(tokens, documents, carry, boundaries=any(padding)).carry
+        return after
+
+    def _read_block(self, rows: Sequence[Row], carry: Carry) -> Carry:
+        """The carry behind the block that was just written."""
+        ends = [self._begin(row) for row in rows]
+        tokens_RN = [row.context[end - self._size : end] for row, end in zip(rows, ends, strict=True)]
+        tokens = torch.tensor(tokens_RN, device=self._model.device)
+        after: Carry = self._model(tokens, torch.zeros_like(tokens), carry, boundaries=False).carry
+        return after
+
+    def _filled(self, rows: Sequence[Row], carry: Carry) -> list[Draft]:
+        """The next block of every row."""
+        ngram = self._config.no_repeat_ngram
+        drafts = [Draft(row, row.context[self._begin(row) :], self._size, ngram) for row in rows]
+        for step in range(self._steps):
+            if any(draft.open for draft in drafts):
+                hidden_RND = denoise(self._model, self._slots(drafts, carry), carry, [carry]).hidden
+                self._fill(drafts, self._model.logits(hidden_RND), step)
+        return drafts
+
+    def _slots(self, drafts: Sequence[Draft], carry: Carry) -> Slots:
+        device = self._model.device
+        tokens_RN = torch.tensor([draft.seen(self._model.mask_id) for draft in drafts], device=device)
+        padding_R = torch.tensor(carry.left_padding or (0,) * len(drafts), device=device)
+        column_N = torch.arange(carry.tokens, carry.tokens + self._size, device=device)
+        begin_RN = torch.full_like(tokens_RN, carry.tokens)
+        return Slots(tokens_RN, torch.zeros_like(tokens_RN), column_N - padding_R[:, None], begin_RN)
+
+    def _fill(self, drafts: Sequence[Draft], logits_RNV: Float[Tensor, "R N V"], step: int) -> None:
+        """One step: of what is proposed for the open slots, the surest stays."""
+        log_probability_RNV = logits_RNV.log_softmax(dim=-1)
+        allowed_RNV = self._allowed(drafts, logits_RNV)
+        sampler = self._cooled(step).build()
+        uniform_X = torch.cat([draft.uniforms() for draft in drafts]).to(logits_RNV.device)
+        chosen_RN = sampler.choose(allowed_RNV.flatten(0, 1), uniform_X).view(len(drafts), -1).tolist()
+        sure_RN = self._sureness(log_probability_RNV).tolist()
+        for place, draft in enumerate(drafts):
+            surest = sorted(draft.open, key=sure_RN[place].__getitem__, reverse=True)
+            for slot in surest[: self._quota(draft, step)]:
+                token = chosen_RN[place][slot]
+                # What was decided in this very step may have made the proposal a repetition.
+                if token != self._end_id and draft.repeats(slot, token):
+                    uniform = uniform_X[place * self._size + slot]
+                    token = self._another(sampler, draft, slot, allowed_RNV[place, slot], uniform)
+                draft.put(slot, token, log_probability_RNV[place, slot, token].item())
+
+    def _allowed(self, drafts: Sequence[Draft], logits_RNV: Float[Tensor, "R N V"]) -> Float[Tensor, "R N V"]:
+        """The logits, minus infinity where a token may not come; a slot in which nothing is left drops its blocks."""
+        allowed_RNV = logits_RNV.index_fill(2, self._never, -torch.inf)
+        least = self._config.min_new_tokens
+        early_RN = [[draft.is_early(slot, least) for slot in range(self._size)] for draft in drafts]
+        allowed_RNV[:, :, self._end_id].masked_fill_(torch.tensor(early_RN, device=logits_RNV.device), -torch.inf)
+        for place, draft in enumerate(drafts):
+            for slot in draft.open:
+                if blocked := draft.blocked(slot) - {self._end_id}:
+                    rest_V = allowed_RNV[place, slot].index_fill(
+                        0, torch.tensor([*blocked], device=logits_RNV.device), -torch.inf
+                    )
+                    if not rest_V.isneginf().all():
+                        allowed_RNV[place, slot] = rest_V
+        return allowed_RNV
+
+    def _quota(self, draft: Draft, step: int) -> int:
+        """How many slots to decide, so that the open ones are spread evenly over the steps; one at least."""
+        left = math.floor(draft.asked * (1 - (step + 1) / self._steps))
+        return max(1, len(draft.open) - left)
+
+    def _cooled(self, step: int) -> Sampler.Config:
+        share = step / (self._steps - 1) if self._steps > 1 else 0.0
+        factor = 1 + share * (self._config.denoising.final_temperature - 1)
+        return self._config.model_copy(update={"temperature": self._config.temperature * factor})
+
+    def _sureness(self, log_probability_RNV: Float[Tensor, "R N V"]) -> Float[Tensor, "R N"]:
+        if self._config.denoising.confidence == "probability":
+            return log_probability_RNV.amax(dim=-1)
+        return (log_probability_RNV.exp() * log_probability_RNV).sum(dim=-1)
+
+    def _another(
+        self, sampler: Sampler, draft: Draft, slot: int, allowed_V: Float[Tensor, " V"], uniform: Float[Tensor, ""]
+    ) -> int:
+        """A token that repeats no n-gram, by the same random number; the end of the document is never one that does.
+
+        Where nothing is left, blocking is lifted for this token.
+        """
+        barred_V = allowed_V.clone()
+        while not barred_V.isneginf().all():
+            token = int(sampler.choose(barred_V[None], uniform[None]).item())
+            if token == self._end_id or not draft.repeats(slot, token):
+                return token
+            barred_V[token] = -torch.inf
+        return int(sampler.choose(allowed_V[None], uniform[None]).item())

@@ -1,0 +1,167 @@
+"""How a diffusion model writes: block by block, whatever it is batched with, under the same rules as any other."""
+
+import pytest
+import torch
+
+from dreamlm.core.errors import RangeError
+from dreamlm.core.generation.generate import generate
+from dreamlm.core.generation.ngram import NgramHoles
+from dreamlm.core.generation.sampler import Denoising, Sampler
+from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.nn.denoising import denoise
+from dreamlm.core.nn.slots import Slots
+from dreamlm.core.tokenizer import Tokenizer
+
+PROMPTS = ["The sea", "", "The sea was calm that night, and the captain said", "night, and the sea is never calm"]
+
+
+def diffuser(tokenizer: Tokenizer, block: int, seq_length: int = 64, modules: tuple[str, ...] = ()) -> DreamLM:
+    torch.manual_seed(5)
+    values = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "seq_length": seq_length}
+    segments = {"modules": modules, "segment_length": 8} if modules else {}
+    config = {**values, **segments, "diffusion": {"block_size": block}}
+    built = DreamLM.Config.model_validate(config).build(tokenizer.vocab_size)
+    with torch.no_grad():
+        for parameter in built.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(4)
+    return built
+
+
+def without_diffusion(model: DreamLM) -> DreamLM:
+    plain = model.config.model_copy(update={"diffusion": None}).build(model.vocab_size)
+    plain.load_state_dict(model.state_dict(), strict=False)
+    return plain
+
+
+def sampling(**settings: object) -> Sampler.Config:
+    return Sampler.Config.model_validate({"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 30, **settings})
+
+
+@pytest.mark.parametrize("modules", [(), ("segment_summary",)], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"greedy": True}, {"no_repeat_ngram": 2}, {"min_new_tokens": 25, "stop": ("t",)}, {"rows": 1}],
+    ids=str,
+)
+def test_with_blocks_of_one_token_it_writes_what_the_causal_model_writes(
+    tokenizer: Tokenizer, settings: dict[str, object], modules: tuple[str, ...]
+) -> None:
+    model = diffuser(tokenizer, 1, modules=modules)
+    expected = generate(without_diffusion(model), tokenizer, PROMPTS, sampling(**settings))
+    found = generate(model, tokenizer, PROMPTS, sampling(**settings))
+    assert [one.token_ids for one in found] == [one.token_ids for one in expected]
+    assert [one.finish_reason for one in found] == [one.finish_reason for one in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.mean_log_probability == pytest.approx(other.mean_log_probability, abs=1e-4)
+
+
+@pytest.mark.parametrize("modules", [(), ("segment_summary",)], ids=str)
+@pytest.mark.parametrize("steps", [1, 3, 8])
+def test_a_text_does_not_depend_on_its_batch(tokenizer: Tokenizer, steps: int, modules: tuple[str, ...]) -> None:
+    model = diffuser(tokenizer, 8, modules=modules)
+    together, alone = (
+        generate(model, tokenizer, PROMPTS, sampling(rows=rows, denoising={"steps": steps})) for rows in (4, 1)
+    )
+    assert [one.text for one in together] == [one.text for one in alone]
+    assert len({one.text for one in together}) == len(PROMPTS)
+
+
+def test_in_one_step_every_slot_takes_its_likeliest_token(tokenizer: Tokenizer) -> None:
+    model = diffuser(tokenizer, 8)
+    config = sampling(greedy=True, max_new_tokens=8, min_new_tokens=8, denoising={"steps": 1})
+    [found] = generate(model, tokenizer, [""], config)
+    tokens = torch.tensor([[tokenizer.end_of_document_id, *[model.mask_id] * 7]])
+    places = torch.arange(8)[None]
+    slots = Slots(tokens, torch.zeros_like(tokens), places, torch.zeros_like(tokens))
+    carry = model.start(1)
+    with torch.no_grad():
+        logits = model.logits(denoise(model, slots, carry, [carry]).hidden)[0]
+    logits[:, [tokenizer.padding_id, tokenizer.end_of_document_id]] = -torch.inf
+    assert list(found.token_ids) == logits.argmax(dim=-1).tolist()
+
+
+def test_more_steps_read_what_earlier_steps_decided(tokenizer: Tokenizer) -> None:
+    model = diffuser(tokenizer, 8)
+    texts = {
+        steps: generate(model, tokenizer, PROMPTS, sampling(greedy=True, denoising={"steps": steps}))
+        for steps in (1, 2, 8, 99)
+    }
+    assert texts[1] != texts[2] != texts[8]
+    assert texts[99] == texts[8]
+
+
+@pytest.mark.parametrize("confidence", ["probability", "entropy"])
+def test_no_ngram_comes_twice_in_whatever_order_it_is_filled(tokenizer: Tokenizer, confidence: str) -> None:
+    model = diffuser(tokenizer, 8, seq_length=128)
+    settings = {"temperature": 0.3, "max_new_tokens": 60, "denoising": {"confidence": confidence, "steps": 3}}
+    for scope in ("all", "output"):
+        config = sampling(no_repeat_ngram=2, ngram_scope=scope, **settings)
+        for one in generate(model, tokenizer, PROMPTS, config):
+            prompt = tokenizer.encode(one.prompt) if scope == "all" else []
+            ids = [*prompt, *one.token_ids]
+            new = {tuple(ids[at : at + 2]) for at in range(max(0, len(prompt) - 1), len(ids) - 1)}
+            assert len(new) == len(ids) - 1 - max(0, len(prompt) - 1)
+    free = generate(model, tokenizer, PROMPTS, sampling(**settings))
+    assert any(len(set(zip(one.token_ids, one.token_ids[1:], strict=False))) < len(one.token_ids) - 1 for one in free)
+
+
+def test_holes_know_ngrams_on_both_sides() -> None:
+    holes = NgramHoles(2, [1, 2, 3], 4)
+    assert not holes.repeats(1, 2)
+    holes.put(1, 2)
+    assert holes.repeats(0, 1)  # 1 2 again
+    assert holes.repeats(2, 3)  # 2 3 again
+    assert not holes.repeats(2, 2)
+    holes.put(2, 2)
+    assert holes.repeats(3, 2)  # 2 2 again
+    assert NgramHoles(2, [], 3).repeats(0, 5) is False
+    both = NgramHoles(2, [], 3)
+    both.put(0, 7)
+    both.put(2, 7)
+    assert both.repeats(1, 7)  # 7 7 twice at once
+
+
+def test_pieces_join_to_the_text_and_stops_cut_it(tokenizer: Tokenizer) -> None:
+    model = diffuser(tokenizer, 8)
+    pieces: dict[int, str] = {}
+
+    def hear(prompt: int, piece: str) -> None:
+        pieces[prompt] = pieces.get(prompt, "") + piece
+
+    texts = generate(model, tokenizer, PROMPTS, sampling(stop=("e",), max_new_tokens=60), hear)
+    assert [pieces.get(number, "") for number in range(4)] == [one.text for one in texts]
+    assert all("e" not in one.text for one in texts)
+    assert any(one.finish_reason == "stop" for one in texts)
+
+
+def test_lengths_are_kept(tokenizer: Tokenizer) -> None:
+    model = diffuser(tokenizer, 8)
+    config = sampling(min_new_tokens=21, max_new_tokens=21, denoising={"steps": 2})
+    assert [len(one.token_ids) for one in generate(model, tokenizer, PROMPTS, config)] == [21] * 4
+
+
+@pytest.mark.parametrize("modules", [(), ("segment_summary",)], ids=str)
+def test_a_text_may_outgrow_the_window(tokenizer: Tokenizer, modules: tuple[str, ...]) -> None:
+    model = diffuser(tokenizer, 8, seq_length=32, modules=modules)
+    config = sampling(min_new_tokens=100, max_new_tokens=100, denoising={"steps": 2})
+    together = generate(model, tokenizer, [*PROMPTS, "sea " * 60], config)
+    assert [len(one.token_ids) for one in together] == [100] * 5
+    assert together[-1].dropped_prompt_tokens > 0
+    alone = [generate(model, tokenizer, [one], config, first_prompt=at)[0] for at, one in enumerate(PROMPTS)]
+    assert [one.text for one in together[:4]] == [one.text for one in alone]
+
+
+def test_a_window_without_room_for_a_block_is_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(RangeError, match="impossible"):
+        generate(diffuser(tokenizer, 8), tokenizer, ["sea"], sampling(), window=7)
+
+
+def test_the_temperature_falls_towards_the_end_of_a_block(tokenizer: Tokenizer) -> None:
+    model = diffuser(tokenizer, 8)
+    cold = {"final_temperature": 0.0, "steps": 1}
+    settings = [sampling(temperature=5.0, denoising=denoising) for denoising in (cold, {**cold, "steps": 8})]
+    greedy = generate(model, tokenizer, PROMPTS, sampling(greedy=True, denoising=Denoising(steps=1)))
+    one_step, falling = (generate(model, tokenizer, PROMPTS, one) for one in settings)
+    assert one_step != greedy  # the only step is the first, which is hot
+    assert one_step != falling

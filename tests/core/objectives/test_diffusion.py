@@ -1,0 +1,208 @@
+"""The diffusion objective: what may see what, what it estimates, and that it gives no answer away.
+
+Shapes: B rows, X tokens of a window, N slots.
+"""
+
+import itertools
+import math
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from dreamlm.core.evaluation.bound import bound
+from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.nn.denoising import denoise
+from dreamlm.core.nn.noise import NoiseName
+from dreamlm.core.nn.slots import Slots
+from dreamlm.core.objectives import blocks as blocks_module
+from dreamlm.core.objectives.causal import CausalObjective
+from dreamlm.core.objectives.diffusion import DiffusionObjective, blocks_of, fill_in, read_clean
+
+VOCAB, END = 31, 0
+DOCUMENTS = torch.tensor([[0] * 17, [0] * 6 + [1] * 11, [0] * 3 + [1] * 9 + [2] * 5, [0] * 12 + [-1] * 5])
+MODULES = ((), ("segment_summary",))
+
+
+def model(block: int, modules: tuple[str, ...] = (), schedule: NoiseName = "linear", **sizes: int) -> DreamLM:
+    values = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "seq_length": 16, **sizes}
+    segments = {"modules": modules, "segment_length": 8} if modules else {}
+    diffusion = {"block_size": block, "noise_schedule": schedule}
+    torch.manual_seed(0)
+    built = DreamLM.Config.model_validate({**values, **segments, "diffusion": diffusion}).build(VOCAB).eval()
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter.copy_(torch.randn_like(parameter) / math.sqrt(parameter.shape[-1]))
+    return built
+
+
+def window(rows: int = 4) -> Tensor:
+    return torch.randint(1, VOCAB, (rows, 17), generator=torch.Generator().manual_seed(1))
+
+
+def hidden(diffuser: DreamLM, tokens_BX: Tensor, documents_BX: Tensor, masked_BN: Tensor) -> Tensor:
+    """Vectors of all slots."""
+    blocks = blocks_of(diffuser, tokens_BX, documents_BX, END)
+    found: Tensor = fill_in(diffuser, blocks, masked_BN, read_clean(diffuser, tokens_BX, documents_BX, True)).hidden
+    return found.detach()
+
+
+@pytest.mark.parametrize("modules", MODULES, ids=str)
+def test_with_blocks_of_one_token_it_is_the_causal_model(modules: tuple[str, ...]) -> None:
+    diffuser, tokens = model(1, modules), window()
+    with torch.no_grad():
+        causal = CausalObjective(diffuser, 0.1)(tokens, DOCUMENTS, True)
+        diffusion = DiffusionObjective(diffuser, 0.1, END)(tokens, DOCUMENTS, True)
+        exact = bound(diffuser, tokens, DOCUMENTS, True, END, samples=3, seed=0)
+    assert torch.allclose(diffusion.nll, causal.nll, rtol=1e-6)
+    assert torch.allclose(diffusion.objectives["token"], causal.objectives["token"], rtol=1e-6)
+    assert exact.nll_BT.sum().item() == pytest.approx(causal.nll.item(), rel=1e-6)
+    assert exact.variance_B.max() < 1e-9
+
+
+@pytest.mark.parametrize("modules", MODULES, ids=str)
+def test_a_hidden_token_changes_nothing_in_its_block_or_before(modules: tuple[str, ...]) -> None:
+    diffuser, tokens, documents = model(4, modules), window(), DOCUMENTS[:1].expand(4, -1)
+    masked = torch.zeros(4, 16, dtype=torch.bool)
+    masked[:, [4, 5, 9]] = True
+    before = hidden(diffuser, tokens, documents, masked)
+    for target in (4, 5, 9):
+        changed = tokens.clone()
+        changed[:, target + 1] = (tokens[:, target + 1] + 3) % VOCAB
+        after = hidden(diffuser, changed, documents, masked)
+        end = (target // 4 + 1) * 4
+        assert torch.equal(before[:, :end], after[:, :end]), f"the token behind slot {target} is seen under its mask"
+        assert not torch.allclose(before[:, end:], after[:, end:]), "later blocks do not see it"
+
+
+def test_a_block_is_seen_in_both_directions_and_the_next_block_is_not() -> None:
+    diffuser, tokens, documents = model(4), window(), DOCUMENTS[:1].expand(4, -1)
+    nothing = torch.zeros(4, 16, dtype=torch.bool)
+    before = hidden(diffuser, tokens, documents, nothing)
+    changed = tokens.clone()
+    changed[:, 7] = (tokens[:, 7] + 3) % VOCAB
+    after = hidden(diffuser, changed, documents, nothing)
+    assert torch.equal(before[:, :4], after[:, :4])
+    assert not torch.allclose(before[:, 4], after[:, 4])
+
+
+@pytest.mark.parametrize("modules", MODULES, ids=str)
+def test_all_blocks_at_once_are_each_block_alone(modules: tuple[str, ...]) -> None:
+    """What training computes in one pass is what generation computes: the block's slots behind a carry of its past."""
+    diffuser, tokens, documents = model(4, modules), window(1), DOCUMENTS[:1]
+    masked = torch.rand(1, 16, generator=torch.Generator().manual_seed(2)) < 0.5
+    at_once = hidden(diffuser, tokens, documents, masked)
+    slots = blocks_of(diffuser, tokens, documents, END).slots(masked, diffuser.mask_id)
+    for begin in range(0, 16, 4):
+        with torch.no_grad():
+            carry = diffuser.start(1)
+            if begin:
+                carry = diffuser(tokens[:, :begin], documents[:, :begin], carry, boundaries=False).carry
+            own = slice(begin, begin + 4)
+            parts = (slots.tokens_BN, slots.documents_BN, slots.position_BN, slots.begin_BN)
+            for _ in range(2):  # a pass leaves nothing behind
+                alone = denoise(diffuser, Slots(*(part[:, own] for part in parts)), carry, [carry]).hidden
+        assert torch.allclose(alone, at_once[:, own], atol=1e-5)
+
+
+def exact_bound(diffuser: DreamLM, tokens_BX: Tensor, documents_BX: Tensor) -> float:
+    """Every way to hide tokens, of blocks that do not see one another's masks: mean over k of n/k times the losses."""
+    blocks = blocks_of(diffuser, tokens_BX, documents_BX, END)
+    clean = read_clean(diffuser, tokens_BX, documents_BX, True)
+    total = 0.0
+    for unit, size in enumerate(blocks.size_U.tolist()):
+        places = (blocks.unit_BN == unit).nonzero().tolist()
+        for count in range(1, size + 1):
+            choices = list(itertools.combinations(places, count))
+            for chosen in choices:
+                masked = torch.zeros_like(blocks.given_BN)
+                masked[tuple(torch.tensor(chosen).T)] = True
+                vectors = fill_in(diffuser, blocks, masked, clean).hidden[masked]
+                nll = diffuser.head.token_nll(vectors, blocks.target_BN[masked]).sum().item()
+                total += nll / count / len(choices)
+    return total
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[Tensor, Tensor, float]:
+    documents = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 1]])
+    tokens = window(1)[:, :9]
+    with torch.no_grad():
+        return tokens, documents, exact_bound(model(4, seq_length=8), tokens, documents)
+
+
+@pytest.mark.parametrize("schedule", get_args(NoiseName))
+def test_every_schedule_estimates_the_bound_that_all_masks_give(
+    schedule: NoiseName, small: tuple[Tensor, Tensor, float]
+) -> None:
+    tokens, documents, exact = small
+    objective = DiffusionObjective(model(4, schedule=schedule, seq_length=8), 0.0, END)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        many = tokens.expand(400, -1), documents.expand(400, -1)
+        found = torch.stack([objective(*many, True).nll / 400 for _ in range(10)])
+    error = max(found.std().item() / math.sqrt(len(found)), 1e-3 * exact)
+    assert found.mean().item() == pytest.approx(exact, abs=5 * error)
+    assert 5 * error < 0.05 * exact
+
+
+def test_the_evaluated_bound_is_exact_in_the_mean_and_knows_its_error(small: tuple[Tensor, Tensor, float]) -> None:
+    tokens, documents, exact = small
+    diffuser = model(4, seq_length=8)
+    with torch.no_grad():
+        found = [bound(diffuser, tokens, documents, True, END, samples=4, seed=seed) for seed in range(60)]
+    sums = torch.stack([one.nll_BT.sum() for one in found])
+    assert sums.mean().item() == pytest.approx(exact, abs=4 * sums.std().item() / math.sqrt(60))
+    told = torch.stack([one.variance_B[0] for one in found]).mean().sqrt().item()
+    assert 0.9 < told / sums.std().item() < 3.0  # stratified times are better than the spread of samples tells
+
+
+def test_the_bound_of_a_window_is_its_own() -> None:
+    diffuser, tokens = model(4), window()
+    whole = bound(diffuser, tokens, DOCUMENTS, True, END, samples=2, seed=0)
+    for row in range(4):
+        alone = bound(diffuser, tokens[row : row + 1], DOCUMENTS[row : row + 1], True, END, samples=2, seed=0)
+        assert torch.allclose(alone.nll_BT[0], whole.nll_BT[row], rtol=1e-5)
+    trimmed = bound(diffuser, tokens[3:, :13], DOCUMENTS[3:, :13], True, END, samples=2, seed=0)
+    assert torch.allclose(trimmed.nll_BT[0], whole.nll_BT[3, :12], rtol=1e-5)
+    other = bound(diffuser, tokens, DOCUMENTS, True, END, samples=2, seed=1)
+    assert not torch.allclose(other.nll_BT, whole.nll_BT)
+
+
+def random_documents(rows: int, length: int, end: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Uniform tokens, and after each the same chance that the document ends."""
+    ends = torch.rand(rows, length + 1, generator=generator) < end
+    tokens = torch.where(ends, END, torch.randint(1, 8, (rows, length + 1), generator=generator))
+    tokens[:, 0] = END
+    return tokens, (tokens == END).long().cumsum(1) - 1
+
+
+def learned_cost(end: float) -> float:
+    """Nats per token of new random documents, after some learning from others."""
+    config = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "seq_length": 16, "diffusion": {"block_size": 8}}
+    torch.manual_seed(0)
+    learner = DreamLM.Config.model_validate(config).build(8)
+    objective = DiffusionObjective(learner, 0.0, END)
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-2, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(150):
+        losses = objective(*random_documents(32, 16, end, generator), True)
+        (losses.objectives["token"] / losses.tokens).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    tokens, documents = random_documents(1024, 16, end, generator)
+    with torch.no_grad():
+        found = bound(learner, tokens, documents, True, END, samples=4, seed=0)
+    return found.nll_BT.sum().item() / tokens[:, 1:].numel()
+
+
+def test_where_documents_end_is_not_given_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can know when the next document ends; a model that saw how far its block goes would."""
+    end = 0.15
+    entropy = -end * math.log(end) - (1 - end) * math.log((1 - end) / 7)
+    assert entropy - 0.01 < learned_cost(end) < entropy + 0.15
+    # The planted defect: blocks that stop where their document does.
+    without = blocks_module._padding
+    monkeypatch.setattr(blocks_module, "_padding", lambda *layout: [part[:, :0] for part in without(*layout)])
+    assert learned_cost(end) < entropy - 0.03
