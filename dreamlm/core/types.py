@@ -93,14 +93,23 @@ class Stream(Protocol):
         ...
 
 
-class HeldOut(Protocol):
-    """Held-out documents cut into windows in order; every token is predicted once."""
+class Batches(Protocol):
+    """Rows in which every token of some text is predicted once."""
 
     tokens: int
     """How many targets there are."""
+
+    def batches(self, rows: int) -> Sequence[Batch]:
+        """The rows, about as many at a time; rows may be padded (document -1), batches may differ in length."""
+        ...
+
+
+class HeldOut(Batches, Protocol):
+    """Held-out documents cut into windows in order; every token is predicted once."""
+
     utf8_bytes: int
     """How many bytes of text those targets stand for (the base of bits per byte)."""
 
-    def batches(self, rows: int) -> "Sequence[Batch]":
-        """The windows, `rows` at a time, the last batch shorter; the last window may be padded (document -1)."""
+    def by_document(self) -> "HeldOut":
+        """The same targets with each document from its own beginning, documents of similar length together."""
         ...

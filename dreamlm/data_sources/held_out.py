@@ -7,6 +7,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from dreamlm.core.evaluation.by_document import ByDocument
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.types import Batch, Window
 from dreamlm.data_sources.order import shuffled
@@ -40,7 +41,7 @@ class HeldOutDocuments:
         end_of_document_id: int,
         padding_id: int,
     ) -> None:
-        self._packing, self._padding_id = packing, padding_id
+        self._parts, self._packing, self._padding_id = tuple(parts), packing, padding_id
         self._sequences = {
             part.source: TokenSequence(
                 [_already_open(shard) for shard in part.shards],
@@ -75,6 +76,22 @@ class HeldOutDocuments:
         if max_tokens is not None and total > max_tokens:
             parts = [_sampled(part, max_tokens * part.tokens // total) for part in parts]
         return cls(parts, seq_length, packing, end_of_document_id=end_of_document_id, padding_id=padding_id)
+
+    def by_document(self) -> ByDocument:
+        """The same documents, each from its own beginning."""
+        lengths = [np.concatenate([shard.document_lengths for shard in part.shards]) for part in self._parts]
+        return ByDocument(
+            np.repeat([part.source for part in self._parts], [len(each) for each in lengths]),
+            np.concatenate([np.cumsum(each) - each for each in lengths]),
+            np.concatenate(lengths),
+            self._fill,
+            seq_length=self._length,
+            padding_id=self._padding_id,
+            utf8_bytes=self.utf8_bytes,
+        )
+
+    def _fill(self, source: int, start: int, tokens: npt.NDArray[np.int64]) -> None:
+        self._sequences[source].read(start, tokens, np.zeros(len(tokens), dtype=np.bool_))
 
     def batches(self, rows: int) -> "Batches":
         """The windows, `rows` at a time and read when asked for; the last batch is shorter."""

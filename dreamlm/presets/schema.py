@@ -14,6 +14,7 @@ from dreamlm.core.rl.reward_config import RewardConfig
 from dreamlm.core.rl.rewards.mix import Rewards
 from dreamlm.core.tokenizer import BytePair, Tokenizer
 from dreamlm.core.training.config import TrainingConfig
+from dreamlm.core.training.lengths import objections
 from dreamlm.data_sources.pairs import PairData
 from dreamlm.data_sources.prepare import Preparation
 from dreamlm.data_sources.prompts import PromptData
@@ -80,8 +81,8 @@ class Preset(ConfigModel):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "Preset":
-        if objections := [*_about_sources(self.data)]:
-            raise Disagreement(*objections)
+        if disagreements := [*_about_sources(self.data), *_about_lengths(self.model, self.train)]:
+            raise Disagreement(*disagreements)
         return self
 
 
@@ -103,6 +104,16 @@ def _about_sources(data: DataConfig) -> list[tuple[KeyPath, str]]:
         if missing := [name for name in names if name not in weights]:
             objections.append((("data", "source_weights"), f"has no weight for {', '.join(missing)}"))
     return objections
+
+
+def _about_lengths(model: ModelConfig, train: TrainingConfig) -> list[tuple[KeyPath, str]]:
+    if model.init_from is not None and "seq_length" not in model.model_fields_set:
+        return []  # its windows are not known before the model is read
+    segment_length = model.segment if model.modules else None
+    return [
+        (("train", "lengths", number, "length"), what)
+        for number, what in objections(train.lengths, model.seq_length, segment_length, model.block)
+    ]
 
 
 def published_schema() -> dict[str, Any]:

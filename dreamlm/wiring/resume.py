@@ -32,6 +32,7 @@ FREE = (
     "train.zero_stage",
     "train.per_gpu_batch_size",  # the windows of one step are checked as a product
     "train.accumulation_steps",
+    "train.memory",
 )
 ALLOWED = (
     "model.dropout",
@@ -43,6 +44,7 @@ ALLOWED = (
     "train.optimizer.others.*",
     "train.max_grad_norm",
     "train.label_smoothing",
+    "train.lengths",
     "train.compile",
     "train.precision",
 )
@@ -69,6 +71,7 @@ FREE_OF_POLICY = (
     "rl.ppo.rollout.rows",
     "rl.ppo.backend",
     "rl.ppo.zero_stage",
+    "rl.ppo.alarms.pause",
 )
 ALLOWED_OF_POLICY = (
     "rl.ppo.epochs",

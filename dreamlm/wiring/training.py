@@ -18,19 +18,20 @@ import torch
 from dreamlm.checkpoints.snapshot import Snapshot, read_snapshot
 from dreamlm.checkpoints.store import Store
 from dreamlm.core.errors import ResumeMismatch, UserMistake
+from dreamlm.core.evaluation.likelihood import likelihood_of
 from dreamlm.core.generation.generate import generate
-from dreamlm.core.objectives.causal import CausalObjective
+from dreamlm.core.objectives.choose import objective_of
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.training.backend.backend import Backend, Tensors
 from dreamlm.core.training.backend.choose import build_backend, choose_backend
 from dreamlm.core.training.backend.process_group import Place, as_the_first_rank, first_rank_first, gathered
 from dreamlm.core.training.hooks import Hook, Hooks, RunEnd, Sample
 from dreamlm.core.training.loop import Trainer
-from dreamlm.core.training.memory import BUILDING, allowed, within_memory
+from dreamlm.core.training.memory import BUILDING, fitting, launcher_limit, within_memory
 from dreamlm.core.training.precision import choose_precision
 from dreamlm.core.training.recorders import MetricsFile, ReportFile, TensorBoard
 from dreamlm.core.training.sharing import validate_together
-from dreamlm.core.training.state import TrainingState
+from dreamlm.core.training.state import Sizing, TrainingState
 from dreamlm.core.training.surroundings import Surroundings, Validation
 from dreamlm.data_sources.corpus import Corpus
 from dreamlm.data_sources.progress import Progress
@@ -184,6 +185,7 @@ class _Training:
         self._folder = RunFolder(run)
         self._tokenizer = corpus.tokenizer()
         torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it
+        self._rows = preset.train.memory.build(around.device)
         before = dict(snapshot.preset["train"]) if snapshot else {}
         same = state is not None and before["precision"] == preset.train.precision
         precision = state.precision if state and same else self._choose_precision()
@@ -207,7 +209,7 @@ class _Training:
 
     def _surroundings(self) -> Surroundings:
         if self._around.store is None:
-            return Surroundings(NoSaver(), Hook(), self._validate, self._sample, self._tokenizer.padding_id)
+            return Surroundings(NoSaver(), Hook(), self._validate, self._sample, self._tokenizer.padding_id, self._rows)
         self._folder.write_preset(self._preset)
         recorders = [
             MetricsFile(self._folder.metrics, self._around.hook.on_notice),
@@ -218,7 +220,7 @@ class _Training:
             self._around.store, self._preset, self._backend.model, self._tokenizer, self._corpus.folder
         )
         hooks = Hooks([*recorders, self._around.hook])
-        return Surroundings(saver, hooks, self._validate, self._sample, self._tokenizer.padding_id)
+        return Surroundings(saver, hooks, self._validate, self._sample, self._tokenizer.padding_id, self._rows)
 
     def _choose_precision(self) -> str:
         precision, reason = choose_precision(self._preset.train.precision, self._around.device)
@@ -236,26 +238,27 @@ class _Training:
             model = self._preset.model.build(snapshot.config["vocab_size"])
         model.to(self._around.device)
         model.checkpoint_activations(train.activation_checkpointing)
-        objective = CausalObjective(model, train.label_smoothing)
+        objective = objective_of(model, train.label_smoothing, self._tokenizer.end_of_document_id)
         return build_backend(train, objective, self._preset.model.loss_weights, precision, self._around.place)
 
     def _first_state(self, precision: str) -> TrainingState:
         train = self._preset.train
         rows = train.per_gpu_batch_size * train.accumulation_steps * self._backend.world_size
-        return TrainingState(
+        state = TrainingState(
             seed=train.seed,
             planned_steps=math.ceil(train.train_tokens / (rows * self._preset.model.seq_length)),
             global_rows=rows,
-            micro_rows=allowed(train.per_gpu_batch_size),
+            micro_rows=train.per_gpu_batch_size,
             precision=precision,
             corpus=self._corpus.fingerprint,
             cursor=self._stream.start(),
         )
+        return self._within_limits(state, train.per_gpu_batch_size)
 
     def _continued(self, state: TrainingState, before: Mapping[str, Any], precision: str) -> TrainingState:
         """The state with precision and micro-batch of now; the windows of one step stay the run's.
 
-        A micro-batch that was halved for lack of memory stays so, unless another size than `before` is asked for.
+        A micro-batch that memory made smaller or larger stays so, unless another size than `before` is asked for.
 
         Raises: ResumeMismatch when the asked micro-batches do not make up the run's step.
         """
@@ -268,11 +271,24 @@ class _Training:
                 hint=f"choose a divisor of {state.global_rows // world_size}",
             )
         asked = train.per_gpu_batch_size
-        rows = min(asked, state.micro_rows) if asked == before["per_gpu_batch_size"] else asked
-        return replace(state, micro_rows=allowed(rows), precision=precision)
+        if asked != before["per_gpu_batch_size"]:
+            state = replace(state, micro_rows=asked, sizing=Sizing())
+        most = asked if train.memory.target is None else state.global_rows
+        return self._within_limits(replace(state, precision=precision), most)
+
+    def _within_limits(self, state: TrainingState, most_rows: int) -> TrainingState:
+        """With a micro-batch that a process's step is made of, and that its launcher did not see run out of memory."""
+        limit = launcher_limit()
+        if limit is not None:
+            most_rows, state = min(limit, most_rows), replace(state, sizing=state.sizing.ran_out(limit))
+        process_rows = state.global_rows // self._backend.world_size
+        return replace(state, micro_rows=fitting(min(most_rows, state.micro_rows), process_rows))
 
     def _validate(self) -> Validation:
-        return validate_together(self._backend, self._held_out, self._preset.eval.rows, self._corpus.source_names)
+        measuring = self._preset.eval
+        likelihood = likelihood_of(self._backend.model, self._tokenizer.end_of_document_id, measuring.bound_samples)
+        names = self._corpus.source_names
+        return validate_together(self._backend, self._held_out, measuring.rows, names, likelihood)
 
     def _sample(self, step: int) -> list[Sample]:
         prompts = self._preset.train.sample_prompts

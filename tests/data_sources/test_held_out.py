@@ -70,3 +70,22 @@ def test_a_window_is_not_longer_than_the_longest_source(make_corpus: MakeCorpus)
         [END, 11, 12, 13, END, 14, END, 15, 16, END],
         [END, 21, 22, END, *[PADDING] * 6],
     ]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 100])
+@pytest.mark.parametrize("seq_length", [1, 3, 8, 50])
+def test_documents_by_themselves_hold_the_same_targets(make_corpus: MakeCorpus, rows: int, seq_length: int) -> None:
+    held_out = make_corpus(TRAIN, VALIDATION).held_out(seq_length).by_document()
+    assert sorted(targets(held_out, rows)) == sorted([11, 12, 13, END, 14, END, 15, 16, END, 21, 22, END])
+    assert (held_out.tokens, held_out.utf8_bytes) == (12, 2 * 8)
+
+
+def test_documents_begin_with_their_own_token_and_reach_to_the_next_one(make_corpus: MakeCorpus) -> None:
+    batch = make_corpus(TRAIN, VALIDATION).held_out(8).by_document().batches(10)[0]
+    assert batch.tokens.tolist() == [
+        [END, 11, 12, 13, END],
+        [END, 15, 16, END, PADDING],
+        [END, 21, 22, END, PADDING],
+        [END, 14, END, PADDING, PADDING],
+    ]
+    assert batch.sources.tolist() == [0, 0, 1, 0]

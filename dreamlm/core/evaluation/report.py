@@ -52,8 +52,12 @@ class PerplexityReport(Score):
     """Of every interval: percentile bootstrap over windows."""
     resamples: int
     seed: int
+    padding: float
+    """Share of the places computed that were padding."""
     parity_error: float
     """Largest difference in nats of one token to a plain cross-entropy over whole logits, on the first window."""
+    monte_carlo_error: float = 0.0
+    """Standard error of `cross_entropy` where it is the estimate of a bound, as for a diffusion model; else 0."""
 
     def __post_init__(self) -> None:
         """Perplexity two ways: exp of the overall loss, and the geometric mean of the sources' perplexities."""

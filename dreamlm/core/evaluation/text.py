@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from dreamlm.core.errors import DataError
+from dreamlm.core.evaluation.by_document import ByDocument
 from dreamlm.core.tokenizer import Tokenizer
 from dreamlm.core.types import Batch
 
@@ -25,6 +27,18 @@ class TextHeldOut:
         self._length = min(seq_length, self.tokens)  # a longer window would hold padding only
         self._padding_id = tokenizer.padding_id
         self.utf8_bytes = len(text.encode())
+
+    def by_document(self) -> ByDocument:
+        """The same windows, the last at its own length."""
+
+        def fill(source: int, start: int, tokens: npt.NDArray[np.int64]) -> None:
+            tokens[:] = self._ids[start : start + len(tokens)]
+
+        nothing, targets = np.zeros(1, dtype=np.int64), np.array([self.tokens])
+        return ByDocument(
+            nothing, nothing, targets, fill,
+            seq_length=self._length, padding_id=self._padding_id, utf8_bytes=self.utf8_bytes,
+        )  # fmt: skip
 
     def batches(self, rows: int) -> Sequence[Batch]:
         """The windows in order, `rows` at a time; the last window is padded."""

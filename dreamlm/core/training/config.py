@@ -1,12 +1,15 @@
 """The `train` section of a preset."""
 
+from itertools import pairwise
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from dreamlm.core.config import ConfigModel
+from dreamlm.core.training.lengths import LengthSchedule
 from dreamlm.core.training.optim import AdamW, OptimizerConfig
 from dreamlm.core.training.precision import Precision
+from dreamlm.core.training.rows import RowsByMemory
 from dreamlm.core.training.schedules import Cosine, ScheduleConfig
 
 
@@ -19,6 +22,10 @@ class TrainingConfig(ConfigModel):
     """Windows of one micro-batch on each process."""
     accumulation_steps: int = Field(1, ge=1)
     """Micro-batches of one optimizer step on each process."""
+    memory: RowsByMemory.Config = RowsByMemory.Config()
+    """Shrink and grow micro-batches by the memory they take; default only halve them when it runs out."""
+    lengths: tuple[LengthSchedule.Stage, ...] = ()
+    """Stages at the beginning of the run in which windows are cut into shorter rows; default whole windows."""
     optimizer: OptimizerConfig = AdamW.Config()
     schedule: ScheduleConfig = Cosine.Config()
     max_grad_norm: float = Field(1.0, gt=0.0)
@@ -52,3 +59,11 @@ class TrainingConfig(ConfigModel):
     """Check the first loss, that weights move, and that the loss falls within a hundred steps."""
     sample_prompts: tuple[str, ...] = ("",)
     """Continued after every evaluation; the empty prompt begins a new document."""
+
+    @field_validator("lengths")
+    @classmethod
+    def _stages_follow_one_another(cls, lengths: tuple[LengthSchedule.Stage, ...]) -> tuple[LengthSchedule.Stage, ...]:
+        ends = [stage.until for stage in lengths]
+        if any(end >= following for end, following in pairwise(ends)):
+            raise ValueError(f"each stage must end after the one before it, not {ends}")
+        return lengths

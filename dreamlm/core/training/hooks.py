@@ -41,6 +41,10 @@ class StepReport:
     seconds: float
     probes: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Values that the model's parts show, by name, flat."""
+    micro_rows: int | None = None
+    """Windows of a micro-batch; None where training reads no windows."""
+    length: int | None = None
+    """Targets of a row: fewer than a window's where windows are cut."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class RunEnd:
-    """`reason` is finished, already_finished, interrupted or failed."""
+    """`reason` is finished, already_finished, interrupted, paused or failed."""
 
     reason: str
     step: int

@@ -12,22 +12,21 @@ from dataclasses import replace
 from functools import partial
 from typing import final
 
-import torch
-
-from dreamlm.core.errors import Interrupted, LossNotFinite, MicroBatchTooLarge, TrainingFailed
+from dreamlm.core.errors import Interrupted, LossNotFinite, TrainingFailed
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.training import memory, sanity
 from dreamlm.core.training.backend.backend import Backend, Measured, Tensors, Update, WindowBatch
 from dreamlm.core.training.config import TrainingConfig
 from dreamlm.core.training.diagnosis import name_cause
-from dreamlm.core.training.hooks import EvaluationReport, RunEnd, RunStart, StepReport
 from dreamlm.core.training.interruption import StopRequest
+from dreamlm.core.training.lengths import LengthSchedule, cut_rows
 from dreamlm.core.training.memory import Phase, micro_batch_too_large, within_memory
-from dreamlm.core.training.meters import Throughput, matmul_peak, training_flops_per_token
+from dreamlm.core.training.repeating import repeat_until_it_fits
 from dreamlm.core.training.saving import save_patiently
 from dreamlm.core.training.schedules import Schedule
 from dreamlm.core.training.state import TrainingState
 from dreamlm.core.training.surroundings import Surroundings
+from dreamlm.core.training.telling import Teller
 from dreamlm.core.types import Stream, Window
 
 
@@ -40,17 +39,11 @@ class Trainer:
     ) -> None:
         self._config, self._backend, self._stream, self._schedule = config, backend, stream, schedule
         self._saver, self._hooks, self._around = around.saver, around.hooks, around
-        self._throughput = Throughput()
-        self._begun, self._imported = 0.0, False
-        self._last_nll: float | None = None
-        self._last_bits_per_byte: float | None = None
+        self._lengths = LengthSchedule(config.lengths, stream.seq_length)
+        self._teller = Teller(config, backend, around.hooks, stream.seq_length, self._lengths)
+        self._imported = False
         self._first_weights: dict[str, tuple[float, float]] = {}
         self._saved_at = time.monotonic()
-        with backend.whole():
-            self._parameters = sum(parameter.numel() for parameter in backend.model.parameters())
-            self._flops_per_token = training_flops_per_token(backend.model, stream.seq_length)
-        dtype = torch.bfloat16 if backend.precision == "bf16" else torch.float32
-        self._peak_flops = matmul_peak(backend.device, dtype) * backend.world_size
 
     def run(self, state: TrainingState, fresh: bool, imported: bool = False) -> TrainingState:
         """Train from `state`. `fresh`: no step was taken yet; random weights must then have a loss of ln V.
@@ -60,9 +53,9 @@ class Trainer:
         Raises: Interrupted after a signal, once a snapshot is committed; TrainingFailed, OutOfMemory among it;
         OutOfSpace; MicroBatchTooLarge when other processes wait and all must be started again: no end is told then.
         """
-        self._begun, self._imported = time.monotonic(), imported
+        self._imported = imported
         with StopRequest(self._hooks.on_notice) as stop:
-            self._start(state)
+            self._teller.start(state)
             if fresh:
                 with self._backend.whole():
                     self._check_fresh(state)
@@ -77,16 +70,17 @@ class Trainer:
                 if finished or stopping or improved or self._save_is_due(state):
                     self._save(state, stop)
                 if stopping and not finished:
-                    self._end("interrupted", state)
+                    self._teller.end("interrupted", state)
                     raise Interrupted(stop.number or 15, f"stopped at step {state.step}; a snapshot was saved")
-        self._end("finished", state)
+        self._teller.end("finished", state)
         return state
 
     def _step(self, state: TrainingState) -> TrainingState:
         """One optimizer step."""
         windows, cursor = self._stream.draw(state.cursor, state.global_rows)
+        length = self._length(state)
         with self._on_record(state, memory.READING):
-            state, micro_batches, measured = self._forward_backward(state, windows)
+            state, micro_batches, measured = self._forward_backward(state, windows, length)
         with self._on_record(state, memory.UPDATING):
             update = self._update(state, measured)
         state = replace(
@@ -97,36 +91,49 @@ class Trainer:
             skipped_steps=state.skipped_steps + (not update.applied),
             skipped_in_a_row=0 if update.applied else state.skipped_in_a_row + 1,
         )
-        self._report(state, measured, update)
+        self._teller.step(state, measured, update, length)
         if not update.applied:
             self._skipped(state, measured, micro_batches)
         with self._on_record(state, memory.CHECKING):
-            return self._check_early(state, measured) if self._config.sanity_checks else state
+            state = self._check_early(state, measured) if self._config.sanity_checks else state
+        return self._with_rows(state, measured)
+
+    def _length(self, state: TrainingState) -> int:
+        """Targets of this step's rows; says so where they change."""
+        length = self._lengths.at(state.progress)
+        before = replace(state, step=state.step - 1).progress if state.step else 1.0
+        if length != self._lengths.at(before):
+            self._hooks.on_notice(f"step {state.step + 1}: rows of {length} tokens from here on")
+        return length
 
     def _forward_backward(
-        self, state: TrainingState, windows: Sequence[Window]
+        self, state: TrainingState, windows: Sequence[Window], length: int
     ) -> tuple[TrainingState, list[WindowBatch], Measured]:
         """Tried again with half the micro-batch while memory does not suffice."""
         process_rows = self._config.per_gpu_batch_size * self._config.accumulation_steps
-        while True:
-            micro_batches = self._share(state, windows)
+
+        def compute(rows: int) -> tuple[TrainingState, list[WindowBatch], Measured]:
+            fewer = replace(state, micro_rows=rows, sizing=state.sizing.ran_out(rows))
+            now = fewer if rows < state.micro_rows else state
+            with within_memory(memory.READING.failure):  # it reads all of them, however many rows each has
+                micro_batches = self._share(now, windows, length)
             if state.step == 0:
                 sanity.check_batch(micro_batches[0].batch, self._backend.model.vocab_size, self._around.padding_id)
-            try:
-                with within_memory(partial(micro_batch_too_large, state.micro_rows, process_rows)):
-                    return state, micro_batches, self._backend.forward_backward(micro_batches)
-            except MicroBatchTooLarge as error:
-                if not self._backend.can_repeat:
-                    raise
-                state = self._with_less_memory(state, error)
+            self._around.rows.begin(now)
+            measured = self._backend.forward_backward(micro_batches)
+            self._around.rows.end()
+            return now, micro_batches, measured
 
-    def _share(self, state: TrainingState, windows: Sequence[Window]) -> list[WindowBatch]:
+        too_large = partial(micro_batch_too_large, process_rows=process_rows)
+        return repeat_until_it_fits(self._backend, state.micro_rows, compute, too_large, self._hooks.on_notice)
+
+    def _share(self, state: TrainingState, windows: Sequence[Window], length: int) -> list[WindowBatch]:
         """This rank's micro-batches. Numbered over all ranks, so that a micro-batch is the same at any world size."""
         rows, world_size = state.micro_rows, self._backend.world_size
         mine = range(self._backend.rank, state.global_rows // rows, world_size)
         return [
             WindowBatch(
-                self._stream.read(windows[number * rows : (number + 1) * rows]),
+                cut_rows(self._stream.read(windows[number * rows : (number + 1) * rows]), length),
                 derive_seed(state.seed, "forward", state.step, number),
             )
             for number in mine
@@ -180,13 +187,14 @@ class Trainer:
             with within_memory(phase.failure):
                 yield
         except TrainingFailed:
-            self._end("failed", state)
+            self._teller.end("failed", state)
             raise
 
-    def _with_less_memory(self, state: TrainingState, error: MicroBatchTooLarge) -> TrainingState:
-        self._backend.discard()
-        self._hooks.on_notice(f"{error.remedy}; the step is the same")
-        return replace(state, micro_rows=error.fewer)
+    def _with_rows(self, state: TrainingState, measured: Measured) -> TrainingState:
+        state, notice = self._around.rows.choose(state, measured.nll, self._backend)
+        if notice:
+            self._hooks.on_notice(notice)
+        return state
 
     def _evaluate(self, state: TrainingState) -> TrainingState:
         with self._on_record(state, memory.EVALUATING), self._backend.whole():
@@ -196,22 +204,11 @@ class Trainer:
                 raise self._given_up(f"on held-out text {error.what}") from error
             with within_memory(memory.SAMPLING.failure):
                 samples = self._around.sample(state.step)
-        self._last_bits_per_byte = found.bits_per_byte
         best = state.best_validation_loss is None or found.nll < state.best_validation_loss
-        self._hooks.on_evaluation(
-            EvaluationReport(
-                step=state.step,
-                tokens=state.tokens,
-                nll=found.nll,
-                perplexity=math.exp(min(found.nll, 700.0)),
-                bits_per_byte=found.bits_per_byte,
-                sources=found.sources,
-                best=best,
-            )
-        )
+        self._teller.evaluation(state, found, best)
         for sample in samples:
             self._hooks.on_sample(sample)
-        self._throughput.restart()
+        self._teller.pause()
         lowest = found.nll if best else state.best_validation_loss
         return replace(state, last_validation_loss=found.nll, best_validation_loss=lowest, validated_step=state.step)
 
@@ -235,56 +232,4 @@ class Trainer:
 
         save_patiently(self._saver, self._hooks, state, gather, may_wait, self._config.retry_seconds)
         self._saved_at = time.monotonic()
-        self._throughput.restart()
-
-    def _start(self, state: TrainingState) -> None:
-        tokens_per_step = state.global_rows * self._stream.seq_length
-        coming = math.ceil((self._config.train_tokens - state.tokens) / tokens_per_step)
-        self._hooks.on_start(
-            RunStart(
-                step=state.step,
-                planned_steps=state.step + coming,
-                tokens=state.tokens,
-                train_tokens=self._config.train_tokens,
-                tokens_per_step=tokens_per_step,
-                parameters=self._parameters,
-                vocab_size=self._backend.model.vocab_size,
-                precision=self._backend.precision,
-                device=str(self._backend.device),
-                world_size=self._backend.world_size,
-                resumed=state.step > 0,
-            )
-        )
-        self._throughput.restart()
-
-    def _report(self, state: TrainingState, measured: Measured, update: Update) -> None:
-        self._last_nll = measured.nll
-        tokens_per_second, seconds = self._throughput.count(measured.tokens)
-        self._hooks.on_step(
-            StepReport(
-                step=state.step,
-                tokens=state.tokens,
-                nll=measured.nll,
-                objectives=measured.objectives,
-                probes=measured.probes,
-                gradient_norm=update.gradient_norm,
-                learning_rate=update.learning_rate,
-                applied=update.applied,
-                tokens_per_second=tokens_per_second,
-                mfu=tokens_per_second * self._flops_per_token / self._peak_flops,
-                seconds=seconds,
-            )
-        )
-
-    def _end(self, reason: str, state: TrainingState) -> None:
-        self._hooks.on_end(
-            RunEnd(
-                reason=reason,
-                step=state.step,
-                tokens=state.tokens,
-                seconds=time.monotonic() - self._begun,
-                nll=self._last_nll,
-                validation_nll=state.last_validation_loss,
-                bits_per_byte=self._last_bits_per_byte,
-            )
-        )
+        self._teller.pause()

@@ -109,18 +109,22 @@ def micro_batch_too_large(micro_rows: int, process_rows: int) -> DreamLMError:
     return MicroBatchTooLarge(micro_rows, fewer, f"the same command with {options}: the step stays the same")
 
 
-def allowed(micro_rows: int) -> int:
-    """The micro-batch, or less where `dreamlm train --nproc` found that the processes ran out of memory with it.
+def fitting(most_rows: int, process_rows: int) -> int:
+    """The largest micro-batch of up to so many rows (one at least) that makes up the step of a process."""
+    return next(rows for rows in range(min(most_rows, process_rows), 0, -1) if process_rows % rows == 0)
 
-    Raises: UserMistake when the environment allows a number that does not divide the micro-batch.
+
+def launcher_limit() -> int | None:
+    """The most rows of a micro-batch, where `dreamlm train --nproc` saw the processes run out of memory with more.
+
+    Raises: UserMistake when the environment holds no such number.
     """
-    text = os.environ.get(MICRO_ROWS, str(micro_rows))
-    limit = int(text) if text.isdecimal() else 0
-    if limit >= micro_rows:
-        return micro_rows
-    if limit == 0 or micro_rows % limit:
-        raise UserMistake(f"{text!r} does not divide a micro-batch of {micro_rows} rows", where=MICRO_ROWS)
-    return limit
+    text = os.environ.get(MICRO_ROWS)
+    if text is None:
+        return None
+    if not text.isdecimal() or int(text) == 0:
+        raise UserMistake(f"{text!r} is no number of rows", where=MICRO_ROWS, valid=["1 or more"])
+    return int(text)
 
 
 def _tell_the_others() -> None:

@@ -7,14 +7,21 @@ from typing import final
 import numpy as np
 
 from dreamlm.core.errors import DataError
+from dreamlm.core.evaluation.likelihood import NEXT_TOKEN, Likelihood
 from dreamlm.core.evaluation.score import score
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.training.backend.backend import Backend, real_targets
 from dreamlm.core.training.surroundings import Validation
-from dreamlm.core.types import Batch, HeldOut
+from dreamlm.core.types import Batch, Batches, HeldOut
 
 
-def validate_together(backend: Backend, held_out: HeldOut, rows: int, source_names: Sequence[str]) -> Validation:
+def validate_together(
+    backend: Backend,
+    held_out: HeldOut,
+    rows: int,
+    source_names: Sequence[str],
+    likelihood: Likelihood = NEXT_TOKEN,
+) -> Validation:
     """The loss of the backend's model on the held-out text, the same on every rank and at any number of ranks.
 
     Collective; to be called inside `backend.whole()`, so that ranks need not run equally many forward passes.
@@ -23,22 +30,31 @@ def validate_together(backend: Backend, held_out: HeldOut, rows: int, source_nam
     a loss is not finite.
     """
     with backend.autocast():
-        mine = loss_sums(backend.model, held_out, rows, len(source_names), backend.rank, backend.world_size)
+        sources = len(source_names)
+        mine = loss_sums(backend.model, held_out, rows, sources, backend.rank, backend.world_size, likelihood)
     nll_S, tokens_S = np.array(backend.sum(mine)).reshape(2, -1)
     tokens = int(tokens_S.sum())
     if tokens != held_out.tokens or tokens == 0:
         raise DataError(f"the held-out text promises {held_out.tokens:,} targets, its windows hold {tokens:,}")
     nll = float(nll_S.sum())
-    sources = {name: float(nll_S[i] / tokens_S[i]) for i, name in enumerate(source_names) if tokens_S[i]}
-    return Validation(nll / tokens, nll / (log(2) * held_out.utf8_bytes), sources)
+    by_source = {name: float(nll_S[i] / tokens_S[i]) for i, name in enumerate(source_names) if tokens_S[i]}
+    return Validation(nll / tokens, nll / (log(2) * held_out.utf8_bytes), by_source)
 
 
-def loss_sums(model: DreamLM, held_out: HeldOut, rows: int, sources: int, rank: int, world_size: int) -> list[float]:
+def loss_sums(
+    model: DreamLM,
+    held_out: Batches,
+    rows: int,
+    sources: int,
+    rank: int,
+    world_size: int,
+    likelihood: Likelihood = NEXT_TOKEN,
+) -> list[float]:
     """Nats of each source, then targets of each source, over the batches that are this rank's part."""
     part = _Part(held_out, rows, rank, world_size)
     nll_S, tokens_S = np.zeros(sources), np.zeros(sources)
     if len(part.batches(rows)):
-        scores = score(model, part, rows)
+        scores = score(model, part, rows, likelihood=likelihood)
         nll_S += np.bincount(scores.source_N, scores.nll_N, sources)
         tokens_S += np.bincount(scores.source_N, scores.tokens_N, sources)
     return [*nll_S, *tokens_S]
@@ -46,12 +62,11 @@ def loss_sums(model: DreamLM, held_out: HeldOut, rows: int, sources: int, rank: 
 
 @final
 class _Part:
-    """Every `world_size`-th batch of a `HeldOut`, from number `rank`."""
+    """Every `world_size`-th batch, from number `rank`."""
 
-    def __init__(self, whole: HeldOut, rows: int, rank: int, world_size: int) -> None:
+    def __init__(self, whole: Batches, rows: int, rank: int, world_size: int) -> None:
         self._batches = _Every(whole.batches(rows), rank, world_size)
         self.tokens = sum(real_targets(batch) for batch in self._batches)
-        self.utf8_bytes = 0  # bits per byte are reckoned over the whole
 
     def batches(self, rows: int) -> Sequence[Batch]:
         return self._batches

@@ -1,9 +1,10 @@
 """What the loop talks to besides its backend and its stream, given to it by whoever puts a run together."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dreamlm.core.training.hooks import Hook, Sample
+from dreamlm.core.training.rows import RowPolicy, SameRows
 from dreamlm.core.training.saving import Saver
 
 
@@ -25,3 +26,5 @@ class Surroundings:
     validate: Callable[[], Validation]
     sample: Callable[[int], Sequence[Sample]]
     padding_id: int
+    rows: RowPolicy = field(default_factory=SameRows)
+    """Chooses the micro-batch from step to step."""

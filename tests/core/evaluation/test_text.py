@@ -51,3 +51,12 @@ def test_an_empty_text_is_refused(tokenizer: Tokenizer) -> None:
 def test_a_text_that_is_no_unicode_is_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(DataError, match="lone surrogate"):
         TextHeldOut("a\udc00", tokenizer, 8)
+
+
+def test_by_document_the_last_window_has_its_own_length(tokenizer: Tokenizer) -> None:
+    held_out = TextHeldOut("the sea and the night " * 9, tokenizer, 8)
+    rows = [row for batch in held_out.by_document().batches(1) for row in batch.tokens.tolist()]
+    whole = [token for row in rows for token in row[1:]]
+    assert whole == real_targets(held_out, 1)
+    assert {len(row) for row in rows[:-1]} == {9}
+    assert len(rows[-1]) == (held_out.tokens % 8 or 8) + 1

@@ -16,6 +16,7 @@ from dreamlm.core.training.backend.single import SingleProcess
 from dreamlm.core.training.config import TrainingConfig
 from dreamlm.core.training.hooks import EvaluationReport, Hook, RunEnd, RunStart, Sample, StepReport
 from dreamlm.core.training.loop import Trainer
+from dreamlm.core.training.rows import RowPolicy, SameRows
 from dreamlm.core.training.state import TrainingState
 from dreamlm.core.training.surroundings import Surroundings, Validation
 
@@ -74,6 +75,7 @@ class Run:
     shelf: Shelf = field(default_factory=Shelf)
     samples: Callable[[int], list[Sample]] = lambda step: []
     validate: Callable[[], Validation] = lambda: Validation(1.0, 1.0, {"text": 1.0})
+    rows: RowPolicy = field(default_factory=SameRows)
 
     def config(self) -> TrainingConfig:
         few = {"train_tokens": 4 * 16 * 20, "per_gpu_batch_size": 4, "precision": "fp32", "eval_tokens": 640}
@@ -111,7 +113,7 @@ class Run:
         if resume:
             state = resume[0]
             backend.restore(resume[1])
-        around = Surroundings(self.shelf, self.hook, self.validate, self.samples, 63)
+        around = Surroundings(self.shelf, self.hook, self.validate, self.samples, 63, self.rows)
         trainer = Trainer(config, backend, self.stream, config.schedule.build(state.planned_steps), around)
         trainer.run(state, fresh=state.step == 0)
         return backend

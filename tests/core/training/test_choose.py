@@ -39,6 +39,9 @@ def test_muon_trains_in_one_process() -> None:
 def test_torch_in_several_processes_is_a_mistake() -> None:
     error = mistake(ONE_OF_TWO, backend="torch")
     assert (error.where, error.valid) == ("train.backend", ("auto", "deepspeed"))
+    with pytest.raises(UserMistake) as caught:
+        choose_backend(TrainingConfig(backend="torch"), ONE_OF_TWO, "rl.reward_model")
+    assert caught.value.where == "rl.reward_model.backend"
 
 
 def test_muon_on_divided_matrices_is_a_mistake_that_names_both_ways_out() -> None:

@@ -13,7 +13,7 @@ from small_runs import Run
 from stream_of_text import VOCAB, TextStream
 
 from dreamlm.core.errors import Interrupted, LossNotFinite, OutOfSpace, TrainingFailed
-from dreamlm.core.training import loop
+from dreamlm.core.training import telling
 from dreamlm.core.training.backend.backend import WindowBatch
 from dreamlm.core.training.diagnosis import name_cause
 from dreamlm.core.training.hooks import StepReport
@@ -321,7 +321,7 @@ def test_utilisation_is_a_share_of_products_without_casts(
         asked.append((dtype, torch.is_autocast_enabled("cpu")))
         return 1e9
 
-    monkeypatch.setattr(loop, "matmul_peak", peak)
+    monkeypatch.setattr(telling, "matmul_peak", peak)
     run(precision=precision, train_tokens=64).go()
     assert asked == [(dtype, False)]
 

@@ -14,7 +14,7 @@ from small_runs import Run
 from dreamlm.core.errors import MicroBatchTooLarge, OutOfMemory, UserMistake
 from dreamlm.core.training.backend.launch import MICRO_ROWS, launch
 from dreamlm.core.training.backend.single import SingleProcess
-from dreamlm.core.training.memory import allowed, micro_batch_too_large
+from dreamlm.core.training.memory import fitting, launcher_limit, micro_batch_too_large
 
 Make = Callable[..., Run]
 
@@ -110,20 +110,23 @@ def test_a_failed_step_holds_no_tensor_while_it_is_tried_again(run: Make) -> Non
     assert len(held) == 3
 
 
-@pytest.mark.parametrize(("limit", "rows"), [("8", 8), ("4", 4), ("1", 1), ("16", 8)])
-def test_what_the_launcher_allows_is_a_limit_and_no_divisor(
-    monkeypatch: pytest.MonkeyPatch, limit: str, rows: int
-) -> None:
-    monkeypatch.setenv(MICRO_ROWS, limit)
-    assert allowed(8) == rows
-    assert allowed(allowed(8)) == rows
+@pytest.mark.parametrize(("most", "rows"), [(8, 8), (5, 4), (4, 4), (3, 2), (1, 1), (16, 8)])
+def test_a_micro_batch_makes_up_the_step_of_its_process(most: int, rows: int) -> None:
+    assert fitting(most, 8) == rows
 
 
-@pytest.mark.parametrize("limit", ["0", "3", "-4", "many", ""])
-def test_a_limit_that_does_not_divide_the_micro_batch_is_a_mistake(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+def test_the_launcher_sets_a_limit_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(MICRO_ROWS, raising=False)
+    assert launcher_limit() is None
+    monkeypatch.setenv(MICRO_ROWS, "4")
+    assert launcher_limit() == 4
+
+
+@pytest.mark.parametrize("limit", ["0", "-4", "many", ""])
+def test_a_limit_that_is_no_number_of_rows_is_a_mistake(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     monkeypatch.setenv(MICRO_ROWS, limit)
-    with pytest.raises(UserMistake, match="does not divide a micro-batch of 8 rows"):
-        allowed(8)
+    with pytest.raises(UserMistake, match="is no number of rows"):
+        launcher_limit()
 
 
 def test_one_row_asks_for_no_other_start() -> None:

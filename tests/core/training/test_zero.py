@@ -205,3 +205,10 @@ def test_the_whole_loop_runs_on_divided_weights(seen: dict[str, Any], run: Calla
     assert seen["loop"]["losses"] == pytest.approx([report.nll for report in alone.hook.steps], rel=1e-5)
     assert seen["loop"]["tokens"] == alone.hook.steps[-1].tokens
     assert seen["loop"]["saved"] == [sorted(tensors.model) for _, tensors in alone.shelf.saved]
+
+
+def test_ranks_with_different_memories_keep_micro_batches_of_one_size(seen: dict[str, Any]) -> None:
+    sized = seen["sized"]
+    assert sized["rows"] == [2, 2, 1, 1, 1, 1, 2, 2]
+    assert sized["sum"] == [2 * rows for rows in sized["rows"]]
+    assert sized["tokens"] == [16 * 8 * step for step in range(1, 9)]

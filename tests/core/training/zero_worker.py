@@ -3,6 +3,7 @@
 import gc
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ from dreamlm.core.training.backend.backend import Backend, Tensors
 from dreamlm.core.training.backend.choose import build_backend
 from dreamlm.core.training.backend.launch import end_rank
 from dreamlm.core.training.backend.process_group import Place
+from dreamlm.core.training.gauge import Reading
+from dreamlm.core.training.rows import RowsByMemory
 from dreamlm.core.training.sharing import validate_together
 
 PLACE = Place.from_environment()
@@ -158,6 +161,31 @@ def whole_loop() -> dict[str, Any]:
     }
 
 
+class Uneven:
+    """A gauge: the second rank has less memory, and room for two rows at most."""
+
+    reads = 0
+
+    def begin(self, exactly: bool) -> None:
+        self.reads += 1
+
+    def read(self) -> Reading:
+        return Reading(0.1, 0.9 if PLACE.rank == 1 and self.reads == 2 else 0.2)
+
+
+def sized_loop() -> dict[str, Any]:
+    """The second rank wants fewer rows after its second step; nobody minds more from the fifth on."""
+    run = ZeroRun({"accumulation_steps": 2, "per_gpu_batch_size": 2, "train_tokens": 16 * 8 * 8, "zero_stage": 2})
+    run.rows = RowsByMemory(0.5, 0.1, 2, Uneven())
+    state = run.first_state
+    run.first_state = lambda: replace(state(), global_rows=8)  # type: ignore[method-assign]
+    run.go()
+    mine = [float(step.micro_rows or 0) for step in run.hook.steps]
+    other = torch.tensor(mine)
+    distributed.all_reduce(other)
+    return {"rows": mine, "sum": other.tolist(), "tokens": [step.tokens for step in run.hook.steps]}
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     gc.freeze()  # DeepSpeed collects garbage for every model it divides
@@ -174,6 +202,7 @@ def main(folder: Path) -> None:
     seen["mistakes"] = mistakes(folder)
     seen["together"] = together(folder)
     seen["loop"] = whole_loop()
+    seen["sized"] = sized_loop()
     if PLACE.rank == 0:
         (folder / "seen.json").write_text(json.dumps(seen), encoding="utf-8")
     process_group.leave()

@@ -25,7 +25,10 @@ class MicroBatch(ABC):
     @property
     @abstractmethod
     def targets(self) -> int:
-        """How many targets its losses are sums over, counted on the host."""
+        """How many targets its losses are sums over, counted on the host.
+
+        One without any teaches nothing and shows nothing: it is passed through where ranks must pass equally many.
+        """
 
     @abstractmethod
     def inputs(self, device: torch.device) -> tuple[Any, ...]:
@@ -55,7 +58,7 @@ class Measured:
     objectives: Mapping[str, float]
     tokens: int
     probes: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """Values that the model's parts show, means over micro-batches and ranks, flat."""
+    """Values that the model's parts show, means over the micro-batches of all ranks that have targets, flat."""
 
 
 @dataclass(frozen=True)

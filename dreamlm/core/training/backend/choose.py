@@ -17,15 +17,17 @@ TRIED_DEEPSPEED = (0, 19)
 """The line of releases whose inner parts `zero_tensors` was written against."""
 
 
-def choose_backend(config: TrainingConfig, place: Place) -> Literal["torch", "deepspeed"]:
+def choose_backend(config: TrainingConfig, place: Place, section: str = "train") -> Literal["torch", "deepspeed"]:
     """Plain PyTorch in one process, DeepSpeed in several, unless the preset asks otherwise.
+
+    `section`: where in the preset it asks.
 
     Raises: UserMistake for what cannot go together, or a DeepSpeed that is missing or of another line of releases.
     """
     if config.backend == "torch" and place.world_size > 1:
         raise UserMistake(
             f"the torch backend trains in one process, and there are {place.world_size}",
-            where="train.backend",
+            where=f"{section}.backend",
             valid=["auto", "deepspeed"],
         )
     if config.backend != "deepspeed" and place.world_size == 1:

@@ -29,8 +29,8 @@ LOOPBACK = "127.0.0.1"
 FORWARDED = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 10.0
 """How long the others may take to end by themselves after a rank failed, and again after they were asked to."""
-FOUND_BY_ALL = (2, 130, 143)
-"""Exit codes that every rank reaches by itself: the user's mistake, and SIGINT and SIGTERM after a snapshot."""
+FOUND_BY_ALL = (2, 3, 130, 143)
+"""Exit codes that every rank reaches by itself: the user's mistake; after a snapshot, a pause, SIGINT and SIGTERM."""
 MICRO_ROWS = "DREAMLM_MICRO_ROWS"
 """Environment variable: the most rows that a rank may put into a micro-batch."""
 NOTE = "DREAMLM_NOTE"

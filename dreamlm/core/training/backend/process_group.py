@@ -13,11 +13,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from torch import distributed
 
 from dreamlm.core.errors import UserMistake
+
+Value = TypeVar("Value")
 
 PATIENCE = timedelta(hours=12)
 """How long a rank waits for the others: as long as the first one may wait for space on a full disk.
@@ -115,6 +118,15 @@ def as_the_first_rank(choice: str, choices: Sequence[str], device: torch.device)
     number = torch.tensor(choices.index(choice), device=device)
     distributed.broadcast(number, src=0)
     return choices[int(number.item())]
+
+
+def from_the_first_rank(value: Value, device: torch.device) -> Value:
+    """What rank 0 holds, on every rank. Collective; `value` can be pickled, and that of the others is dropped."""
+    if not distributed.is_initialized():
+        return value
+    values = [value]
+    distributed.broadcast_object_list(values, src=0, device=device)
+    return values[0]
 
 
 @contextmanager

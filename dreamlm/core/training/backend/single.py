@@ -54,16 +54,17 @@ class SingleProcess(Backend):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def forward_backward(self, micro_batches: Sequence[MicroBatch]) -> Measured:
-        total = sum(micro.targets for micro in micro_batches)
-        tally = Tally(self.device, len(micro_batches))
-        for micro in micro_batches:
+        counting = [(micro, targets) for micro in micro_batches if (targets := micro.targets)]
+        total = sum(targets for _, targets in counting)
+        tally = Tally(self.device, len(counting))
+        for micro, targets in counting:
             torch.manual_seed(micro.seed)
             with self.autocast():
                 losses = self._forward(*micro.inputs(self.device))
             weighted = sum(self._loss_weights[name] * loss for name, loss in losses.objectives.items())
             (weighted / total).backward()
-            tally.add(losses.nll, losses.objectives, losses.probes)
-        return tally.measured(total, self.sum, ranks=1)
+            tally.add(targets, losses.nll, losses.objectives, losses.probes)
+        return tally.measured(total, self.sum)
 
     def update(self, factor: float) -> Update:
         norm = nn.utils.get_total_norm([p.grad for _, p in self._parameters if p.grad is not None])

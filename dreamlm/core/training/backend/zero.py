@@ -86,29 +86,33 @@ class ZeroBackend(Backend):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def forward_backward(self, micro_batches: Sequence[MicroBatch]) -> Measured:
-        total = self._count_targets(micro_batches)
-        tally = Tally(self.device, len(micro_batches))
-        for number, micro in enumerate(micro_batches, start=1):
+        mine = [micro.targets for micro in micro_batches]
+        total, counting = self._count(mine)
+        tally = Tally(self.device, counting)
+        for number, (micro, targets) in enumerate(zip(micro_batches, mine, strict=True), start=1):
             torch.manual_seed(micro.seed)
             self._engine.set_gradient_accumulation_boundary(number == len(micro_batches))
             # DeepSpeed averages over the ranks; what is wanted is the sum over all of them per real target.
-            scale = self.world_size / total
+            scale = self.world_size / total if targets else 0.0
             loss, nll, objectives, probes = self._engine(scale, *micro.inputs(self.device))
             self._engine.backward(loss)
-            tally.add(nll, objectives, probes)
-        return tally.measured(total, self.sum, self.world_size)
+            tally.add(targets, nll, objectives, probes)
+        return tally.measured(total, self.sum)
 
-    def _count_targets(self, micro_batches: Sequence[MicroBatch]) -> int:
-        """Real targets of the global batch.  Raises: UserMistake when a rank has more micro-batches than another."""
-        mine = len(micro_batches)
-        targets, number, squares = self.sum([sum(m.targets for m in micro_batches), mine, mine**2])
+    def _count(self, targets: Sequence[int]) -> tuple[int, int]:
+        """Real targets of the global batch, and its micro-batches that have any, when those of this rank have so many.
+
+        Raises: UserMistake when a rank has more micro-batches than another.
+        """
+        mine = len(targets)
+        total, counting, number, squares = self.sum([sum(targets), sum(map(bool, targets)), mine, mine**2])
         if squares * self.world_size != number**2:
             raise UserMistake(
                 f"the {number:.0f} micro-batches of a step cannot be shared equally among {self.world_size} processes",
                 where="--nproc",
                 hint="continue with as many processes as the run began with, or a divisor of that number",
             )
-        return int(targets)
+        return int(total), int(counting)
 
     def update(self, factor: float) -> Update:
         for group in self._groups():
