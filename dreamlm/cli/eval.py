@@ -1,4 +1,4 @@
-"""`dreamlm eval`: how well a model predicts held-out text."""
+"""`dreamlm eval`: how well a model predicts held-out text, and what else was asked about it."""
 
 import json
 from pathlib import Path
@@ -16,6 +16,7 @@ from dreamlm.cli.options import (
     RescaleOption,
     RunOption,
     SeedOption,
+    SetOption,
     assignments,
     layer_choice,
 )
@@ -23,6 +24,12 @@ from dreamlm.cli.options import (
 if TYPE_CHECKING:
     from dreamlm.core.evaluation.bootstrap import Interval
     from dreamlm.core.evaluation.report import PerplexityReport
+    from dreamlm.core.evaluation.section import EvaluationReport, Section
+    from dreamlm.wiring.evaluation import SectionRequest
+
+
+ABSENT = "-"
+"""In a table, what could not be measured."""
 
 
 def evaluate(
@@ -34,11 +41,23 @@ def evaluate(
         int | None, typer.Option("--max-tokens", min=1, help="Measure on a sample of the held-out documents.")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Windows at once; never changes the result.")
+        int | None, typer.Option("--batch-size", min=1, help="Windows and texts at once; never changes the result.")
+    ] = None,
+    diversity: Annotated[
+        int | None, typer.Option("--diversity", min=2, metavar="N", help="Write N texts, and measure how they differ.")
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--prompts", metavar="FILE", help="What they continue; default how held-out documents begin."),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option("--reference", metavar="DIR", help="A run or snapshot that judges how likely they are."),
     ] = None,
     extend_max_seq_len: ExtendOption = None,
     rescale_layers: RescaleOption = None,
     seed: SeedOption = None,
+    sets: SetOption = None,
     device: DeviceOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Write report.json and report.png there.")
@@ -48,7 +67,8 @@ def evaluate(
     """Measure a model on held-out text.
 
     Perplexity, cross-entropy and bits per byte with confidence intervals, on the held-out part of the corpus that the
-    model was trained on, of --corpus, or on --text.
+    model was trained on, of --corpus, or on --text. With --diversity, texts are written as the preset's generate
+    section says, or --set generate.KEY=VALUE.
     """
     from dreamlm.cli.places import model_place
     from dreamlm.wiring.evaluation import EvaluationRequest
@@ -58,23 +78,49 @@ def evaluate(
     place = model_place(checkpoint, run)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)  # before the work whose report it is for
-    sets = assignments("eval", {"--batch-size": ("rows", batch_size), "--seed": ("seed", seed)})
+    options = {"--batch-size": ("rows", batch_size), "--seed": ("seed", seed)}
     request = EvaluationRequest(
-        place, text, corpus, max_tokens, sets, device or "auto", extend_max_seq_len, layer_choice(rescale_layers)
+        place,
+        text,
+        corpus,
+        max_tokens,
+        [*(sets or ()), *assignments("eval", options), *assignments("generate", options)],
+        device or "auto",
+        extend_max_seq_len,
+        layer_choice(rescale_layers),
+        _sections(diversity, prompts, reference),
     )
     with console.live() as line:
         report = run_evaluation(
-            request, lambda done, total: line.show(f"evaluate  {done}/{total} batches", done / total)
+            request, lambda doing, done, total: line.show(f"{doing}  {done:,}/{total:,}", done / total)
         )
     if as_json:
         console.document(report.to_json())
     else:
-        _tell(console, report)
+        _tell(console, report.perplexity)
+        for section in report.sections:
+            _tell_section(console, section)
     if out is not None:
         _write(report, out)  # last, so that a full disk does not cost the measurement
 
 
-def _write(report: "PerplexityReport", folder: Path) -> None:
+def _sections(diversity: int | None, prompts: Path | None, reference: Path | None) -> list["SectionRequest"]:
+    """What to measure beside perplexity.  Raises: UserMistake for an option of a section that was not asked for."""
+    from dreamlm.cli.prompts import prompts_in
+    from dreamlm.core.errors import UserMistake
+    from dreamlm.wiring.diversity import DiversityRequest
+
+    if diversity is None:
+        for option, value in (("--prompts", prompts), ("--reference", reference)):
+            if value is not None:
+                raise UserMistake(
+                    f"{option} is for --diversity", hint=f"say how many texts to write: --diversity 64 {option} {value}"
+                )
+        return []
+    return [DiversityRequest(diversity, [] if prompts is None else prompts_in(prompts), reference)]
+
+
+def _write(report: "EvaluationReport", folder: Path) -> None:
     from dreamlm.core.errors import DreamLMError
     from dreamlm.core.evaluation.plots import plot_report
 
@@ -88,7 +134,7 @@ def _write(report: "PerplexityReport", folder: Path) -> None:
 
 def _tell(console: Console, report: "PerplexityReport") -> None:
     def between(interval: "Interval | None", digits: int) -> str:
-        return "-" if interval is None else f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"
+        return ABSENT if interval is None else f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"
 
     rows = [
         ("cross-entropy", f"{report.cross_entropy:.4f}", between(report.cross_entropy_interval, 4), "nats per token"),
@@ -102,3 +148,25 @@ def _tell(console: Console, report: "PerplexityReport") -> None:
         console.table(("source", "tokens", "cross-entropy"), sources)
     console.result("")
     console.result(f"on {report.tokens:,} tokens, {report.utf8_bytes:,} bytes, in {report.windows:,} windows")
+
+
+def _tell_section(console: Console, section: "Section") -> None:
+    from dreamlm.core.evaluation.section import figure_text
+
+    rows = [
+        (
+            figure.name,
+            ABSENT if figure.value is None else figure_text(figure.value),
+            ABSENT
+            if figure.interval is None
+            else f"{figure_text(figure.interval.low)} to {figure_text(figure.interval.high)}",
+            figure.unit,
+        )
+        for figure in section.figures
+    ]
+    console.result("")
+    console.table((section.title.lower(), "value", f"{section.confidence:.0%} interval", "unit"), rows)
+    console.result("")
+    console.result(f"on {section.summary}")
+    for note in section.notes:
+        console.notice(f"note: {note}")

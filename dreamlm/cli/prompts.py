@@ -1,16 +1,18 @@
-"""Prompts from arguments, or from stdin: one a line, or JSON lines with a `prompt`."""
+"""Prompts from arguments, from a file, or from stdin: one a line, or JSON lines with a `prompt`."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import TextIO
 
 from dreamlm.core.errors import UserMistake
 
 
-def read_prompts(lines: Iterable[str]) -> Iterator[str]:
+def read_prompts(lines: Iterable[str], name: str = "stdin") -> Iterator[str]:
     """Every line is a prompt; when the first that is not empty begins with `{`, every line is a JSON object.
 
+    name: where the lines come from, for errors.
     Raises: UserMistake naming the line that is not UTF-8, or no object with a text as `prompt`.
     """
     as_json = None
@@ -20,10 +22,22 @@ def read_prompts(lines: Iterable[str]) -> Iterator[str]:
             continue
         if not _is_unicode(text):
             hint = "convert it, for example with: iconv -f LATIN1 -t UTF-8"
-            raise UserMistake("this prompt is not UTF-8 text", where=f"stdin, line {number}", hint=hint)
+            raise UserMistake("this prompt is not UTF-8 text", where=f"{name}, line {number}", hint=hint)
         if as_json is None:
             as_json = text.lstrip().startswith("{")
-        yield _prompt_of(text, number) if as_json else text
+        yield _prompt_of(text, f"{name}, line {number}") if as_json else text
+
+
+def prompts_in(path: Path) -> list[str]:
+    """The prompts of a file, as on stdin.  Raises: UserMistake when it cannot be read, or has none."""
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape") as file:
+            prompts = list(read_prompts(file, str(path)))
+    except OSError as error:
+        raise UserMistake(f"cannot read the prompts: {error.strerror}", where=str(path)) from error
+    if not prompts:
+        raise UserMistake("there is no prompt in this file", where=str(path), hint="write one a line")
+    return prompts
 
 
 def chosen_prompts(arguments: Sequence[str], stdin: TextIO) -> Iterator[str]:
@@ -48,8 +62,8 @@ def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _prompt_of(text: str, number: int) -> str:
-    where, hint = f"stdin, line {number}", 'a line is an object such as {"prompt": "Once upon a time"}'
+def _prompt_of(text: str, where: str) -> str:
+    hint = 'a line is an object such as {"prompt": "Once upon a time"}'
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:

@@ -76,6 +76,18 @@ class Corpus:
         Every source keeps its share, and at least one document. The sample never changes for a corpus.
         Raises: DataError when no document was held out.
         """
+        ids = self.manifest.tokenizer
+        return HeldOutDocuments.sample(
+            self.validation_parts(),
+            seq_length,
+            max_tokens,
+            packing,
+            end_of_document_id=ids.end_of_document_id,
+            padding_id=ids.padding_id,
+        )
+
+    def validation_parts(self) -> list[ValidationPart]:
+        """The held-out documents of each source that has some.  Raises: DataError when no document was held out."""
         parts = [
             ValidationPart(source, name, [self._open_shard(self.folder / shard.path) for shard in shards])
             for source, name in enumerate(self.source_names)
@@ -84,10 +96,7 @@ class Corpus:
         if not parts:
             hint = "raise data.validation_fraction, or add documents"
             raise DataError("no document was held out for validation", where=str(self.folder), hint=hint)
-        ids = self.manifest.tokenizer
-        return HeldOutDocuments.sample(
-            parts, seq_length, max_tokens, packing, end_of_document_id=ids.end_of_document_id, padding_id=ids.padding_id
-        )
+        return parts
 
     def _opened(self, path: Path) -> Shard:
         """A shard of the folder that was opened. Raises: DataError when another corpus has taken its place."""

@@ -1,11 +1,18 @@
-"""`dreamlm eval`: a trained model and held-out text become a report."""
+"""`dreamlm eval`: a trained model and held-out text become a report.
+
+1. load the model; open the held-out text
+2. every section that was asked for beside perplexity says what it needs: mistakes show before anything is computed
+3. perplexity, then the sections
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeAlias
 
 from dreamlm.core.errors import UserMistake
-from dreamlm.core.evaluation.report import PerplexityReport
+from dreamlm.core.evaluation.likelihood import likelihood_of
+from dreamlm.core.evaluation.section import EvaluationReport, Section
 from dreamlm.core.evaluation.text import TextHeldOut
 from dreamlm.core.nn.positions.positions import LayerChoice
 from dreamlm.core.training.memory import MEASURING, within_memory
@@ -13,8 +20,38 @@ from dreamlm.core.types import HeldOut
 from dreamlm.data_sources.corpus import Corpus
 from dreamlm.presets.layers import Assignment
 from dreamlm.presets.resolve import resolve_values
+from dreamlm.presets.schema import Preset
 from dreamlm.wiring.loading import Loaded, load
 from dreamlm.wiring.places import corpus_folder
+
+ShowProgress: TypeAlias = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is in all."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated, and on what."""
+
+    loaded: Loaded
+    preset: Preset
+    """The model's, with the settings of the request."""
+    corpora: Sequence[Corpus]
+    """The corpus that perplexity is measured on; empty when it is a text."""
+    device: str
+
+
+class PreparedSection(Protocol):
+    """A section that has everything it needs."""
+
+    def measure(self, show: ShowProgress) -> Section: ...
+
+
+class SectionRequest(Protocol):
+    """Something to measure beside perplexity."""
+
+    def prepare(self, subject: Subject) -> PreparedSection:
+        """Find and check all that is needed.  Raises: UserMistake, DataError, CheckpointError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -35,13 +72,12 @@ class EvaluationRequest:
     """Measure on windows of that many tokens, the model extended to them; default the windows of training."""
     rescale_layers: LayerChoice | None = None
     """Which layers see positions re-scaled for that."""
+    sections: Sequence[SectionRequest] = ()
+    """What to measure beside perplexity."""
 
 
-def evaluate(request: EvaluationRequest, on_progress: Callable[[int, int], None]) -> PerplexityReport:
-    """Measure the model; on_progress gets batches done and batches in all.
-
-    Raises: UserMistake, DataError, CheckpointError.
-    """
+def evaluate(request: EvaluationRequest, show: ShowProgress) -> EvaluationReport:
+    """Measure the model.  Raises: UserMistake, DataError, CheckpointError."""
     if request.text is not None and request.corpus is not None:
         raise UserMistake("measure on a text or on a corpus, not on both", hint="leave --text or --corpus out")
     loaded = load(
@@ -51,15 +87,26 @@ def evaluate(request: EvaluationRequest, on_progress: Callable[[int, int], None]
         rescale_layers=request.rescale_layers,
     )
     preset = resolve_values(loaded.preset.model_dump(mode="json"), str(loaded.folder), request.sets)
+    seq_length = loaded.model.config.seq_length
     if request.text is not None:
-        held_out: HeldOut = TextHeldOut(_read(request.text), loaded.tokenizer, preset.model.seq_length)
+        corpora: Sequence[Corpus] = []
+        held_out: HeldOut = TextHeldOut(_read(request.text), loaded.tokenizer, seq_length)
         names: Sequence[str] = [request.text.name]
     else:
-        corpus = _corpus(request.corpus, loaded)
-        held_out = corpus.held_out(preset.model.seq_length, request.max_tokens, preset.data.packing)
+        corpora = [corpus := _corpus(request.corpus, loaded)]
+        held_out = corpus.held_out(seq_length, request.max_tokens, preset.data.packing)
         names = corpus.source_names
+    subject = Subject(loaded, preset, corpora, request.device)
+    prepared = [section.prepare(subject) for section in request.sections]
     with within_memory(MEASURING.failure):
-        return preset.eval.build().run(loaded.model, held_out, names, on_progress)
+        perplexity = preset.eval.build().run(
+            loaded.model,
+            held_out,
+            names,
+            lambda done, total: show("batches measured", done, total),
+            likelihood_of(loaded.model, loaded.tokenizer.end_of_document_id, preset.eval.bound_samples),
+        )
+    return EvaluationReport(perplexity, tuple(section.measure(show) for section in prepared))
 
 
 def _read(path: Path) -> str:

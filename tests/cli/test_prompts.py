@@ -1,13 +1,14 @@
 """Where prompts come from, and the menu that asks for a preset."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dreamlm.cli.console import Console
 from dreamlm.cli.menu import choose_preset
-from dreamlm.cli.prompts import batches, chosen_prompts, read_prompts
+from dreamlm.cli.prompts import batches, chosen_prompts, prompts_in, read_prompts
 from dreamlm.core.errors import UserMistake
 
 
@@ -84,3 +85,18 @@ def test_a_prompt_in_another_encoding_is_named_by_its_line() -> None:
     with pytest.raises(UserMistake, match="not UTF-8") as caught:
         list(read_prompts(latin.splitlines()))
     assert caught.value.where == "stdin, line 2"
+
+
+def test_a_file_of_prompts_is_read_as_stdin_and_errors_name_it(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("one\n\nGrüße\n".encode())
+    assert prompts_in(file) == ["one", "Grüße"]
+    file.write_bytes("one\nGrüße\n".encode("latin-1"))
+    with pytest.raises(UserMistake, match="not UTF-8") as caught:
+        prompts_in(file)
+    assert caught.value.where == f"{file}, line 2"
+    file.write_text("\n")
+    with pytest.raises(UserMistake, match="there is no prompt in this file"):
+        prompts_in(file)
+    with pytest.raises(UserMistake, match="cannot read the prompts: No such file"):
+        prompts_in(tmp_path / "absent")

@@ -117,6 +117,42 @@ def test_eval_is_the_same_for_any_batch_size(cli: Any, place: Path) -> None:
     assert Path("report/report.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_diversity_is_a_table_a_strip_of_the_page_and_a_section_of_the_json(cli: Any, place: Path) -> None:
+    asked = ("eval", "--run", "runs/walk", "--diversity", "6", "--set", "eval.diversity.words=4")
+    shown = cli(*asked, "--out", "diverse")
+    lines = shown.out.splitlines()
+    table = lines[lines.index(next(line for line in lines if line.startswith("generation diversity"))) :]
+    names = ["distinct-1", "distinct-2", "distinct-3", "self-BLEU", "entropy", "repetition", "seen 8-grams"]
+    assert [line.split("  ")[0] for line in table[1:8]] == names
+    assert table[-1].startswith("on 6 texts of ")
+    assert "note: log-likelihood is left out: name the checkpoint" in shown.err
+    assert Path("diverse/report.png").read_bytes().startswith(b"\x89PNG")
+    written = json.loads(Path("diverse/report.json").read_text())
+    again = json.loads(cli(*asked, "--batch-size", "1", "--reference", "runs/walk", "--json").out)
+    likelihood = again["diversity"]["figures"].pop("log_likelihood")
+    assert likelihood["value"] < 0
+    assert again["diversity"]["figures"] == written["diversity"]["figures"]
+    assert again["diversity"]["written"] == written["diversity"]["written"]
+    assert again["perplexity"] == pytest.approx(written["perplexity"], rel=1e-6)
+
+
+def test_prompts_and_settings_of_the_texts_are_the_users(cli: Any, place: Path) -> None:
+    Path("prompts.jsonl").write_text('{"prompt": "The fox"}\n{"prompt": "A dog"}\n')
+    asked = ("eval", "--run", "runs/walk", "--json", "--diversity", "2", "--prompts", "prompts.jsonl")
+    found = json.loads(cli(*asked, "--set", "generate.greedy=true", "--seed", "5").out)["diversity"]
+    assert [text["prompt"] for text in found["written"]] == ["The fox", "A dog"]
+    assert (found["generate"]["greedy"], found["generate"]["seed"]) == (True, 5)
+
+
+@pytest.mark.parametrize("option", ["--prompts", "--reference"])
+def test_an_option_of_diversity_says_so_when_it_was_not_asked_for(cli: Any, place: Path, option: str) -> None:
+    outcome = cli("eval", "--run", "runs/walk", option, "there")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == (
+        f"error: {option} is for --diversity\nhelp: say how many texts to write: --diversity 64 {option} there\n"
+    )
+
+
 def test_a_report_that_cannot_be_written_does_not_cost_the_measurement(
     cli: Any, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

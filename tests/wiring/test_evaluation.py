@@ -20,12 +20,12 @@ def test_a_corpus_that_is_no_longer_the_models_is_measured_on_only_when_named(
     run = trained()
     folder = corpus_folder(place.preset())
     tokenizer = Tokenizer.load(folder)
-    measured = evaluate(EvaluationRequest(run), lambda done, total: None)
+    measured = evaluate(EvaluationRequest(run), lambda doing, done, total: None)
     write_text(place.folder / "text.jsonl", documents=150, seed=1)
     monkeypatch.setattr(Tokenizer, "train", lambda config, texts: tokenizer)  # as a pretrained one would be
     prepare_corpus(place.preset(), Silence(), workers=1)
     with pytest.raises(UserMistake, match="not the one that the model was trained on") as caught:
-        evaluate(EvaluationRequest(run), lambda done, total: None)
+        evaluate(EvaluationRequest(run), lambda doing, done, total: None)
     assert f"--corpus {folder}" in caught.value.hint
-    again = evaluate(EvaluationRequest(run, corpus=folder), lambda done, total: None)
-    assert again.cross_entropy != measured.cross_entropy
+    again = evaluate(EvaluationRequest(run, corpus=folder), lambda doing, done, total: None)
+    assert again.perplexity.cross_entropy != measured.perplexity.cross_entropy

@@ -36,7 +36,8 @@ def test_windows_and_contexts_grow_and_a_snapshot_of_the_longer_model_brings_it_
     assert longer.preset.model.seq_length == longer.model.config.seq_length == 128
     assert longer.preset.model.positions == longer.model.config.positions
     measured = [
-        evaluate(EvaluationRequest(run, extend_max_seq_len=length), lambda done, total: None) for length in (None, 128)
+        evaluate(EvaluationRequest(run, extend_max_seq_len=length), lambda doing, done, total: None).perplexity
+        for length in (None, 128)
     ]
     assert [len(report.position_cross_entropy) for report in measured] == [32, 128]
     assert measured[0].tokens == measured[1].tokens

@@ -20,6 +20,17 @@ class Interval:
     high: float
 
 
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals are made."""
+
+    confidence: float
+    """Within (0, 1)."""
+    resamples: int
+    """Of a bootstrap."""
+    seed: int
+
+
 def bootstrap_ratio(
     sum_N: npt.NDArray[np.float64],
     count_N: npt.NDArray[np.float64],

@@ -5,14 +5,16 @@ held-out windows -> score.py: loss of each -> bootstrap.py: how far to trust it 
 
 import math
 from collections.abc import Callable, Sequence
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
 from dreamlm.core.config import ConfigModel
-from dreamlm.core.evaluation.bootstrap import Interval, bootstrap_ratio
+from dreamlm.core.evaluation.bootstrap import Interval, Resampling, bootstrap_ratio
+from dreamlm.core.evaluation.diversity import Diversity
+from dreamlm.core.evaluation.likelihood import BOUND_SAMPLES, NEXT_TOKEN, Likelihood
 from dreamlm.core.evaluation.report import PerplexityReport, Score, SourceScore, perplexity_of
 from dreamlm.core.evaluation.score import WindowScores, no_progress, score
 from dreamlm.core.nn.decoder import DreamLM
@@ -27,12 +29,24 @@ class Evaluation:
     class Config(ConfigModel):
         rows: int = Field(16, ge=1)
         """Windows computed at once; changes speed and memory, not the result."""
+        bound_samples: int = Field(BOUND_SAMPLES, ge=1)
+        """Times at which a diffusion model's bound looks at each block; more cost time and lower its error."""
+        by: Literal["window", "document"] = "window"
+        """`window`: one document behind the other, cut wherever a window ends, as training sees them. `document`: each
+        from its own beginning and at its own length, those of similar length together."""
         confidence: float = Field(0.95, gt=0.0, lt=1.0)
         """Of the bootstrap intervals."""
         resamples: int = Field(1000, ge=100, le=1_000_000)
         """Bootstrap resamples; with 1000 an interval's ends wobble by a few percent of its width."""
         seed: int = Field(0, ge=0)
         """Of the bootstrap."""
+        diversity: Diversity.Config = Diversity.Config()
+        """What `dreamlm eval --diversity` counts."""
+
+        @property
+        def resampling(self) -> Resampling:
+            """How the intervals of all sections are made."""
+            return Resampling(self.confidence, self.resamples, self.seed)
 
         def build(self) -> "Evaluation":
             return Evaluation(self)
@@ -46,16 +60,19 @@ class Evaluation:
         held_out: HeldOut,
         source_names: Sequence[str] = (),
         on_progress: Callable[[int, int], None] = no_progress,
+        likelihood: Likelihood = NEXT_TOKEN,
     ) -> PerplexityReport:
         """Cross-entropy, perplexity and bits per byte of the model on the held-out text.
 
         source_names: names of the sources by index; a source beyond them is called by its number.
         on_progress: gets batches done and batches in all.
+        likelihood: how the model is measured.
 
         Raises: DataError when the windows hold other targets than they promise; DreamLMError when a loss is not finite
         or differs from a plain cross-entropy.
         """
-        scores = score(model, held_out, self.config.rows, on_progress)
+        held_out = held_out.by_document() if self.config.by == "document" else held_out
+        scores = score(model, held_out, self.config.rows, on_progress, likelihood)
         everything = np.ones(len(scores.nll_N), dtype=np.bool_)
         overall = self._score(scores, everything)
         bits_per_byte = overall.tokens / (math.log(2) * held_out.utf8_bytes)
@@ -72,7 +89,9 @@ class Evaluation:
             confidence=self.config.confidence,
             resamples=self.config.resamples,
             seed=self.config.seed,
+            padding=1.0 - overall.tokens / scores.places,
             parity_error=scores.parity_error,
+            monte_carlo_error=math.sqrt(scores.variance_N.sum()) / overall.tokens,
         )
 
     def _score(self, scores: WindowScores, chosen_N: npt.NDArray[np.bool_]) -> Score:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from dreamlm.core.errors import UserMistake
 from dreamlm.core.evaluation.report import PerplexityReport, Score
+from dreamlm.core.evaluation.section import EvaluationReport, Section
+from dreamlm.core.evaluation.section_plot import draw_section, height
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,25 +17,29 @@ INK, MUTED, BLUE, ORANGE = "#222222", "#777777", "#3b6ea8", "#d08a3c"
 POOLED_FACTOR = 1.4
 
 
-def plot_report(report: PerplexityReport, path: Path) -> None:
+def plot_report(report: EvaluationReport, path: Path) -> None:
     """Write the page as PNG (or what the file's suffix says). Raises: UserMistake when the file cannot be written."""
     try:
-        draw_report(report).savefig(path, dpi=130)
+        draw_report(report.perplexity, report.sections).savefig(path, dpi=130)
     except (OSError, ValueError) as error:
         raise UserMistake(f"the page of plots cannot be written: {error}", where=str(path)) from error
 
 
-def draw_report(report: PerplexityReport) -> "Figure":
-    """Headline figures above loss by position and loss by source."""
+def draw_report(report: PerplexityReport, sections: Sequence[Section] = ()) -> "Figure":
+    """Headline figures above loss by position and loss by source, and a strip for each section below."""
     from matplotlib.figure import Figure  # half a second of import time
 
-    rows = len(report.sources)
-    figure = Figure(figsize=(11, max(5.0, 2.6 + 0.42 * rows)), layout="constrained")
+    heights = [max(5.0, 2.6 + 0.42 * len(report.sources)), *(height(section) for section in sections)]
+    figure = Figure(figsize=(11, sum(heights)), layout="constrained")
     figure.suptitle(_headline(report), fontsize=11, color=INK, x=0.01, ha="left")
-    by_position, by_source = figure.subplots(1, 2)
+    grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
+    by_position, by_source = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
     _draw_positions(by_position, report)
     _draw_sources(by_source, report)
-    for axes in (by_position, by_source):
+    strips = [figure.add_subplot(grid[row, :]) for row in range(1, len(heights))]
+    for strip, section in zip(strips, sections, strict=True):
+        draw_section(strip, section, INK, MUTED, BLUE)
+    for axes in (by_position, by_source, *strips):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=MUTED, labelsize=9)
     return figure

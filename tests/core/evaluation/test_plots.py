@@ -8,11 +8,12 @@ from small_model import hand_made, small_model
 from dreamlm.core.errors import UserMistake
 from dreamlm.core.evaluation.perplexity import evaluate
 from dreamlm.core.evaluation.plots import draw_report, plot_report, pooled
+from dreamlm.core.evaluation.section import EvaluationReport
 
 
 def test_the_page_is_a_picture_of_the_reports_figures(tmp_path: Path) -> None:
     report = evaluate(small_model(), hand_made(), 4, ["books", "wiki", "papers"])
-    plot_report(report, tmp_path / "report.png")
+    plot_report(EvaluationReport(report), tmp_path / "report.png")
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
     figure = draw_report(report)
     by_position, by_source = figure.axes
@@ -26,7 +27,7 @@ def test_the_page_is_a_picture_of_the_reports_figures(tmp_path: Path) -> None:
 
 
 def test_one_window_without_intervals_can_be_drawn(tmp_path: Path) -> None:
-    plot_report(evaluate(small_model(), hand_made(1), 4), tmp_path / "one.png")
+    plot_report(EvaluationReport(evaluate(small_model(), hand_made(1), 4)), tmp_path / "one.png")
     assert (tmp_path / "one.png").stat().st_size > 10_000
 
 
@@ -41,7 +42,7 @@ def test_pooling_counts_every_position_once() -> None:
 @pytest.mark.parametrize("name", ["missing/report.png", "report.unknown"])
 def test_a_page_that_cannot_be_written_names_its_file(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserMistake, match="cannot be written") as caught:
-        plot_report(evaluate(small_model(), hand_made(2), 4), tmp_path / name)
+        plot_report(EvaluationReport(evaluate(small_model(), hand_made(2), 4)), tmp_path / name)
     assert caught.value.where == str(tmp_path / name)
 
 
