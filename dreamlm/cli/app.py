@@ -1,7 +1,8 @@
 """The `dreamlm` command: its subcommands, and the one boundary where errors become text and exit codes.
 
-Exit codes: 0 done, 1 failed, 2 the user's mistake, 75 out of memory until a smaller micro-batch is set, 130 or 143
-interrupted by SIGINT or SIGTERM, 141 nobody reads the output any more (`dreamlm ... | head`).
+Exit codes: 0 done, 1 failed, 2 the user's mistake, 3 paused by an alarm (rl.ppo.alarms.pause), 75 out of memory until a
+smaller micro-batch is set, 130 or 143 interrupted by SIGINT or SIGTERM, 141 nobody reads the output any more
+(`dreamlm ... | head`).
 """
 
 import errno
@@ -18,7 +19,7 @@ import typer
 from dreamlm import __version__
 from dreamlm.cli import ckpt, doctor, eval, generate, prepare, presets, rl, train
 from dreamlm.cli.console import Console
-from dreamlm.core.errors import DreamLMError, Interrupted
+from dreamlm.core.errors import DreamLMError, Interrupted, Paused
 
 app = typer.Typer(
     name="dreamlm",
@@ -82,6 +83,9 @@ def run(arguments: Sequence[str]) -> int:
     except Interrupted as interruption:
         Console().notice(str(interruption))
         code = 128 + interruption.signal_number
+    except Paused as pause:
+        Console().notice(str(pause))
+        code = pause.exit_code
     except DreamLMError as error:
         Console().error(error)
         code = error.exit_code

@@ -1,4 +1,4 @@
-"""`dreamlm train --nproc N`: the same command once per rank, with one of them speaking.
+"""`--nproc N` of `dreamlm train` and `dreamlm rl`: the same command once per rank, with one of them speaking.
 
 A rank whose micro-batch does not fit into memory cannot go on alone. It leaves a note and ends, the others end with it,
 and all are started again with the smaller micro-batch that the note names. They go on from the newest snapshot.

@@ -13,6 +13,7 @@ from dreamlm.cli.options import DeviceOption, JsonOption, PresetOption, RunOptio
 if TYPE_CHECKING:
     from dreamlm.core.evaluation.preference import PreferenceReport
     from dreamlm.wiring.policy_start import PolicyRequest
+    from dreamlm.wiring.reward_start import RewardRequest
 
 
 class _PpoByDefault(TyperGroup):
@@ -31,6 +32,9 @@ app = typer.Typer(
 FromOption = Annotated[
     Path | None, typer.Option("--from", metavar="RUN|DIR", help="The trained model: a run or one of its snapshots.")
 ]
+NprocOption = Annotated[
+    int | None, typer.Option("--nproc", min=1, metavar="N", help="Train in N processes here, with DeepSpeed.")
+]
 
 
 @app.command()
@@ -41,9 +45,7 @@ def ppo(
     sets: SetOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
-    nproc: Annotated[
-        int | None, typer.Option("--nproc", min=1, metavar="N", help="Train in N processes here, with DeepSpeed.")
-    ] = None,
+    nproc: NprocOption = None,
     allow_changes: Annotated[
         bool, typer.Option("--allow-changes", help="Continue a run although safe settings differ.")
     ] = False,
@@ -95,6 +97,7 @@ def reward(
     sets: SetOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
+    nproc: NprocOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fit a reward model to preference pairs, or go on where that stopped.
@@ -102,10 +105,9 @@ def reward(
     The pairs are those of the preset's rl.pairs; without --preset it is the one inside the model. Held-out pairs say
     how good it is: one that is not above chance is trained, reported, and refused by whoever would learn from it.
     """
-    from dreamlm.cli.live_reward import LiveReward
+    from dreamlm.cli.ranks import command_line, run_ranks
     from dreamlm.core.errors import UserMistake
     from dreamlm.presets.resolve import resolve
-    from dreamlm.wiring.reward_training import RewardRequest, train_reward
 
     console = Console(as_json)
     if origin is None:
@@ -114,11 +116,29 @@ def reward(
         raise UserMistake("where should the reward model go?", hint="name a new run folder with --run DIR")
     changes = [*(sets or ()), *([] if seed is None else [f"rl.reward_model.seed={seed}"])]
     chosen = None if preset is None else resolve(preset, changes)
-    request = RewardRequest(origin, run, chosen, changes, device or "auto")
-    with console.live() as line:
+    if nproc is not None and nproc > 1 and "RANK" not in os.environ:
+        options = {"--from": origin, "--run": run, "--preset": preset, "--device": device}
+        run_ranks(console, nproc, ["rl", "reward", *command_line(options, changes, {"--json": as_json})])
+        return
+    from dreamlm.wiring.reward_start import RewardRequest
+
+    _fit(console, RewardRequest(origin, run, chosen, changes, device or "auto"))
+
+
+def _fit(console: Console, request: "RewardRequest") -> None:
+    from dreamlm.cli.live_reward import LiveReward
+    from dreamlm.cli.ranks import as_a_rank
+    from dreamlm.core.training.hooks import Hook
+    from dreamlm.wiring.reward_training import train_reward
+
+    if os.environ.get("RANK", "0") != "0":
+        with as_a_rank():
+            train_reward(request, Hook())
+        return
+    with as_a_rank(), console.live() as line:
         report = train_reward(request, LiveReward(console, line))
-    if as_json:
-        console.document({"run": run, **report.to_json()})
+    if console.as_json:
+        console.document({"run": request.run, **report.to_json()})
     else:
         _tell(console, report)
 

@@ -142,22 +142,45 @@ class NotAboveChance(UserMistake):
 
 
 class MicroBatchTooLarge(DreamLMError):
-    """A micro-batch of `rows` windows does not fit into memory; `fewer` may, once the processes are started again.
+    """A micro-batch of `rows` does not fit into memory; `fewer` may, once the processes are started again.
 
     Its exit code (EX_TEMPFAIL of sysexits.h) tells whoever started the processes that another try may succeed.
     """
 
     exit_code = 75
 
-    def __init__(self, rows: int, fewer: int, hint: str) -> None:
-        self.rows, self.fewer = rows, fewer
-        super().__init__(
-            f"out of memory with {rows} rows in a micro-batch", where="train.per_gpu_batch_size", hint=hint
-        )
+    def __init__(
+        self, rows: int, fewer: int, hint: str, where: str = "train.per_gpu_batch_size", unit: str = "rows"
+    ) -> None:
+        """`unit`: what there are so many of."""
+        self.rows, self.fewer, self.unit = rows, fewer, unit
+        super().__init__(f"out of memory with {rows} {unit} in a micro-batch", where=where, hint=hint)
 
     @property
     def remedy(self) -> str:
-        return f"out of memory: micro-batch {self.rows} -> {self.fewer} rows, accumulation x{self.rows // self.fewer}"
+        parts = self.rows // self.fewer
+        return f"out of memory: micro-batch {self.rows} -> {self.fewer} {self.unit}, accumulation x{parts}"
+
+
+class Paused(DreamLMError):
+    """An alarm ended the call, so that somebody may look; a snapshot was committed, and the same command goes on.
+
+    Neither a failure nor a signal, and nothing to be tried again unseen: its exit code is its own.
+    """
+
+    exit_code = 3
+
+    def __init__(
+        self, iteration: int, alarms: Sequence[str], learning_rate: float, kl_coefficient: float, hint: str
+    ) -> None:
+        """`learning_rate` and `kl_coefficient`: those that the run goes on with."""
+        self.iteration, self.alarms = iteration, tuple(alarms)
+        self.learning_rate, self.kl_coefficient = learning_rate, kl_coefficient
+        super().__init__(
+            f"paused by an alarm at iteration {iteration}: {'; '.join(alarms)}; a snapshot was saved, and the run goes "
+            f"on with the learning rate {learning_rate:.3g} and the KL coefficient {kl_coefficient:.3g}",
+            hint=hint,
+        )
 
 
 class Interrupted(DreamLMError):

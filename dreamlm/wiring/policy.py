@@ -60,7 +60,7 @@ def train_policy(request: PolicyRequest, hook: Hook) -> PolicyState:
     """Train until `rl.ppo.iterations`, or go on from the newest snapshot of the run.
 
     Raises: UserMistake and its kind before anything is allocated; Interrupted after a signal, with a snapshot saved;
-    TrainingFailed, OutOfSpace, DataError, CheckpointError.
+    Paused by an alarm, likewise; TrainingFailed, OutOfSpace, DataError, CheckpointError.
     """
     place = Place.from_environment()
     device = place.device() if request.device == "auto" else choose_device(request.device)
@@ -72,7 +72,7 @@ def train_policy(request: PolicyRequest, hook: Hook) -> PolicyState:
                 hook.on_notice(sentence)
             start = start_of(request, store, hook)
             start.preset.rl.ppo.rollout.room(start.preset.model.seq_length)
-            choose_backend(_training_config(start.preset.rl.ppo), place)
+            choose_backend(_training_config(start.preset.rl.ppo), place, "rl.ppo")
             prompts = prompts_of(start.preset, hook)
             check_shares(start.preset.rl.ppo, prompts, place)
             if first:

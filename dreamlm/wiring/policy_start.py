@@ -10,6 +10,7 @@ from dreamlm.checkpoints.manifest import MANIFEST, Record, read_manifest
 from dreamlm.checkpoints.snapshot import MODEL, Snapshot, read_snapshot
 from dreamlm.checkpoints.store import Store
 from dreamlm.core.errors import CheckpointError, UserMistake
+from dreamlm.core.nn.diffusion import require_causal
 from dreamlm.core.rl.config import PolicyConfig
 from dreamlm.core.rl.state import PolicyState
 from dreamlm.core.training.backend.process_group import Place
@@ -79,6 +80,7 @@ def start_of(request: PolicyRequest, store: Store, hook: Hook) -> PolicyStart:
         snapshot = read_snapshot(folder)
         preset = _preset(snapshot, request, folder)
         check_same_model(resolve_values(snapshot.preset, str(folder)).model_dump(mode="json"), preset)
+        require_causal(preset.model.diffusion, "reinforcement learning")
         return PolicyStart(snapshot, preset, True, read_manifest(folder).record)
     snapshot = read_snapshot(newest.path)
     state = PolicyState.from_json(snapshot.state)  # a run of something else is said to be one before settings differ

@@ -4,18 +4,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dreamlm.core.errors import DataError, UserMistake
+from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.rl.answer import Answer
-from dreamlm.core.rl.pair_reading import Measure, ReadPairs, measures_nothing, read_pairs_as_tokens
+from dreamlm.core.rl.pair_reading import Measure, ReadPairs, read_pairs_as_tokens
 from dreamlm.core.rl.reference import Reference
-from dreamlm.core.rl.reward_config import RewardConfig
 from dreamlm.core.rl.reward_model import RewardModel
 from dreamlm.core.rl.reward_training import RewardData
 from dreamlm.core.rl.rewards.mix import Rewards
+from dreamlm.core.tokenizer import Tokenizer
 from dreamlm.core.training.hooks import Hook
 from dreamlm.data_sources.pairs import Pairs, read_pairs
 from dreamlm.data_sources.sources.source import SourceContext, SourceReport
 from dreamlm.presets.schema import Preset
-from dreamlm.wiring.loading import Loaded
 from dreamlm.wiring.places import home
 
 
@@ -60,11 +60,9 @@ def _tell_losses(parts: Sequence[ReadPairs], window: int, hook: Hook) -> None:
         hook.on_notice(f"left out: {same:,} pairs whose answers are the same within those {window:,} tokens")
 
 
-def measured_by(config: RewardConfig, origin: Loaded, hook: Hook) -> Measure:
+def measured_by(model: DreamLM, tokenizer: Tokenizer, hook: Hook) -> Measure:
     """What teaches the components their meaning: the measured rewards, under the model that training starts from."""
-    if not config.component_weight:
-        return measures_nothing
-    rewards = Rewards.Config().build(Reference(origin.model, origin.tokenizer))
+    rewards = Rewards.Config().build(Reference(model, tokenizer))
 
     def measure(answers: Sequence[Answer]) -> Mapping[str, Sequence[float | None]]:
         hook.on_notice(f"measuring {len(answers):,} answers: what the components are to mean")

@@ -1,226 +1,205 @@
 """`dreamlm rl reward`: a trained model and preference pairs become a reward model.
 
-1. lock and repair the run, read its newest snapshot if there is one
-2. read the pairs, and the model to start from; refuse differences by name
+1. lock and repair the run, read its newest snapshot if there is one, else the model to start from; refuse differences
+2. read the pairs; the first process measures what the components are to mean
 3. build the reward model, its objective and its backend; take over the snapshot
 4. run, and write down what the offered snapshot is worth
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
-from dreamlm.checkpoints.manifest import read_manifest
-from dreamlm.checkpoints.snapshot import MODEL, Snapshot, read_snapshot
+import torch
+
+from dreamlm.checkpoints.snapshot import read_snapshot
 from dreamlm.checkpoints.store import Store
-from dreamlm.core.errors import CheckpointError, ResumeMismatch, UserMistake
+from dreamlm.core.errors import CheckpointError
 from dreamlm.core.evaluation.preference import PreferenceReport
-from dreamlm.core.objectives.preference import PreferenceObjective
+from dreamlm.core.objectives.preference import PreferenceObjective, untrained
+from dreamlm.core.rl.answer import Answer
 from dreamlm.core.rl.pair_reading import Measure, measures_nothing
+from dreamlm.core.rl.pair_sharing import check_pair_shares
+from dreamlm.core.rl.reward_config import RewardConfig
 from dreamlm.core.rl.reward_model import RewardModel
 from dreamlm.core.rl.reward_state import RewardState
-from dreamlm.core.rl.reward_training import RewardData, RewardTrainer
+from dreamlm.core.rl.reward_training import RewardTrainer
 from dreamlm.core.tokenizer import Tokenizer
 from dreamlm.core.training.backend.backend import Backend, Tensors
-from dreamlm.core.training.backend.choose import build_backend
-from dreamlm.core.training.backend.process_group import Place
+from dreamlm.core.training.backend.choose import build_backend, choose_backend
+from dreamlm.core.training.backend.process_group import (
+    Place,
+    as_the_first_rank,
+    first_rank_first,
+    from_the_first_rank,
+    gathered,
+)
 from dreamlm.core.training.config import TrainingConfig
 from dreamlm.core.training.hooks import Hook, Hooks, RunEnd
 from dreamlm.core.training.memory import BUILDING, within_memory
 from dreamlm.core.training.precision import choose_precision
 from dreamlm.core.training.recorders import MetricsFile, TensorBoard
-from dreamlm.presets.difference import differences
-from dreamlm.presets.resolve import resolve_values
-from dreamlm.presets.schema import Preset
-from dreamlm.wiring.loading import Loaded, choose_device, load, snapshot_folder
+from dreamlm.data_sources.pairs import Pairs
+from dreamlm.wiring.loading import choose_device, fill, load
 from dreamlm.wiring.places import RunFolder
-from dreamlm.wiring.preferences import measured_by, read_preferences, reward_data
-from dreamlm.wiring.saver import SnapshotSaver
-
-FREE = ("save_interval_seconds", "save_interval_steps", "retry_seconds", "max_skipped_steps", "pairs_per_micro_batch")
-"""What may differ when a run goes on; the pairs are compared as they were read."""
-
-
-@dataclass(frozen=True)
-class RewardRequest:
-    """What the user asked for."""
-
-    origin: Path
-    """The model to start from: a run folder or a snapshot."""
-    run: Path
-    preset: Preset | None = None
-    """None is the preset inside the model to start from."""
-    sets: Sequence[str] = ()
-    """Applied to that preset when `preset` is None."""
-    device: str = "auto"
+from dreamlm.wiring.preferences import measured_by, reward_data
+from dreamlm.wiring.reward_start import RewardRequest, RewardStart, pairs_of, start_of
+from dreamlm.wiring.saver import NoSaver, SnapshotSaver
 
 
 def train_reward(request: RewardRequest, hook: Hook) -> PreferenceReport:
     """Fit a reward model to preferences, or go on from the newest snapshot of the run; what its best snapshot is worth.
 
     Raises: UserMistake and its kind before anything is allocated; Interrupted after a signal, with a snapshot saved;
-    TrainingFailed, OutOfSpace, DataError, CheckpointError.
+    MicroBatchTooLarge when several processes must be started again; TrainingFailed, OutOfSpace, DataError,
+    CheckpointError.
     """
-    if Place.from_environment().world_size > 1:
-        raise UserMistake("a reward model is trained in one process", hint="start it without a launcher")
-    store = Store(request.run, on_notice=hook.on_notice)
-    with store.lock():
-        for sentence in store.repair():
-            hook.on_notice(sentence)
-        newest = store.latest()
-        if newest is None:
-            _Training.begun(request, store, hook).run()
-        else:
-            snapshot = read_snapshot(newest.path)
-            state = RewardState.from_json(snapshot.state)
-            preset = _unchanged(request, snapshot)
-            if state.finished:
-                _say_finished(state, hook)
-            else:
-                _Training.continued(request, store, hook, preset, snapshot, state).run()
-        return _report(store, RunFolder(request.run))
+    place = Place.from_environment()
+    device = place.device() if request.device == "auto" else choose_device(request.device)
+    around = _Surroundings(request, Store(request.run, on_notice=hook.on_notice), hook, place, device)
+    with gathered(place, device), around.store.lock() if around.first else nullcontext():
+        with first_rank_first():
+            for sentence in around.store.repair() if around.first else ():
+                hook.on_notice(sentence)
+            start = start_of(request, around.store, hook)
+            if start.finished:
+                _say_finished(start, hook)
+                return _report(around)
+            config = start.preset.rl.reward_model
+            choose_backend(_training_config(config), place, "rl.reward_model")
+            check_pair_shares(config.pairs_per_step, start.micro_pairs, place.world_size)
+            if around.first:
+                around.store.require_space(start.expected_bytes)
+            pairs = pairs_of(start, hook)
+        return _RewardTraining(start, pairs, around).run()
 
 
-def _unchanged(request: RewardRequest, snapshot: Snapshot) -> Preset:
-    """The run's preset, with what may change.  Raises: ResumeMismatch naming what differs otherwise."""
-    before = resolve_values(snapshot.preset, str(request.run))
-    now = request.preset or resolve_values(snapshot.preset, str(request.run), request.sets)
-    old, new = (preset.rl.reward_model.model_dump(mode="json", exclude=set(FREE)) for preset in (before, now))
-    if refused := [
-        f"  rl.reward_model.{key}: the run has {a!r}, the request {b!r}" for key, a, b in differences(old, new)
-    ]:
-        raise ResumeMismatch(
-            "the run on disk was started with other settings:\n" + "\n".join(refused),
-            hint="start another run with --run OTHER",
-        )
-    return before.model_copy(update={"rl": now.rl})
+@dataclass(frozen=True)
+class _Surroundings:
+    """What was asked for, where snapshots go, who listens, and where this process runs."""
+
+    request: RewardRequest
+    store: Store
+    hook: Hook
+    place: Place
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.place.rank == 0
 
 
-def _say_finished(state: RewardState, hook: Hook) -> None:
+def _say_finished(start: RewardStart, hook: Hook) -> None:
+    state = start.state
+    assert state is not None
     hook.on_notice("this reward model is finished already; train another with --run OTHER")
     loss = state.report.loss if state.report else None
     hook.on_end(RunEnd("already_finished", state.step, state.tokens, 0.0, None, loss, None))
 
 
-def _report(store: Store, folder: RunFolder) -> PreferenceReport:
-    """What the best snapshot is worth, written down beside it."""
-    best = store.best()
+def _report(around: _Surroundings) -> PreferenceReport:
+    """What the best snapshot is worth; the first process writes it down beside it."""
+    best = around.store.best()
     report = RewardState.from_json(read_snapshot(best.path).state).report if best else None
     if report is None:
-        raise CheckpointError("no snapshot of this run was measured", where=str(store.folder))
-    path = folder.path / "reward_report.json"
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+        raise CheckpointError("no snapshot of this run was measured", where=str(around.store.folder))
+    if around.first:
+        path = around.request.run / "reward_report.json"
+        temporary = path.with_suffix(".json.tmp")
+        temporary.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
     return report
 
 
-class _Training:
+def _training_config(config: RewardConfig) -> TrainingConfig:
+    """What a backend needs to know."""
+    return TrainingConfig(
+        optimizer=config.optimizer,
+        max_grad_norm=config.max_grad_norm,
+        backend=config.backend,
+        zero_stage=config.zero_stage,
+    )
+
+
+class _RewardTraining:
     """Everything of one call to `train_reward`, put together."""
 
-    @classmethod
-    def begun(cls, request: RewardRequest, store: Store, hook: Hook) -> "_Training":
-        origin = load(request.origin, request.device)
-        preset = _own_preset(request, origin, hook)
-        config = preset.rl.reward_model
-        store.require_space(3 * sum(weight.nbytes for weight in origin.model.parameters()))
-        pairs = read_preferences(preset, hook)
-        model = RewardModel(origin.model, origin.tokenizer)
-        data = reward_data(pairs, model, measured_by(config, origin, hook), hook)
-        precision, reason = choose_precision(config.precision, origin.model.device)
-        hook.on_notice(f"precision {precision}: {reason}")
-        state = RewardState(
-            planned_steps=data.steps(config),
-            precision=precision,
-            trunk=_digest(request.origin),
+    def __init__(self, start: RewardStart, pairs: Pairs, around: _Surroundings) -> None:
+        self._start, self._around, self._config = start, around, start.preset.rl.reward_model
+        with within_memory(BUILDING.failure):
+            trunk = start.preset.model.build(start.snapshot.config["vocab_size"])
+            fill(trunk, start.snapshot.model, start.folder)
+            self._model = RewardModel(trunk.to(around.device).eval(), Tokenizer.load(start.folder))
+        self._data = reward_data(pairs, self._model, self._measured_once(), around.hook)
+        state = start.state or RewardState(
+            planned_steps=self._data.steps(self._config),
+            precision=self._choose_precision(),
+            trunk=start.trunk,
             pairs=pairs.fingerprint,
         )
-        return cls(preset, model, data, state, _Surroundings(request, store, hook, origin.folder))
-
-    @classmethod
-    def continued(
-        cls, request: RewardRequest, store: Store, hook: Hook, preset: Preset, snapshot: Snapshot, state: RewardState
-    ) -> "_Training":
-        """Raises: ResumeMismatch when the model to start from, or the pairs, are not those of the run."""
-        store.require_space(snapshot.size_bytes)
-        if state.trunk != _digest(request.origin):
-            raise ResumeMismatch(
-                "the run began with other weights than those that are here now",
-                where=str(request.origin),
-                hint="name the same snapshot with --from DIR, or start another run with --run OTHER",
-            )
-        pairs = read_preferences(preset, hook)
-        if state.pairs != pairs.fingerprint:
-            raise ResumeMismatch(
-                "the run was trained on other preference pairs, or on another part of them",
-                where="rl.pairs",
-                hint="restore them, or start another run with --run OTHER",
-            )
-        folder = snapshot_folder(request.run)
-        tokenizer, device = Tokenizer.load(folder), choose_device(request.device)
+        fewer = start.micro_pairs < self._config.pairs_per_micro_batch
+        self._state = replace(state, micro_pairs=start.micro_pairs if fewer else None)
+        self._still = {name: weight.detach().cpu().clone() for name, weight in untrained(self._model).items()}
         with within_memory(BUILDING.failure):
-            trunk = preset.model.build(snapshot.config["vocab_size"]).to(device).eval()
-        model = RewardModel(trunk, tokenizer)
-        measure: Measure = measures_nothing
-        if preset.rl.reward_model.component_weight:
-            measure = measured_by(preset.rl.reward_model, load(request.origin, request.device), hook)
-        data = reward_data(pairs, model, measure, hook)
-        training = cls(preset, model, data, state, _Surroundings(request, store, hook, folder))
-        training.backend.restore(Tensors({**snapshot.model, **snapshot.heads}, snapshot.optimizer))
-        return training
+            self._backend = self._build_backend()
+            if start.state is not None:
+                weights = {**start.snapshot.model, **start.snapshot.heads}
+                self._backend.restore(Tensors(weights, start.snapshot.optimizer))
 
-    def __init__(
-        self, preset: Preset, model: RewardModel, data: RewardData, state: RewardState, around: "_Surroundings"
-    ) -> None:
-        self._preset, self._model, self._data, self._state, self._around = preset, model, data, state, around
-        with within_memory(BUILDING.failure):
-            self.backend = _backend(preset, model, state.precision)
+    def run(self) -> PreferenceReport:
+        try:
+            saver, hooks = self._listeners()
+            trainer = RewardTrainer(self._config, self._backend, self._model, self._data, saver, hooks)
+            trainer.run(self._state)
+            with first_rank_first():
+                return _report(self._around)
+        finally:
+            self._backend.close()
 
-    def run(self) -> None:
+    def _listeners(self) -> tuple[SnapshotSaver | NoSaver, Hook]:
         around, folder = self._around, RunFolder(self._around.request.run)
+        if not around.first:
+            return NoSaver(), Hook()
+        folder.write_preset(self._start.preset)
         saver = SnapshotSaver(
-            around.store, self._preset, self._model.trunk, self._model.tokenizer, around.tokenizer_folder, kind="reward"
+            around.store,
+            self._start.preset,
+            self._model.trunk,
+            self._model.tokenizer,
+            self._start.folder,
+            kind="reward",
+            untrained=self._still,
         )
-        folder.write_preset(self._preset)
         recorders = [MetricsFile(folder.metrics, around.hook.on_notice), TensorBoard(folder.tensorboard)]
-        hooks = Hooks([*recorders, around.hook])
-        config = self._preset.rl.reward_model
-        RewardTrainer(config, self.backend, self._model, self._data, saver, hooks).run(self._state)
+        return saver, Hooks([*recorders, around.hook])
 
+    def _measured_once(self) -> Measure:
+        """By the first process: the others learn what it found, so that all of them teach the components the same."""
+        measure: Measure = self._measure() if self._around.first else measures_nothing
 
-@dataclass(frozen=True)
-class _Surroundings:
-    """What was asked for, where snapshots go, who listens, and where the tokenizer's files lie."""
+        def measured(answers: Sequence[Answer]) -> Mapping[str, Sequence[float | None]]:
+            return from_the_first_rank(measure(answers), self._around.device)
 
-    request: RewardRequest
-    store: Store
-    hook: Hook
-    tokenizer_folder: Path
+        return measured
 
+    def _measure(self) -> Measure:
+        if not self._config.component_weight:
+            return measures_nothing
+        model = self._model.trunk
+        if self._start.state is not None:  # the run's own has learned since
+            model = load(self._around.request.origin, str(self._around.device)).model
+        return measured_by(model, self._model.tokenizer, self._around.hook)
 
-def _own_preset(request: RewardRequest, origin: Loaded, hook: Hook) -> Preset:
-    """The preset of a run that begins: with the decoder and the tokenizer of the model to start from."""
-    preset = request.preset or resolve_values(
-        origin.preset.model_dump(mode="json"), str(origin.folder / "preset.json"), request.sets
-    )
-    own = {"model": origin.preset.model, "tokenizer": origin.preset.tokenizer}
-    if any(getattr(preset, section) != value for section, value in own.items()):
-        hook.on_notice(
-            f"model and tokenizer are those of {request.origin}; what preset {preset.name} says of them does not hold"
-        )
-    return preset.model_copy(update=own)
+    def _choose_precision(self) -> str:
+        precision, reason = choose_precision(self._config.precision, self._around.device)
+        self._around.hook.on_notice(f"precision {precision}: {reason}")
+        return as_the_first_rank(precision, ("bf16", "fp32"), self._around.device)
 
-
-def _backend(preset: Preset, model: RewardModel, precision: str) -> Backend:
-    config = preset.rl.reward_model
-    objective = PreferenceObjective(model)
-    parts = {name: weight for name, weight in preset.model.loss_weights.items() if name != "token"}
-    loss_weights = {"preference": 1.0, "components": config.component_weight, **parts}
-    training = TrainingConfig(optimizer=config.optimizer, max_grad_norm=config.max_grad_norm, backend="torch")
-    return build_backend(training, objective, loss_weights, precision, Place())
-
-
-def _digest(origin: Path) -> str:
-    """Of the weights to start from.  Raises: UserMistake when there are none."""
-    return read_manifest(snapshot_folder(origin)).files[MODEL].sha256
+    def _build_backend(self) -> Backend:
+        config = self._config
+        parts = {name: weight for name, weight in self._start.preset.model.loss_weights.items() if name != "token"}
+        weights = {"preference": 1.0, "components": config.component_weight, **parts}
+        objective = PreferenceObjective(self._model)
+        return build_backend(_training_config(config), objective, weights, self._state.precision, self._around.place)

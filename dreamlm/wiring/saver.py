@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, final
+
+from torch import Tensor
 
 from dreamlm.checkpoints.manifest import Kind, Record
 from dreamlm.checkpoints.snapshot import Snapshot, write_snapshot
@@ -21,17 +24,25 @@ class SnapshotSaver:
     """Implements `core.training.saving.Saver` on the process that writes."""
 
     def __init__(
-        self, store: Store, preset: Preset, model: DreamLM, tokenizer: Tokenizer, folder: Path, kind: Kind = "train"
+        self,
+        store: Store,
+        preset: Preset,
+        model: DreamLM,
+        tokenizer: Tokenizer,
+        folder: Path,
+        kind: Kind = "train",
+        untrained: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
-        """`folder` holds the tokenizer's files."""
-        self._store, self._kind = store, kind
+        """`folder` holds the tokenizer's files; `untrained`: weights of the model that stay as they are, on the CPU."""
+        self._store, self._kind, self._untrained = store, kind, untrained
         self._preset = preset.model_dump(mode="json")
         self._config = transformers_config(model, tokenizer)
         self._tokenizer_files = {name: (folder / name).read_bytes() for name in (TOKENIZER_FILE, CONFIG_FILE)}
 
     def save(self, state: RunState, tensors: Tensors) -> Path:
+        trained = {name: weight for name, weight in tensors.model.items() if not name.startswith(HEADS)}
         snapshot = Snapshot(
-            model={name: weight for name, weight in tensors.model.items() if not name.startswith(HEADS)},
+            model={**trained, **self._untrained},
             heads={name: weight for name, weight in tensors.model.items() if name.startswith(HEADS)},
             optimizer=tensors.optimizer,
             state=state.to_json(),

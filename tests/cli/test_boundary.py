@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from dreamlm.cli import app as boundary
-from dreamlm.core.errors import DataError, Interrupted, UserMistake
+from dreamlm.core.errors import DataError, Interrupted, Paused, UserMistake
 
 
 @pytest.fixture
@@ -53,6 +53,15 @@ def test_a_failure_exits_1(command: Any) -> None:
 def test_an_interruption_exits_128_plus_the_signal(command: Any, number: signal.Signals, code: int) -> None:
     outcome = command(raising(Interrupted(number, "saved at step 7")))
     assert (outcome.code, outcome.out, outcome.err) == (code, "", "saved at step 7\n")
+
+
+def test_a_pause_is_no_error_and_exits_with_a_code_of_its_own(command: Any) -> None:
+    outcome = command(raising(Paused(7, ["entropy is low"], 0.00015, 0.2, hint="the same command goes on")))
+    assert (outcome.code, outcome.out) == (3, "")
+    assert outcome.err == (
+        "paused by an alarm at iteration 7: entropy is low; a snapshot was saved, and the run goes on with the "
+        "learning rate 0.00015 and the KL coefficient 0.2\nhelp: the same command goes on\n"
+    )
 
 
 def test_control_c_exits_130_without_a_traceback(command: Any) -> None:

@@ -45,6 +45,20 @@ def test_nproc_starts_the_same_command_and_ends_as_it_did(
     assert started == [([sys.executable, "-m", "dreamlm.cli", "train", *words], 2)]
 
 
+def test_a_reward_model_is_trained_in_several_processes_too(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+
+    def launch(command: list[str], processes: int) -> Ended:
+        started.append((command[3:], processes))
+        return Ended(0, None, "")
+
+    monkeypatch.setattr(launching, "launch", launch)
+    options = ("--from", "runs/a", "--run", "runs/b", "--preset", "tiny")
+    outcome = cli("rl", "reward", *options, "--nproc", "3", "--seed", "4", "--json")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    assert started == [(["rl", "reward", *options, "--set", "rl.reward_model.seed=4", "--json"], 3)]
+
+
 def out_of_memory(rows: int, fewer: int, signal_number: int = 0) -> Ended:
     error = MicroBatchTooLarge(rows, fewer, hint="")
     return Ended(75, 1, "", json.dumps({"rows": error.fewer, "remedy": error.remedy}), signal_number)

@@ -7,7 +7,8 @@ import torch
 
 from dreamlm.core.training.hooks import Hook, StepReport
 from dreamlm.presets.resolve import resolve
-from dreamlm.wiring.reward_training import RewardRequest, train_reward
+from dreamlm.wiring.reward_start import RewardRequest
+from dreamlm.wiring.reward_training import train_reward
 
 
 class Teller(Hook):

@@ -2,83 +2,44 @@
 
 import json
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from judges import Place, furnish
 from safetensors.numpy import load_file
-from workplace import Witness, Workplace, write_text
+from workplace import Witness, Workplace
 
 from dreamlm.checkpoints.files import DiskFiles
 from dreamlm.checkpoints.inspect import verify
+from dreamlm.checkpoints.manifest import read_manifest
+from dreamlm.checkpoints.snapshot import read_snapshot, write_snapshot
 from dreamlm.checkpoints.store import Store
 from dreamlm.core.errors import CheckpointError, DataError, NotAboveChance, OutOfSpace, ResumeMismatch, UserMistake
-from dreamlm.core.evaluation.preference import PreferenceReport
 from dreamlm.core.rl.answer import Answer, Prompt
+from dreamlm.core.rl.reward_state import RewardState
 from dreamlm.core.training.hooks import StepReport
 from dreamlm.presets.resolve import resolve
 from dreamlm.wiring.loading import load
 from dreamlm.wiring.reward import load_reward_model
-from dreamlm.wiring.reward_training import RewardRequest, train_reward
+from dreamlm.wiring.reward_start import RewardRequest, start_of
+from dreamlm.wiring.reward_training import train_reward
 
-WORDS = ("saw", "the", "a")
 WORKER = Path(__file__).with_name("reward_worker.py")
-
-
-def write_pairs(path: Path, count: int, reason: bool) -> None:
-    """Answers with a cat are preferred, or, without a reason, either one."""
-    dice = random.Random(3)
-    records = []
-    for number in range(count):
-        cat, dog = (f"{dice.choice(WORDS)} {word} {dice.choice(WORDS)}" for word in ("cat", "dog"))
-        chosen, rejected = (cat, dog) if reason or dice.random() < 0.5 else (dog, cat)
-        records.append({"prompt": f"the dog saw {number}", "chosen": chosen, "rejected": rejected})
-    path.write_text("\n".join(json.dumps(record) for record in records))
-
-
-@dataclass(frozen=True)
-class Place:
-    folder: Path
-
-    @property
-    def origin(self) -> Path:
-        return self.folder / "run"
-
-    def train(self, run: str, *sets: str, pairs: str = "easy", witness: Witness | None = None) -> PreferenceReport:
-        request = RewardRequest(self.origin, self.folder / run, resolve(self.folder / f"{pairs}.json", sets))
-        return train_reward(request, witness or Witness())
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A folder with a model that was trained a little, and two presets with preferences."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("reward")
-    write_text(folder / "text.jsonl", documents=60, seed=0)
-    values: dict[str, Any] = {
-        "model": {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "seq_length": 32},
-        "tokenizer": {"type": "bpe", "vocab_size": 280},
-        "data": {"sources": [{"type": "jsonl", "paths": "text.jsonl"}]},
-        "train": {"train_tokens": 8 * 32 * 2, "per_gpu_batch_size": 8, "precision": "fp32"},
-        "generate": {"max_new_tokens": 2},
-    }
-    (folder / "small.json").write_text(json.dumps(values))
-    training = {"optimizer": {"learning_rate": 5e-3}, "precision": "fp32", "save_interval_steps": 2}
-    for name in ("easy", "coin"):
-        write_pairs(folder / f"{name}.jsonl", 150, reason=name == "easy")
-        pairs = {"source": {"type": "jsonl", "paths": f"{name}.jsonl"}}
-        (folder / f"{name}.json").write_text(json.dumps({**values, "rl": {"pairs": pairs, "reward_model": training}}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DREAMLM_HOME", str(folder / "home"))
-        Workplace(folder).train(folder / "run")
-        yield Place(folder)
+        yield furnish(folder)
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +205,53 @@ def test_the_model_is_the_origins_and_what_a_preset_says_otherwise_is_told(place
     place.train("told", *sets, witness=witness)
     assert any("what preset easy says of them does not hold" in notice for notice in witness.notices)
     assert json.loads((place.folder / "told" / "preset.json").read_text())["model"]["hidden_size"] == 32
+
+
+def test_an_output_head_of_its_own_stays_as_it_was(place: Place) -> None:
+    """No verdict depends on it: it has no optimizer state, and is in the snapshot all the same."""
+    origin = place.folder / "untied"
+    Workplace(place.folder).train(origin, "model.tie_embeddings=false")
+    snapshots = []
+    for name, cut in (("untied-whole", None), ("untied-cut", 5)):
+        request = RewardRequest(origin, place.folder / name, resolve(place.folder / "easy.json"))
+        if cut:
+            with pytest.raises(KeyboardInterrupt):
+                train_reward(request, Cut(cut))
+        train_reward(request, Witness())
+        snapshots.append(read_snapshot(place.folder / name / "checkpoints" / "lm_current"))
+    before = read_snapshot(origin / "checkpoints" / "lm_current").model
+    for snapshot in snapshots:
+        assert snapshot.model.keys() == before.keys()
+        assert torch.equal(snapshot.model["head.weight"], before["head.weight"])
+        assert not [name for name in snapshot.optimizer if name.startswith("head.weight")]
+    whole, again = ({**one.model, **one.heads, **one.optimizer} for one in snapshots)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_what_memory_allowed_is_remembered_until_another_size_is_asked_for(place: Place) -> None:
+    run = place.folder / "small-memory"
+    with pytest.raises(KeyboardInterrupt):
+        place.train("small-memory", witness=Cut(3))
+    store, preset = Store(run), place.folder / "easy.json"
+    snapshot = read_snapshot(run / "checkpoints" / "lm_current")
+    state = replace(RewardState.from_json(snapshot.state), micro_pairs=2)
+    record = read_manifest(run / "checkpoints" / "lm_current").record
+    with store.lock():
+        changed = replace(snapshot, state=state.to_json())
+        store.commit(record, lambda folder: write_snapshot(folder, changed), expected_bytes=snapshot.size_bytes)
+    for sets, micro_pairs in (
+        ((), 2),
+        (("rl.reward_model.zero_stage=3", "rl.reward_model.backend=torch"), 2),
+        (("rl.reward_model.pairs_per_micro_batch=4",), 4),
+    ):
+        start = start_of(RewardRequest(place.origin, run, resolve(preset, sets)), store, Witness())
+        assert start.micro_pairs == micro_pairs
+
+
+def test_a_finished_run_needs_the_model_it_began_with_no_more(place: Place, easy: Path) -> None:
+    witness = Witness()
+    train_reward(RewardRequest(place.folder / "gone", easy, resolve(place.folder / "easy.json")), witness)
+    assert [end.reason for end in witness.ends] == ["already_finished"]
 
 
 def test_without_pairs_the_question_is_which(place: Place) -> None:

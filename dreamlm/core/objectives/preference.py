@@ -29,10 +29,12 @@ class PairBatch(MicroBatch):
     padding_id: int
     seed: int = 0
     """Decides nothing: the model is trained without dropout and noise."""
+    counts: bool = True
+    """False where another process learns from these pairs, and this one reads them only to keep step with it."""
 
     @property
     def targets(self) -> int:
-        return len(self.pairs)
+        return len(self.pairs) if self.counts else 0
 
     def inputs(self, device: torch.device) -> tuple[Rows, Tensor]:
         both = [*[pair.chosen for pair in self.pairs], *[pair.rejected for pair in self.pairs]]
@@ -52,10 +54,14 @@ class PreferenceObjective(Objective):
         super().__init__()
         self.model = reward.trunk
         self.reward = reward.eval()
+        for parameter in untrained(reward).values():
+            parameter.requires_grad_(False)
 
     def trained(self) -> list[tuple[str, nn.Parameter]]:
+        still = untrained(self.reward)
+        trunk = [(name, parameter) for name, parameter in self.model.named_parameters() if name not in still]
         heads = [(f"{HEADS}{name}", parameter) for name, parameter in self.reward.heads.named_parameters()]
-        return [*self.model.named_parameters(), *heads]
+        return [*trunk, *heads]
 
     def forward(self, rows: Rows, measured_PC: Float[Tensor, "P C"]) -> Losses:
         verdict: Verdict = self.reward(rows)
@@ -72,13 +78,19 @@ class PreferenceObjective(Objective):
             "accuracy": ((margin_P > 0).float() + (margin_P == 0).float() / 2).mean(),
             "margin": margin_P.mean(),
             "confidence": confidence_P.mean(),
-            "mixture": self.reward.heads.mixture.softmax(dim=0),
+            "mixture": verdict.mixture_C,
             **verdict.probes,
         }
         losses = {"preference": nll, "components": ranking, **parts}
         return Losses(
             losses, nll.detach(), torch.tensor(pairs), {name: value.detach() for name, value in probes.items()}
         )
+
+
+def untrained(reward: RewardModel) -> dict[str, nn.Parameter]:
+    """What no verdict depends on, by its name in the trunk: a language-model head with a weight of its own."""
+    tied = reward.trunk.config.tie_embeddings
+    return {} if tied else {f"head.{name}": weight for name, weight in reward.trunk.head.named_parameters()}
 
 
 def preference_nll(margin_P: Float[Tensor, " P"], confidence_P: Float[Tensor, " P"]) -> Float[Tensor, " P"]:

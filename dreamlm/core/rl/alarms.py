@@ -37,6 +37,9 @@ class AlarmLimits(ConfigModel):
     """So many iterations in a row with the same sign raise the alarm; what is not finite raises it at once."""
     backoffs: int = Field(3, ge=0)
     """So many alarms are answered by smaller steps; the next one stops the run."""
+    pause: bool = False
+    """An alarm ends the call after its snapshot, so that somebody may look; the same command goes on with the smaller
+    steps."""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ class Verdict:
     component_BC: Float[Tensor, "B C"]
     score_B: Float[Tensor, " B"]
     confidence_B: Float[Tensor, " B"]
+    mixture_C: Float[Tensor, " C"]
+    """How much of the score each component is."""
     losses: Mapping[str, Tensor]
     """Auxiliary losses of the trunk's parts, as sums over real tokens."""
     probes: Mapping[str, Tensor]
@@ -70,14 +72,15 @@ class RewardHeads(nn.Module):
 
     def forward(
         self, hidden_BD: Float[Tensor, "B D"]
-    ) -> tuple[Float[Tensor, "B C"], Float[Tensor, " B"], Float[Tensor, " B"]]:
-        """Components, scores and confidences; fp32 whatever surrounds it."""
+    ) -> tuple[Float[Tensor, "B C"], Float[Tensor, " B"], Float[Tensor, " B"], Float[Tensor, " C"]]:
+        """Components, scores, confidences, and the mixture; fp32 whatever surrounds it."""
         with torch.autocast(hidden_BD.device.type, enabled=False):
             hidden_BD = hidden_BD.float()
             component_BC = self.components(hidden_BD)
-            score_B = (component_BC * self.mixture.softmax(dim=0)).sum(dim=1)
+            mixture_C = self.mixture.softmax(dim=0)
+            score_B = (component_BC * mixture_C).sum(dim=1)
             confidence_B = MOST_CONFIDENT * self.confidence(hidden_BD).squeeze(1).sigmoid()
-            return component_BC, score_B, confidence_B
+            return component_BC, score_B, confidence_B, mixture_C
 
 
 @final
@@ -114,8 +117,8 @@ class RewardModel(nn.Module):
         carry = self.trunk.start(len(rows.tokens_BT), records=False)
         signal = self.trunk(rows.tokens_BT, rows.documents_BT, carry, boundaries=rows.padded)
         row_B = torch.arange(len(rows.last_B), device=rows.last_B.device)
-        component_BC, score_B, confidence_B = self.heads(signal.hidden[row_B, rows.last_B])
-        return Verdict(component_BC, score_B, confidence_B, signal.losses, signal.probes)
+        component_BC, score_B, confidence_B, mixture_C = self.heads(signal.hidden[row_B, rows.last_B])
+        return Verdict(component_BC, score_B, confidence_B, mixture_C, signal.losses, signal.probes)
 
     def judge(self, answers: Sequence[Answer]) -> list[Judgement]:
         """What it says of each answer's text, whatever tokens the policy wrote it with."""

@@ -33,6 +33,8 @@ class RewardState:
     measured_step: int | None = None
     """The step whose weights they were asked about."""
     best_loss: float | None = None
+    micro_pairs: int | None = None
+    """Pairs of one micro-batch, fewer than the preset's since memory ran out with more; None when it did not."""
 
     @property
     def finished(self) -> bool:

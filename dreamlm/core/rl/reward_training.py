@@ -2,7 +2,8 @@
 
 A fixed number of epochs, each followed by a measurement on the held-out pairs. There is no early stop: the store keeps
 the snapshot with the lowest held-out loss, and that one is offered. Which pairs a step sees is a pure function of the
-seed and the step, so a run that goes on from a snapshot ends with the same weights, bit for bit on a CPU.
+seed and the step, so a run that goes on from a snapshot ends with the same weights, bit for bit on a CPU. Several
+processes share the pairs of a step, and end with the weights of one up to rounding.
 """
 
 import math
@@ -10,14 +11,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import final
 
 import numpy as np
 
 from dreamlm.core.errors import Interrupted, LossNotFinite, TrainingFailed
-from dreamlm.core.evaluation.preference import PreferenceReport, preference_report
-from dreamlm.core.objectives.preference import PairBatch
+from dreamlm.core.rl.pair_measuring import judge_together, measure_on_pairs
 from dreamlm.core.rl.pair_reading import ReadPair
+from dreamlm.core.rl.pair_sharing import PER_MICRO_BATCH, pairs_too_large, share_of
 from dreamlm.core.rl.reward_config import RewardConfig
 from dreamlm.core.rl.reward_model import RewardModel
 from dreamlm.core.rl.reward_state import RewardState
@@ -28,12 +30,13 @@ from dreamlm.core.training.hooks import Hook, PreferenceMeasured, RunEnd, RunSta
 from dreamlm.core.training.interruption import StopRequest
 from dreamlm.core.training.memory import Phase, within_memory
 from dreamlm.core.training.meters import Throughput
+from dreamlm.core.training.repeating import repeat_until_it_fits
 from dreamlm.core.training.saving import Saver, save_patiently
 
 READING = Phase(
     "reading the pairs of a step",
-    "lower rl.reward_model.pairs_per_micro_batch: the steps stay the same",
-    "rl.reward_model.pairs_per_micro_batch",
+    f"lower {PER_MICRO_BATCH}: the steps stay the same",
+    PER_MICRO_BATCH,
 )
 MEASURING = Phase("measuring the reward model on held-out pairs", "start from a smaller model")
 
@@ -73,12 +76,15 @@ class RewardTrainer:
         self._throughput = Throughput()
         self._begun = self._saved_at = time.monotonic()
         self._last_loss: float | None = None
+        with backend.whole():
+            self._parameters = sum(parameter.numel() for parameter in model.parameters())
 
     def run(self, state: RewardState) -> RewardState:
         """Train from `state`, which is not finished.
 
         Raises: Interrupted after a signal, once a snapshot is committed; TrainingFailed, OutOfMemory among it;
-        OutOfSpace before the first step.
+        OutOfSpace before the first step; MicroBatchTooLarge when other processes wait and all must be started again: no
+        end is told then.
         """
         self._begun = time.monotonic()
         schedule = self._config.schedule.build(state.planned_steps)
@@ -91,12 +97,12 @@ class RewardTrainer:
                 measured = state.step % self._data.steps_per_epoch(self._config) == 0
                 if measured:
                     state = self._measure(state)
-                stopping = stop.number != 0
+                stopping = self._backend.any(stop.number != 0)
                 if measured or stopping or self._save_is_due(state):
                     self._save(state, stop)
                 if stopping and not state.finished:
                     self._end("interrupted", state)
-                    raise Interrupted(stop.number, f"stopped at step {state.step}; a snapshot was saved")
+                    raise Interrupted(stop.number or 15, f"stopped at step {state.step}; a snapshot was saved")
         self._end("finished", state)
         return state
 
@@ -104,7 +110,7 @@ class RewardTrainer:
         """One optimizer step."""
         pairs = self._data.draw(self._config, state.step)
         with self._on_record(state, READING):
-            measured = self._backend.forward_backward([*self._micro_batches(pairs)])
+            state, measured = self._forward_backward(state, pairs)
         with self._on_record(state, memory.UPDATING):
             update = self._update(measured, factor)
         tokens = sum(pair.tokens for pair in pairs)
@@ -120,10 +126,18 @@ class RewardTrainer:
             raise self._given_up(f"{state.skipped_in_a_row} steps in a row were not finite")
         return state
 
-    def _micro_batches(self, pairs: Sequence[ReadPair]) -> Iterator[PairBatch]:
-        rows = self._config.pairs_per_micro_batch
-        for begin in range(0, len(pairs), rows):
-            yield PairBatch(pairs[begin : begin + rows], self._model.tokenizer.padding_id)
+    def _forward_backward(self, state: RewardState, pairs: Sequence[ReadPair]) -> tuple[RewardState, Measured]:
+        """Tried again with half the micro-batch while memory does not suffice."""
+        backend, padding_id = self._backend, self._model.tokenizer.padding_id
+
+        first = state.micro_pairs or self._config.pairs_per_micro_batch
+
+        def compute(micro_pairs: int) -> tuple[RewardState, Measured]:
+            share = share_of(pairs, micro_pairs, padding_id, backend.rank, backend.world_size)
+            remembered = state if micro_pairs == first else replace(state, micro_pairs=micro_pairs)
+            return remembered, backend.forward_backward(share)
+
+        return repeat_until_it_fits(backend, first, compute, pairs_too_large, self._hooks.on_notice)
 
     def _update(self, measured: Measured, factor: float) -> Update:
         if not math.isfinite(measured.nll):
@@ -135,7 +149,8 @@ class RewardTrainer:
         """Ask the held-out pairs, in fp32: as whoever uses the model will."""
         with self._on_record(state, MEASURING), self._backend.whole():
             try:
-                report = measure_on_pairs(self._model, self._data.held_out, looks=self._config.epochs)
+                judge = partial(judge_together, self._model, self._backend)
+                report = measure_on_pairs(judge, self._data.held_out, looks=self._config.epochs)
             except LossNotFinite as error:
                 raise self._given_up(error.what) from error
         best = state.best_loss is None or report.loss < state.best_loss
@@ -179,7 +194,7 @@ class RewardTrainer:
     def _save_is_due(self, state: RewardState) -> bool:
         every = self._config.save_interval_steps
         late = time.monotonic() - self._saved_at >= self._config.save_interval_seconds
-        return late or (every is not None and state.step % every == 0)
+        return self._backend.any((every is not None and state.step % every == 0) or (self._backend.rank == 0 and late))
 
     def _save(self, state: RewardState, stop: StopRequest | None = None) -> None:
         def gather() -> Tensors:
@@ -190,6 +205,7 @@ class RewardTrainer:
             return stop is not None and not stop.number
 
         save_patiently(self._saver, self._hooks, state, gather, may_wait, self._config.retry_seconds)
+        self._backend.any(True)  # a process that ended before the first has committed would take it along
         self._saved_at = time.monotonic()
         self._throughput.restart()
 
@@ -202,7 +218,7 @@ class RewardTrainer:
                 tokens=state.tokens,
                 train_tokens=epoch_tokens * self._config.epochs,
                 tokens_per_step=epoch_tokens // self._data.steps_per_epoch(self._config),
-                parameters=sum(parameter.numel() for parameter in self._model.parameters()),
+                parameters=self._parameters,
                 vocab_size=self._backend.model.vocab_size,
                 precision=self._backend.precision,
                 device=str(self._backend.device),
@@ -235,17 +251,3 @@ class RewardTrainer:
         loss = state.report.loss if state.report else None
         seconds = time.monotonic() - self._begun
         self._hooks.on_end(RunEnd(reason, state.step, state.tokens, seconds, self._last_loss, loss, None))
-
-
-def measure_on_pairs(model: RewardModel, pairs: Sequence[ReadPair], looks: int = 1) -> PreferenceReport:
-    """How well the model predicts the pairs.  Raises: DataError without pairs; LossNotFinite."""
-    judged = model.judge_readings([reading for pair in pairs for reading in (pair.chosen, pair.rejected)])
-    score_N2 = np.array([judgement.score for judgement in judged]).reshape(-1, 2)
-    confidence_N2 = np.array([judgement.confidence for judgement in judged]).reshape(-1, 2)
-    return preference_report(
-        score_N2,
-        np.sqrt(confidence_N2.prod(axis=1)),
-        np.array([pair.chosen_is_first for pair in pairs], dtype=bool),
-        np.array([[len(pair.chosen.ids), len(pair.rejected.ids)] for pair in pairs]).reshape(-1, 2),
-        looks,
-    )

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol, final
 
-from dreamlm.core.errors import Interrupted, TrainingFailed
+from dreamlm.core.errors import Interrupted, Paused, TrainingFailed
 from dreamlm.core.rl.alarms import PULL_GROWTH, RATE_CUT, Figures
 from dreamlm.core.rl.answer import Prompt
 from dreamlm.core.rl.collect import Collected, Collector, summary
@@ -68,8 +68,8 @@ class PolicyTrainer:
     def run(self, state: PolicyState) -> PolicyState:
         """Go on from `state` until `iterations`.
 
-        Raises: Interrupted after a signal, once a snapshot is committed; TrainingFailed, OutOfMemory among it;
-        OutOfSpace.
+        Raises: Interrupted after a signal, once a snapshot is committed; Paused by an alarm, likewise; TrainingFailed,
+        OutOfMemory among it; OutOfSpace.
         """
         self._begun = self._saved_at = time.monotonic()
         with StopRequest(self._hooks.on_notice) as stop:
@@ -95,6 +95,8 @@ class PolicyTrainer:
                 if stopping and not finished:
                     self._end("interrupted", state)
                     raise Interrupted(stop.number or 15, f"stopped at iteration {state.step}; a snapshot was saved")
+                if alarms and self._config.alarms.pause and not finished:
+                    raise self._paused(state, alarms)
         self._end("finished", state)
         return state
 
@@ -157,12 +159,25 @@ class PolicyTrainer:
             kl_coefficient=self._config.kl.bounded(state.kl_coefficient * PULL_GROWTH),
             skipped_in_a_row=0,
         )
-        rate = self._config.optimizer.learning_rate * state.rate_factor
         self._hooks.on_notice(
-            f"alarm at iteration {state.step}: {'; '.join(alarms)}; "
-            f"the learning rate falls to {rate:.3g}, the KL coefficient rises to {state.kl_coefficient:.3g}"
+            f"alarm at iteration {state.step}: {'; '.join(alarms)}; the learning rate falls to "
+            f"{self._rate(state):.3g}, the KL coefficient rises to {state.kl_coefficient:.3g}"
         )
         return state
+
+    def _rate(self, state: PolicyState) -> float:
+        return self._config.optimizer.learning_rate * state.rate_factor
+
+    def _paused(self, state: PolicyState, alarms: Sequence[str]) -> Paused:
+        self._end("paused", state)
+        processes = f" --nproc {self._backend.world_size}" if self._backend.world_size > 1 else ""
+        return Paused(
+            state.step,
+            alarms,
+            self._rate(state),
+            state.kl_coefficient,
+            hint=f"dreamlm rl ppo --run DIR{processes} goes on; --set rl.ppo.alarms.pause=false does so without pauses",
+        )
 
     def _collapsed(self, state: PolicyState, alarms: Sequence[str]) -> TrainingFailed:
         self._end("failed", state)
@@ -239,6 +254,7 @@ class PolicyTrainer:
             return stop is not None and not stop.number
 
         save_patiently(self._saver, self._hooks, state, gather, may_wait, self._config.retry_seconds)
+        self._backend.any(True)  # a process that ended before the first has committed would take it along
         self._saved_at = time.monotonic()
 
     @contextmanager

@@ -96,6 +96,7 @@ class RewardRun:
     hook: Hook = field(default_factory=Hook)
     shelf: Shelf = field(default_factory=Shelf)
     measure: Measure = measures_nothing
+    backend: type[SingleProcess] = SingleProcess
 
     def go(self, resume: bool = False) -> tuple[RewardState, RewardModel]:
         few = {"epochs": 2, "optimizer": {"learning_rate": 3e-3}, "precision": "fp32", "pairs_per_step": 8}
@@ -104,7 +105,7 @@ class RewardRun:
         parts = {name: weight for name, weight in model.trunk.config.loss_weights.items() if name != "token"}
         weights = {"preference": 1.0, "components": config.component_weight, **parts}
         objective = PreferenceObjective(model)
-        backend = SingleProcess(objective, config.optimizer, weights, config.max_grad_norm, "fp32", compile=False)
+        backend = self.backend(objective, config.optimizer, weights, config.max_grad_norm, "fp32", compile=False)
         train = read_pairs_as_tokens(self.train, TOKENIZER, model.window, self.measure)
         data = RewardData(train.pairs, read_pairs_as_tokens(self.held_out, TOKENIZER, model.window).pairs)
         state = RewardState(data.steps(config), "fp32", trunk="", pairs="")

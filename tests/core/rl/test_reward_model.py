@@ -8,17 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_rewards import SHAPES, TOKENIZER, answer, cat_pairs, reward_model
 
+from dreamlm.core.rl.pair_measuring import measure_on_pairs
 from dreamlm.core.rl.pair_reading import read_pairs_as_tokens
 from dreamlm.core.rl.reading import readings, side_by_side
 from dreamlm.core.rl.reward_model import COMPONENTS
-from dreamlm.core.rl.reward_training import measure_on_pairs
 
 ANSWERS = [answer("the cat", "sat on the mat"), answer("", "a"), answer("a dog " * 9, "saw the cat"), answer("a", "b")]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_fresh_model_prefers_nothing(shape: str) -> None:
-    report = measure_on_pairs(reward_model(shape), read_pairs_as_tokens(cat_pairs(9), TOKENIZER, 32).pairs)
+    pairs = read_pairs_as_tokens(cat_pairs(9), TOKENIZER, 32).pairs
+    report = measure_on_pairs(reward_model(shape).judge_readings, pairs)
     assert (report.accuracy, report.mean_margin, report.calibration_error >= 0) == (0.5, 0.0, True)
     assert report.loss == math.log(2)
     assert report.mean_confidence == pytest.approx(0.5)

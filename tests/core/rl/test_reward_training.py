@@ -10,12 +10,12 @@ import pytest
 import torch
 from small_rewards import RewardRun, Shelf, answer, cat_pairs, graded_pairs
 
-from dreamlm.core.errors import Interrupted, TrainingFailed
+from dreamlm.core.errors import Interrupted, MicroBatchTooLarge, TrainingFailed
 from dreamlm.core.rl.answer import Answer
 from dreamlm.core.rl.pair import Pair
 from dreamlm.core.rl.reward_config import RewardConfig
 from dreamlm.core.rl.reward_training import RewardData
-from dreamlm.core.training.backend.backend import MicroBatch
+from dreamlm.core.training.backend.backend import Measured, MicroBatch
 from dreamlm.core.training.backend.single import SingleProcess
 from dreamlm.core.training.hooks import Hook, PreferenceMeasured, RunEnd, StepReport
 
@@ -35,6 +35,7 @@ class Watcher(Hook):
     steps: list[StepReport] = field(default_factory=list)
     measured: list[PreferenceMeasured] = field(default_factory=list)
     ends: list[RunEnd] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
 
     def on_step(self, report: StepReport) -> None:
         self.steps.append(report)
@@ -48,6 +49,9 @@ class Watcher(Hook):
 
     def on_end(self, end: RunEnd) -> None:
         self.ends.append(end)
+
+    def on_notice(self, text: str) -> None:
+        self.notices.append(text)
 
 
 def weights(shelf: Shelf) -> dict[str, torch.Tensor]:
@@ -195,6 +199,49 @@ def test_steps_that_are_not_finite_are_skipped_and_end_the_run(monkeypatch: pyte
         run.go()
     assert [step.applied for step in hook.steps] == [False] * 3
     assert hook.ends[0].reason == "failed"
+
+
+class Cramped(SingleProcess):
+    """Has room for micro-batches of so many pairs only."""
+
+    pairs = 3
+
+    def forward_backward(self, micro_batches: Sequence[MicroBatch]) -> Measured:
+        if any(micro.targets > self.pairs for micro in micro_batches[1:]):  # the first has left a gradient
+            super().forward_backward(micro_batches[:1])
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward_backward(micro_batches)
+
+
+def test_one_process_halves_a_micro_batch_that_does_not_fit_and_repeats_the_step() -> None:
+    """The run is the one that began with the smaller micro-batch, and a resume remembers what has fitted."""
+    pairs, fewer = cat_pairs(37), {"pairs_per_micro_batch": 2}
+    small = RewardRun(pairs, HELD_OUT, fewer)
+    small.go()
+    hook = Watcher(act_at=6)
+    cramped = RewardRun(pairs, HELD_OUT, {"pairs_per_micro_batch": 4, "save_interval_steps": 3}, hook=hook)
+    cramped.backend = Cramped
+    with pytest.raises(Cut):
+        cramped.go()
+    assert hook.notices == ["out of memory: micro-batch 4 -> 2 pairs, accumulation x2; the step is the same"]
+    assert cramped.shelf.saved[-1][0].micro_pairs == 2
+    cramped.hook = after = Watcher()
+    cramped.go(resume=True)
+    assert after.notices == []
+    one, other = weights(cramped.shelf), weights(small.shelf)
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_a_backend_that_cannot_repeat_a_step_stops_with_the_setting_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SingleProcess, "can_repeat", False)
+    hook = Watcher()
+    rank = RewardRun(cat_pairs(37), HELD_OUT, {"pairs_per_micro_batch": 4}, hook=hook)
+    rank.backend = Cramped
+    with pytest.raises(MicroBatchTooLarge) as caught:
+        rank.go()
+    assert (caught.value.rows, caught.value.fewer, caught.value.exit_code) == (4, 2, 75)
+    assert "--set rl.reward_model.pairs_per_micro_batch=2:" in caught.value.hint
+    assert hook.ends == []  # the run goes on when the processes are started again
 
 
 def test_a_step_that_does_not_fit_in_memory_names_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
