@@ -5,8 +5,8 @@ Shapes: P pairs, B = 2P rows (the chosen answers, then the rejected ones in the 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import final
+from dataclasses import dataclass, replace
+from typing import Self, final
 
 import torch
 from jaxtyping import Float
@@ -31,15 +31,25 @@ class PairBatch(MicroBatch):
     """Decides nothing: the model is trained without dropout and noise."""
     counts: bool = True
     """False where another process learns from these pairs, and this one reads them only to keep step with it."""
+    least_length: int = 0
+    """To which rows are padded."""
 
     @property
     def targets(self) -> int:
         return len(self.pairs) if self.counts else 0
 
+    @property
+    def length(self) -> int:
+        longest = max(len(reading.ids) for pair in self.pairs for reading in (pair.chosen, pair.rejected))
+        return max(longest, self.least_length)
+
+    def padded(self, length: int) -> Self:
+        return replace(self, least_length=length)
+
     def inputs(self, device: torch.device) -> tuple[Rows, Tensor]:
         both = [*[pair.chosen for pair in self.pairs], *[pair.rejected for pair in self.pairs]]
         measured_PC = torch.tensor([pair.measured_C for pair in self.pairs], device=device)
-        return side_by_side(both, self.padding_id, device), measured_PC
+        return side_by_side(both, self.padding_id, device, self.least_length), measured_PC
 
 
 @final

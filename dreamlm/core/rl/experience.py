@@ -4,7 +4,8 @@ Shapes: N tokens of one answer, or of all answers of a micro-batch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -69,6 +70,13 @@ class ExperienceBatch(MicroBatch):
     @property
     def targets(self) -> int:
         return len(self.answers.chosen_N)
+
+    @property
+    def length(self) -> int:
+        return self.answers.tokens_BT.shape[1]
+
+    def padded(self, length: int) -> Self:
+        return replace(self, answers=self.answers.padded(length))
 
     def inputs(self, device: torch.device) -> tuple[AnswerBatch, Columns, float]:
         return self.answers.to(device), self.columns.to(device), self.pull

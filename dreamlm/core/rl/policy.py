@@ -6,12 +6,13 @@ Shapes: B rows, T columns, N tokens of all answers of a micro-batch in row order
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dreamlm.core.heads.choice import ChoiceHead, Support
 from dreamlm.core.nn.decoder import DreamLM
@@ -56,6 +57,16 @@ class AnswerBatch:
             torch.from_numpy(answering_BT),
             torch.from_numpy(chosen_N),
             support,
+        )
+
+    def padded(self, length: int) -> "AnswerBatch":
+        """With padding behind every row, up to so many columns."""
+        room = (0, length - self.tokens_BT.shape[1])
+        return replace(
+            self,
+            tokens_BT=F.pad(self.tokens_BT, room),
+            documents_BT=F.pad(self.documents_BT, room, value=-1),
+            answering_BT=F.pad(self.answering_BT, room),
         )
 
     def to(self, device: torch.device) -> "AnswerBatch":

@@ -53,10 +53,10 @@ def readings(tokenizer: Tokenizer, window: int, texts: Sequence[tuple[str, str]]
     return found
 
 
-def side_by_side(rows: Sequence[Reading], padding_id: int, device: torch.device) -> Rows:
-    """The readings as one batch."""
+def side_by_side(rows: Sequence[Reading], padding_id: int, device: torch.device, length: int = 0) -> Rows:
+    """The readings as one batch, of so many columns or as many as the longest needs."""
     lengths = torch.tensor([len(row.ids) for row in rows])
-    longest = int(lengths.max())
+    longest = max(int(lengths.max()), length)
     tokens_BT = torch.tensor([[*row.ids, *[padding_id] * (longest - len(row.ids))] for row in rows])
     padding_BT = torch.arange(longest) >= lengths[:, None]
     documents_BT = -padding_BT.to(torch.int32)

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from dreamlm.core.config import ConfigModel
+from dreamlm.core.objectives.augmentation import Disturbed
 from dreamlm.core.training.lengths import LengthSchedule
 from dreamlm.core.training.optim import AdamW, OptimizerConfig
 from dreamlm.core.training.precision import Precision
@@ -32,6 +33,8 @@ class TrainingConfig(ConfigModel):
     """Gradients are scaled down to this norm at every step."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of the target probability spread over the vocabulary; reported losses are always without it."""
+    augmentation: Disturbed.Config | None = None
+    """Disturb what some rows read in training, never what they predict; {} is the usual measure, default none."""
     precision: Precision = "auto"
     """`auto` measures whether bf16 pays on this device, and keeps its choice for the whole run."""
     activation_checkpointing: bool = False

@@ -45,6 +45,8 @@ class StepReport:
     """Windows of a micro-batch; None where training reads no windows."""
     length: int | None = None
     """Targets of a row: fewer than a window's where windows are cut."""
+    loss_factors: Mapping[str, float] = field(default_factory=dict)
+    """Share of its full weight that each loss had which begins late or grows, by name."""
 
 
 @dataclass(frozen=True)

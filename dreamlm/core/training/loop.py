@@ -79,6 +79,8 @@ class Trainer:
         """One optimizer step."""
         windows, cursor = self._stream.draw(state.cursor, state.global_rows)
         length = self._length(state)
+        loss_factors = self._backend.model.config.loss_factors(state.progress)
+        self._backend.weigh(loss_factors)
         with self._on_record(state, memory.READING):
             state, micro_batches, measured = self._forward_backward(state, windows, length)
         with self._on_record(state, memory.UPDATING):
@@ -91,7 +93,7 @@ class Trainer:
             skipped_steps=state.skipped_steps + (not update.applied),
             skipped_in_a_row=0 if update.applied else state.skipped_in_a_row + 1,
         )
-        self._teller.step(state, measured, update, length)
+        self._teller.step(state, measured, update, length, loss_factors)
         if not update.applied:
             self._skipped(state, measured, micro_batches)
         with self._on_record(state, memory.CHECKING):
@@ -167,7 +169,8 @@ class Trainer:
             if not self._imported:
                 with self._on_record(state, memory.CHECKING):
                     sanity.check_initial_loss(self._backend, self._stream.seq_length)
-            self._first_weights = sanity.weight_sums(self._backend.model)
+            model = self._backend.model
+            self._first_weights = sanity.weight_sums(model, leave_out=sanity.may_rest(model))
 
     def _check_early(self, state: TrainingState, measured: Measured) -> TrainingState:
         if self._first_weights and state.step == sanity.MOVING_STEPS and not state.skipped_steps:
@@ -231,5 +234,6 @@ class Trainer:
             return stop is not None and not stop.number
 
         save_patiently(self._saver, self._hooks, state, gather, may_wait, self._config.retry_seconds)
+        self._backend.any(True)  # a process that ended before the first has committed would take it along
         self._saved_at = time.monotonic()
         self._teller.pause()

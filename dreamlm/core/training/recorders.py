@@ -120,6 +120,7 @@ class TensorBoard(Hook):
             "train/learning_rate": report.learning_rate,
             "train/tokens_per_second": report.tokens_per_second,
             **{f"train/objective/{name}": value for name, value in report.objectives.items()},
+            **{f"train/loss_factor/{name}": value for name, value in report.loss_factors.items()},
             **{
                 f"probe/{name}" if len(values) == 1 else f"probe/{name}/{place}": value
                 for name, values in report.probes.items()

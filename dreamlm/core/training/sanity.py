@@ -8,6 +8,7 @@ from torch import nn
 
 from dreamlm.core.errors import TrainingFailed
 from dreamlm.core.inference import inference
+from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.training.backend.backend import Backend, real_targets
 from dreamlm.core.types import Batch
 
@@ -51,12 +52,26 @@ def check_initial_loss(backend: Backend, seq_length: int) -> None:
         )
 
 
-def weight_sums(model: nn.Module) -> dict[str, tuple[float, float]]:
-    """Sum and sum of squares, in fp64, of each trainable parameter that this process holds."""
+def may_rest(model: DreamLM) -> tuple[str, ...]:
+    """How the names of parameters begin that the first steps need not change.
+
+    A causal model reads its mask vector only where augmentation has dropped a token, and a module whose losses begin
+    late may have parts that only they reach.
+    """
+    mask = ("mask_vector",) if model.config.diffusion is None else ()
+    late = [f"cognition.{index}." for index, one in enumerate(model.config.modules) if one.loss_start]
+    return (*mask, *late)
+
+
+def weight_sums(model: nn.Module, leave_out: tuple[str, ...] = ()) -> dict[str, tuple[float, float]]:
+    """Sum and sum of squares, in fp64, of each trainable parameter that this process holds.
+
+    leave_out: how names begin that are not wanted.
+    """
     return {
         name: (p.detach().double().sum().item(), p.detach().double().square().sum().item())
         for name, p in model.named_parameters()
-        if p.requires_grad and p.numel()
+        if p.requires_grad and p.numel() and not name.startswith(leave_out)
     }
 
 

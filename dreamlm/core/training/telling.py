@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from typing import final
 
 import torch
@@ -61,7 +62,14 @@ class Teller:
         )
         self.pause()
 
-    def step(self, state: TrainingState, measured: Measured, update: Update, length: int) -> None:
+    def step(
+        self,
+        state: TrainingState,
+        measured: Measured,
+        update: Update,
+        length: int,
+        loss_factors: Mapping[str, float],
+    ) -> None:
         """`state` is that after the step, but for the next micro-batch; `length`: targets of a row."""
         self._last_nll = measured.nll
         tokens_per_second, seconds = self._throughput.count(measured.tokens)
@@ -80,6 +88,7 @@ class Teller:
                 seconds=seconds,
                 micro_rows=state.micro_rows,
                 length=length,
+                loss_factors=loss_factors,
             )
         )
 

@@ -47,6 +47,16 @@ def test_a_micro_batch_that_does_not_count_changes_nothing() -> None:
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_micro_batch_as_long_as_another_ranks_costs_the_same() -> None:
+    objective, batch = PreferenceObjective(reward_model(shaken=True)), PairBatch(PAIRS[:3], 0)
+    losses = objective(*batch.inputs(torch.device("cpu")))
+    padded = batch.padded(batch.length + 5)
+    rows, measured_PC = padded.inputs(torch.device("cpu"))
+    assert padded.length == rows.tokens_BT.shape[1] == batch.length + 5
+    for name, loss in objective(rows, measured_PC).objectives.items():
+        torch.testing.assert_close(loss, losses.objectives[name], msg=name)
+
+
 def test_full_steps_that_processes_cannot_share_are_a_mistake_with_a_way_out() -> None:
     for sizes in ((16, 8, 1), (9, 4, 1), (16, 8, 2), (16, 2, 4), (12, 2, 3)):
         check_pair_shares(*sizes)

@@ -131,6 +131,17 @@ def test_all_parts_of_the_policy_and_the_critic_learn() -> None:
     assert {name for name, _ in scene.objective.trained()} >= {"heads.value.linear.weight", "embedding.weight"}
 
 
+def test_a_micro_batch_as_long_as_another_ranks_costs_the_same() -> None:
+    scene = Scene()
+    losses = scene.losses()
+    length = scene.batch.length + 7
+    scene.batch = scene.batch.padded(length)
+    assert scene.batch.length == scene.batch.inputs(torch.device("cpu"))[0].tokens_BT.shape[1] == length
+    assert scene.batch.targets == losses.tokens
+    for name, loss in scene.losses().objectives.items():
+        torch.testing.assert_close(loss, losses.objectives[name], msg=name)
+
+
 def test_a_fresh_critic_expects_nothing() -> None:
     assert ValueHead(8)(torch.randn(5, 8)).tolist() == [0.0] * 5
 

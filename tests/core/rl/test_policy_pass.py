@@ -91,4 +91,6 @@ def test_an_answer_is_read_alike_in_any_company() -> None:
     with torch.no_grad():
         together, _ = policy.eval()(AnswerBatch.of(rollouts))
         alone = [policy.eval()(AnswerBatch.of([one]))[0].log_probability_N for one in rollouts]
+        padded, _ = policy(AnswerBatch.of(rollouts).padded(60))
     torch.testing.assert_close(together.log_probability_N, torch.cat(alone), atol=1e-5, rtol=0)
+    torch.testing.assert_close(together.log_probability_N, padded.log_probability_N, atol=1e-5, rtol=0)

@@ -10,6 +10,7 @@ import torch
 from stream_of_text import VOCAB, TextStream
 
 from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.objectives.augmentation import UNTOUCHED
 from dreamlm.core.objectives.causal import CausalObjective
 from dreamlm.core.training.backend.backend import Tensors
 from dreamlm.core.training.backend.single import SingleProcess
@@ -87,10 +88,12 @@ class Run:
         model = DreamLM.Config.model_validate({**sizes, **self.model_options}).build(VOCAB)
         config = self.config()
         model.checkpoint_activations(config.activation_checkpointing)
+        augmentation = config.augmentation.build(model, VOCAB, 0, 63) if config.augmentation else UNTOUCHED
+        objective = CausalObjective(model, config.label_smoothing, augmentation)
+        weights = model.config.loss_weights
         return SingleProcess(
-            CausalObjective(model, config.label_smoothing), config.optimizer, {"token": 1.0}, config.max_grad_norm,
-            config.precision, compile=False,
-        )  # fmt: skip
+            objective, config.optimizer, weights, config.max_grad_norm, config.precision, compile=False
+        )
 
     def first_state(self) -> TrainingState:
         config = self.config()

@@ -195,7 +195,5 @@ def test_modules_train_on_short_rows(run: Make) -> None:
     """Every parameter moves: sanity checks are on."""
     model = {"segment_length": 4, "modules": [{"type": "segment_summary"}]}
     short = run(None, model, lengths=[{"until": 1.0, "length": 8}])
-    backend = short.backend()
-    backend._loss_weights = backend.model.config.loss_weights
-    short.go(backend=backend)
+    short.go()
     assert len(short.hook.steps) == 20

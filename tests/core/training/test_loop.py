@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from stream_of_text import VOCAB, TextStream
 from dreamlm.core.errors import Interrupted, LossNotFinite, OutOfSpace, TrainingFailed
 from dreamlm.core.training import telling
 from dreamlm.core.training.backend.backend import WindowBatch
+from dreamlm.core.training.backend.single import SingleProcess
 from dreamlm.core.training.diagnosis import name_cause
 from dreamlm.core.training.hooks import StepReport
 from dreamlm.core.training.state import TrainingState
@@ -181,6 +183,18 @@ def test_a_signal_finishes_the_step_saves_and_stops(run: Make, number: int) -> N
     whole.go()
     resumed.go(stopped.shelf.saved[-1])
     assert losses(resumed) == losses(whole)[7:]
+
+
+def test_every_process_waits_until_the_first_has_committed(run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ended before would take the first one along."""
+    events: list[str] = []
+    waiting = run(save_interval_steps=5)
+    commit, ask = waiting.shelf.save, SingleProcess.any
+    monkeypatch.setattr(waiting.shelf, "save", lambda *parts: events.append("commit") or commit(*parts))
+    monkeypatch.setattr(SingleProcess, "any", lambda self, flag: events.append("meet") or ask(self, flag))
+    waiting.go()
+    assert events.count("commit") == 5
+    assert all(after == "meet" for before, after in pairwise([*events, "end"]) if before == "commit")
 
 
 def test_a_run_that_was_asked_for_more_counts_the_steps_it_will_take(run: Make) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.objectives.augmentation import Disturbed
 from dreamlm.core.objectives.causal import CausalObjective
 from dreamlm.core.training.backend.backend import Backend, WindowBatch, real_targets
 from dreamlm.core.training.backend.single import SingleProcess
@@ -46,6 +47,8 @@ EXPERT_STAGES = (2, 3)
 EXPERTS = {"feed_forward": {"type": "moe", "num_experts": 32, "expert_size": 5}}
 """More experts than a micro-batch of a rank can use, so that the ranks' idle experts differ."""
 EXPERT_WEIGHTS = {"token": 1.0, "moe_balance": 0.01}
+EXPERT_FACTORS = {"moe_balance": 50.0}
+"""What the loop may tell a backend: here so much that nobody overlooks it."""
 
 
 def objective(**options: Any) -> CausalObjective:
@@ -54,6 +57,13 @@ def objective(**options: Any) -> CausalObjective:
     sizes = {"hidden_size": 24, "num_layers": 2, "num_heads": 2, "seq_length": LENGTH, "intermediate_size": 37}
     config = DreamLM.Config.model_validate({**sizes, "dropout": 0.1, **options})
     return CausalObjective(config.build(VOCAB), label_smoothing=0.1)
+
+
+def augmented() -> CausalObjective:
+    """Half of the rows are disturbed, some tokens of them dropped."""
+    plain = objective(mask_vector=True)
+    disturbed = Disturbed.Config(probability=0.5).build(plain.model, VOCAB, end_id=0, padding_id=1)
+    return CausalObjective(plain.model, plain.label_smoothing, disturbed)
 
 
 def single(precision: str, optimizer: str = "adamw", **options: Any) -> SingleProcess:

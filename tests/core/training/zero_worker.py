@@ -3,16 +3,18 @@
 import gc
 import json
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from small_runs import Run
+from small_runs import Run, Shelf
 from torch import distributed
 from zero_scenes import (
     CASES,
+    EXPERT_FACTORS,
     EXPERT_STAGES,
     EXPERT_WEIGHTS,
     EXPERTS,
@@ -24,6 +26,7 @@ from zero_scenes import (
     STEPS,
     Case,
     FewWindows,
+    augmented,
     held_out_loss,
     micro_batch,
     objective,
@@ -41,6 +44,7 @@ from dreamlm.core.training.backend.process_group import Place
 from dreamlm.core.training.gauge import Reading
 from dreamlm.core.training.rows import RowsByMemory
 from dreamlm.core.training.sharing import validate_together
+from dreamlm.core.training.state import TrainingState
 
 PLACE = Place.from_environment()
 process_group.join(PLACE, torch.device("cpu"))
@@ -113,12 +117,10 @@ def mistakes(folder: Path) -> list[str]:
     backend = zero(Case(2, "fp32"), {"token": 1.0}, objective())
     saved = read(folder, "single-saved")
     name = next(iter(saved.model))
-    uneven = dict(saved.optimizer) | {f"{name}/step": torch.tensor(9.0)}
     attempts = [
         lambda: backend.forward_backward([micro_batch(0, number) for number in range(1 + backend.rank)]),
         lambda: backend.restore(Tensors({**saved.model, name: torch.zeros(3)}, saved.optimizer)),
         lambda: backend.restore(Tensors(saved.model, {f"{name}/momentum_buffer": torch.zeros(3)})),
-        lambda: backend.restore(Tensors(saved.model, uneven)),
     ]
     said = []
     for attempt in attempts:
@@ -151,10 +153,26 @@ def together(folder: Path) -> dict[str, Any]:
     return {"agreed": agreed, "validation": vars(validation)}
 
 
+class SlowShelf(Shelf):
+    """The first rank commits long after the others have given their part."""
+
+    committed_at = 0.0
+
+    def save(self, state: TrainingState, tensors: Tensors) -> Path:
+        time.sleep(0.1 if PLACE.rank == 0 else 0.0)
+        folder = super().save(state, tensors)
+        self.committed_at = time.monotonic()
+        return folder
+
+
 def whole_loop() -> dict[str, Any]:
     run = ZeroRun({"accumulation_steps": 2, "per_gpu_batch_size": 2, "train_tokens": 16 * 4 * 14, "zero_stage": 3})
+    run.shelf = shelf = SlowShelf()
     run.go()
+    ended = torch.tensor(time.monotonic() * (PLACE.rank > 0), dtype=torch.float64)
+    distributed.all_reduce(ended)
     return {
+        "second_rank_ended_later_by": ended.item() - shelf.committed_at,
         "losses": [report.nll for report in run.hook.steps],
         "tokens": run.hook.steps[-1].tokens,
         "saved": [sorted(tensors.model) for _, tensors in run.shelf.saved],
@@ -198,7 +216,9 @@ def main(folder: Path) -> None:
         seen[f"z{stage}-from-one-process"] = from_one_process(folder, stage)
     for stage in EXPERT_STAGES:
         backend = zero(Case(stage, "fp32"), EXPERT_WEIGHTS, objective(**EXPERTS))
+        backend.weigh(EXPERT_FACTORS)
         seen[f"z{stage}-experts"] = train(backend, range(STEPS))
+        seen[f"z{stage}-augmented"] = train(zero(Case(stage, "fp32"), {"token": 1.0}, augmented()), range(STEPS))
     seen["mistakes"] = mistakes(folder)
     seen["together"] = together(folder)
     seen["loop"] = whole_loop()

@@ -6,9 +6,10 @@ Tensors go in and out by parameter name, in full: a snapshot depends neither on 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +31,18 @@ class MicroBatch(ABC):
         One without any teaches nothing and shows nothing: it is passed through where ranks must pass equally many.
         """
 
+    @property
+    @abstractmethod
+    def length(self) -> int:
+        """Tokens of its longest row."""
+
+    @abstractmethod
+    def padded(self, length: int) -> Self:
+        """The same with padding on the right up to a length no smaller than its own.
+
+        Its tokens cost what they did. Padding completes a row's last segment, which counts in modules' own losses then.
+        """
+
     @abstractmethod
     def inputs(self, device: torch.device) -> tuple[Any, ...]:
         """What the objective's forward pass takes."""
@@ -45,6 +58,15 @@ class WindowBatch(MicroBatch):
     @property
     def targets(self) -> int:
         return real_targets(self.batch)
+
+    @property
+    def length(self) -> int:
+        return int(self.batch.tokens.shape[1]) - 1
+
+    def padded(self, length: int) -> Self:
+        room = ((0, 0), (0, length - self.length))
+        tokens, documents = np.pad(self.batch.tokens, room), np.pad(self.batch.documents, room, constant_values=-1)
+        return replace(self, batch=replace(self.batch, tokens=tokens, documents=documents))
 
     def inputs(self, device: torch.device) -> tuple[Tensor, Tensor, bool]:
         return on_device(self.batch, device)
@@ -103,6 +125,10 @@ class Backend(ABC):
 
         Collective to enter and to leave; inside, forward passes concern this rank alone, and weights stay as they are.
         """
+
+    @abstractmethod
+    def weigh(self, factors: Mapping[str, float]) -> None:
+        """Multiply the weights of these losses, by name, from now on; a loss that is not named has its own weight."""
 
     @abstractmethod
     def forward_backward(self, micro_batches: Sequence[MicroBatch]) -> Measured:

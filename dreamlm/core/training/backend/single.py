@@ -40,6 +40,7 @@ class SingleProcess(Backend):
         self._parameters = objective.trained()
         self._optimizers = optimizer.build(self._parameters)
         self._loss_weights = loss_weights
+        self._factors: Mapping[str, float] = {}
         self._max_grad_norm = max_grad_norm
         self._forward: nn.Module = torch.compile(objective) if compile else objective  # type: ignore[assignment]
 
@@ -53,6 +54,9 @@ class SingleProcess(Backend):
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
+    def weigh(self, factors: Mapping[str, float]) -> None:
+        self._factors = factors
+
     def forward_backward(self, micro_batches: Sequence[MicroBatch]) -> Measured:
         counting = [(micro, targets) for micro in micro_batches if (targets := micro.targets)]
         total = sum(targets for _, targets in counting)
@@ -61,10 +65,13 @@ class SingleProcess(Backend):
             torch.manual_seed(micro.seed)
             with self.autocast():
                 losses = self._forward(*micro.inputs(self.device))
-            weighted = sum(self._loss_weights[name] * loss for name, loss in losses.objectives.items())
+            weighted = sum(self._weight(name) * loss for name, loss in losses.objectives.items())
             (weighted / total).backward()
             tally.add(targets, losses.nll, losses.objectives, losses.probes)
         return tally.measured(total, self.sum)
+
+    def _weight(self, name: str) -> float:
+        return self._loss_weights[name] * self._factors.get(name, 1.0)
 
     def update(self, factor: float) -> Update:
         norm = nn.utils.get_total_norm([p.grad for _, p in self._parameters if p.grad is not None])

@@ -19,7 +19,7 @@ from torch import Tensor, distributed, nn
 from dreamlm.core.errors import TrainingFailed, UserMistake
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.objectives.objective import Objective
-from dreamlm.core.training.backend import process_group, zero_tensors
+from dreamlm.core.training.backend import process_group, zero_fetching, zero_tensors
 from dreamlm.core.training.backend.backend import (
     Backend,
     Measured,
@@ -28,16 +28,28 @@ from dreamlm.core.training.backend.backend import (
     Update,
 )
 from dreamlm.core.training.backend.process_group import Place
+from dreamlm.core.training.backend.reached import Reached
 from dreamlm.core.training.backend.tally import Tally
-from dreamlm.core.training.optim import AdamW, NamedParameters, OptimizerConfig
+from dreamlm.core.training.backend.zero_pieces import PiecewiseAdamW
+from dreamlm.core.training.optim import AdamW, NamedParameters, OptimizerConfig, Optimizers
 
 BUCKET = 1 << 25
 """Most gradients, or weights, that one exchange between ranks carries: 128 MiB in fp32."""
+UNDIVIDED = 100_000
+"""Weights of this size or smaller are left whole on every rank at stage 3; tests divide these too."""
 
 
 @final
 class ZeroBackend(Backend):
-    """One rank of a DeepSpeed run; agrees with `SingleProcess` on the same global batch."""
+    """One rank of a DeepSpeed run; agrees with `SingleProcess` on the same global batch.
+
+    Also in what it leaves alone: a weight that no pass of any rank brings a gradient to in a step is not touched, does
+    not decay and has no step counted, at every stage.
+
+    Departs: where a model has modules and the passes of the ranks are of different lengths, shorter ones are padded
+    (`MicroBatch.padded`), which modules' own losses and what is drawn for dropout notice. At stage 3 in bf16, results
+    are rounded elsewhere: DeepSpeed's linear layers keep no bf16 copy of the weights for the backward pass.
+    """
 
     can_repeat = False
 
@@ -64,14 +76,18 @@ class ZeroBackend(Backend):
         self._stage, self._max_grad_norm = stage, max_grad_norm
         if compile:
             objective.compile()
-        step = _StepLoss(objective, loss_weights, self.autocast)
-        self._undivided = optimizer.build(self._parameters) if stage == 0 else None
+        self._step_loss = _StepLoss(objective, loss_weights, self.autocast)
+        self._reached = Reached(self._parameters)
+        self._optimizer = optimizer.build(self._parameters) if stage == 0 else _divisible(optimizer, self._parameters)
         self._engine, _, _, _ = deepspeed.initialize(
-            model=step,
-            optimizer=self._undivided.as_one() if self._undivided else _divisible(optimizer, self._parameters),
+            model=self._step_loss,
+            optimizer=self._optimizer.as_one() if isinstance(self._optimizer, Optimizers) else self._optimizer,
             config=_configuration(stage, max_grad_norm, sum(p.numel() for _, p in self._parameters)),
             dist_init_required=False,
         )
+        zero_fetching.mend_fetching(self._engine)
+        if isinstance(self._optimizer, PiecewiseAdamW):
+            self._optimizer.pieces = zero_tensors.find_pieces(self._engine)
         for group in self._groups():
             group["initial_lr"] = group["lr"]
 
@@ -80,21 +96,26 @@ class ZeroBackend(Backend):
         return self._objective.model
 
     def whole(self) -> AbstractContextManager[None]:
-        return zero_tensors.whole_weights(self._engine)
+        return zero_fetching.whole_weights(self._engine)
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def weigh(self, factors: Mapping[str, float]) -> None:
+        self._step_loss.factors = factors
 
     def forward_backward(self, micro_batches: Sequence[MicroBatch]) -> Measured:
         mine = [micro.targets for micro in micro_batches]
         total, counting = self._count(mine)
         tally = Tally(self.device, counting)
-        for number, (micro, targets) in enumerate(zip(micro_batches, mine, strict=True), start=1):
+        zero_tensors.clear_gradients(self._engine)
+        for number, (micro, targets) in enumerate(zip(self._in_step(micro_batches), mine, strict=True), start=1):
             torch.manual_seed(micro.seed)
             self._engine.set_gradient_accumulation_boundary(number == len(micro_batches))
             # DeepSpeed averages over the ranks; what is wanted is the sum over all of them per real target.
             scale = self.world_size / total if targets else 0.0
             loss, nll, objectives, probes = self._engine(scale, *micro.inputs(self.device))
+            self._reached.noting = targets > 0
             self._engine.backward(loss)
             tally.add(targets, nll, objectives, probes)
         return tally.measured(total, self.sum)
@@ -114,10 +135,28 @@ class ZeroBackend(Backend):
             )
         return int(total), int(counting)
 
+    def _in_step(self, micro_batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
+        """Where the model has modules, as long as the longest that another rank passes at the same time. Collective.
+
+        A longer one has more segments, for which layers are fetched once more and modules get a gradient, and all
+        ranks must exchange the same weights and gradients in the same order.
+        """
+        if not self.model.config.modules:
+            return micro_batches
+        lengths = torch.tensor([micro.length for micro in micro_batches], device=self.device)
+        distributed.all_reduce(lengths, distributed.ReduceOp.MAX)
+        return [micro.padded(length) for micro, length in zip(micro_batches, lengths.tolist(), strict=True)]
+
     def update(self, factor: float) -> Update:
         for group in self._groups():
             group["lr"] = group["initial_lr"] * factor
-        norm = self._step_undivided() if self._stage == 0 else self._step_divided()
+        reached = self._reached.by_any_rank(self.sum)
+        self._reached.forget()
+        if isinstance(self._optimizer, PiecewiseAdamW):
+            self._optimizer.moving = reached
+            norm = self._step_divided()
+        else:
+            norm = self._step_undivided(reached)
         return Update(norm, self._groups()[0]["lr"], math.isfinite(norm))
 
     def _step_divided(self) -> float:
@@ -131,34 +170,36 @@ class ZeroBackend(Backend):
             )
         return norm
 
-    def _step_undivided(self) -> float:
+    def _step_undivided(self, reached: Sequence[nn.Parameter]) -> float:
         """At stage 0 DeepSpeed sums the gradients and steps, whatever they are; the norm before clipping."""
-        parameters = [parameter for _, parameter in self._parameters]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        for parameter in {parameter for _, parameter in self._parameters}.difference(reached):
+            parameter.grad = None  # DeepSpeed has made one of zeros
+        norm = nn.utils.get_total_norm([p.grad for p in reached if p.grad is not None])
         if torch.isfinite(norm):
-            nn.utils.clip_grads_with_norm_(parameters, self._max_grad_norm, norm)
+            nn.utils.clip_grads_with_norm_(reached, self._max_grad_norm, norm)
             self._engine.step()
         else:
             self.discard()
         return norm.item()
 
     def discard(self) -> None:
+        self._reached.forget()
         zero_tensors.forget_gradients(self._engine)
 
     def gather(self) -> Tensors:
         keep = self.rank == 0
         weights = zero_tensors.gather_weights(self._engine, self._parameters, keep)
-        if self._undivided is None:
-            return Tensors(weights, zero_tensors.gather_optimizer(self._engine, self._parameters, keep))
-        state = self._undivided.state() if keep else {}
+        if isinstance(self._optimizer, PiecewiseAdamW):
+            return Tensors(weights, zero_tensors.gather_optimizer(self._optimizer, self._parameters, keep))
+        state = self._optimizer.state() if keep else {}
         return Tensors(weights, {name: value.detach().cpu().clone() for name, value in state.items()})
 
     def restore(self, tensors: Tensors) -> None:
         zero_tensors.restore_weights(self._engine, self._parameters, tensors.model)
-        if self._undivided is None:
-            zero_tensors.restore_optimizer(self._engine, self._parameters, tensors.optimizer)
+        if isinstance(self._optimizer, PiecewiseAdamW):
+            zero_tensors.restore_optimizer(self._optimizer, self._parameters, tensors.optimizer)
         else:
-            self._undivided.restore(tensors.optimizer)
+            self._optimizer.restore(tensors.optimizer)
 
     def any(self, flag: bool) -> bool:
         return self.sum([float(flag)])[0] > 0
@@ -191,6 +232,7 @@ class _StepLoss(nn.Module):
         super().__init__()
         self.objective = objective
         self._loss_weights, self._autocast = loss_weights, autocast
+        self.factors: Mapping[str, float] = {}
 
     def forward(self, scale: float, *inputs: Any) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """The scaled weighted loss to differentiate; then, detached, nll and objectives as sums, and probes.
@@ -199,14 +241,17 @@ class _StepLoss(nn.Module):
         """
         with self._autocast():
             losses = self.objective(*inputs)
-        weighted = [self._loss_weights[name] * loss for name, loss in losses.objectives.items()]
+        weighted = [self._weight(name) * loss for name, loss in losses.objectives.items()]
         loss = torch.stack(weighted).sum() * scale
         return loss, losses.nll, _detached(losses.objectives), _detached(losses.probes)
 
+    def _weight(self, name: str) -> float:
+        return self._loss_weights[name] * self.factors.get(name, 1.0)
 
-def _divisible(optimizer: OptimizerConfig, parameters: NamedParameters) -> torch.optim.Optimizer:
+
+def _divisible(optimizer: OptimizerConfig, parameters: NamedParameters) -> PiecewiseAdamW:
     assert isinstance(optimizer, AdamW.Config), "no other works on pieces of matrices"
-    return optimizer.build_torch(parameters)
+    return PiecewiseAdamW(optimizer.build_torch(parameters))
 
 
 def _detached(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -225,6 +270,12 @@ def _configuration(stage: int, max_grad_norm: float, parameters: int) -> dict[st
         "gradient_clipping": max_grad_norm if stage else 0.0,
         "communication_data_type": "fp32",
         "data_types": {"grad_accum_dtype": "fp32"},
-        "zero_optimization": {"stage": stage, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket},
+        "zero_optimization": {
+            "stage": stage,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
+            "stage3_param_persistence_threshold": UNDIVIDED,
+        },
+        "zero_allow_untested_optimizer": True,
         "steps_per_print": None,
     }

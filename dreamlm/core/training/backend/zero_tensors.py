@@ -3,42 +3,21 @@
 DeepSpeed flattens the parameters of each group into one vector and gives every rank a piece, the last one padded. Its
 own snapshots are pickled files of such pieces; ours are whole tensors, so that any backend can go on from them.
 
-Written against deepspeed 0.19.8: the names of its inner parts appear in this file and in `zero.py`, nowhere else.
+Written against deepspeed 0.19.8: the names of its inner parts appear in this file, in `zero_fetching.py` and in
+`zero.py`, nowhere else.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from deepspeed.runtime.zero import GatheredParameters
-from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state, safe_set_local_optimizer_state
 from torch import Tensor, nn
 
 from dreamlm.core.errors import ResumeMismatch
+from dreamlm.core.training.backend.zero_pieces import MOMENTS, Piece, PiecewiseAdamW
 
 Named = Sequence[tuple[str, nn.Parameter]]
-MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-@contextmanager
-def whole_weights(engine: Any) -> Iterator[None]:
-    """Every rank holds every weight; forward passes inside involve no other rank. Collective to enter and to leave.
-
-    At stage 3 DeepSpeed's hooks, which fetch and release the weights of each part as it runs, rest meanwhile.
-    """
-    if engine.zero_optimization_stage() < 3:
-        yield
-        return
-    offload = engine.optimizer.parameter_offload
-    with GatheredParameters(list(engine.module.parameters())):
-        for hook in (*offload.forward_hooks, *offload.backward_hooks):
-            hook.remove()
-        offload.forward_hooks, offload.backward_hooks = [], []
-        try:
-            yield
-        finally:
-            offload._register_deepspeed_module(offload.module)
 
 
 def gather_weights(engine: Any, parameters: Named, keep: bool) -> dict[str, Tensor]:
@@ -54,7 +33,7 @@ def gather_weights(engine: Any, parameters: Named, keep: bool) -> dict[str, Tens
 def restore_weights(engine: Any, parameters: Named, weights: Mapping[str, Tensor]) -> None:
     """Collective. Raises: ResumeMismatch when a weight is missing or has another shape."""
     for name, parameter in parameters:
-        shape = getattr(parameter, "ds_shape", parameter.shape)
+        shape = _shape(parameter)
         if name not in weights or weights[name].shape != shape:
             found = f"has shape {tuple(weights[name].shape)}" if name in weights else "is missing"
             raise ResumeMismatch(f"the weight {name} {found} in the snapshot; the model's has shape {tuple(shape)}")
@@ -65,48 +44,73 @@ def restore_weights(engine: Any, parameters: Named, weights: Mapping[str, Tensor
         engine.optimizer.refresh_fp32_params()
 
 
-def gather_optimizer(engine: Any, parameters: Named, keep: bool) -> dict[str, Tensor]:
-    """Adam's state as `parameter/state` on the CPU where `keep`; empty before the first step. Collective."""
-    states = _torch_optimizer(engine).state
-    shards = _shards(engine)
-    if not all(states.get(shard) for shard in shards.values()):
-        return {}
-    _link(engine)
+def gather_optimizer(optimizer: PiecewiseAdamW, parameters: Named, keep: bool) -> dict[str, Tensor]:
+    """Adam's state as `parameter/state` on the CPU where `keep`, of parameters that were ever updated. Collective."""
     gathered: dict[str, Tensor] = {}
     for name, parameter in parameters:
-        entries = {"step": states[shards[parameter]]["step"]}
-        entries |= {key: _full_moment(engine, parameter, key) for key in MOMENTS}
+        state, piece = optimizer.state.get(parameter), optimizer.pieces[parameter]
+        if not state:
+            continue
+        entries = {"step": state["step"]}
+        entries |= {key: piece.gather(state[key], _shape(parameter)) for key in MOMENTS}
         if keep:
             gathered |= {f"{name}/{key}": value.detach().cpu().clone() for key, value in entries.items()}
     return gathered
 
 
-def restore_optimizer(engine: Any, parameters: Named, state: Mapping[str, Tensor]) -> None:
-    """Take over what `gather_optimizer` gave; nothing in it means a fresh optimizer. Collective.
+def restore_optimizer(optimizer: PiecewiseAdamW, parameters: Named, state: Mapping[str, Tensor]) -> None:
+    """Take over what `gather_optimizer` gave; nothing in it means a fresh optimizer.
 
-    Raises: ResumeMismatch when it is no Adam state of exactly these parameters.
+    Raises: ResumeMismatch when it is no Adam state of these parameters.
     """
-    wanted = {f"{name}/{key}" for name, _ in parameters for key in ("step", *MOMENTS)}
-    torch_optimizer, shards = _torch_optimizer(engine), _shards(engine)
-    if not state:
-        torch_optimizer.state.clear()
-        return
+    named = dict(parameters)
+    found = {key.rpartition("/")[0] for key in state}
+    wanted = {f"{name}/{key}" for name in found & named.keys() for key in ("step", *MOMENTS)}
     if wanted != set(state):
         odd = sorted(wanted.symmetric_difference(state))
         raise ResumeMismatch(
             f"the snapshot's optimizer state does not fit AdamW on this model: {', '.join(odd[:4])}",
             hint="DeepSpeed continues runs that were trained with adamw; train.backend=torch continues the others",
         )
-    _check_steps(parameters, shards, state)
-    for name, parameter in parameters:
-        shard = shards[parameter]
-        if not torch_optimizer.state.get(shard):
-            torch_optimizer.state[shard] = {key: torch.zeros_like(shard) for key in MOMENTS}
-        torch_optimizer.state[shard]["step"] = state[f"{name}/step"].to(shard.device, torch.float32).clone()
-    _link(engine)
-    for name, parameter in parameters:
-        for key in MOMENTS:
-            _set_moment(engine, parameter, key, state[f"{name}/{key}"].to(parameter.device, torch.float32))
+    optimizer.state.clear()
+    for name in (name for name in named if name in found):
+        piece = optimizer.pieces[named[name]]
+        optimizer.state[named[name]] = {
+            "step": state[f"{name}/step"].to(piece.vector.device, torch.float32, copy=True),
+            **{key: piece.cut(state[f"{name}/{key}"]) for key in MOMENTS},
+        }
+
+
+def find_pieces(engine: Any) -> dict[nn.Parameter, Piece]:
+    """What this rank holds of each parameter, at stages 1 to 3."""
+    optimizer = engine.optimizer
+    if engine.zero_optimization_stage() < 3:
+        return {
+            parameter: _piece_of_run(parameter, vector)
+            for group, vector in zip(optimizer.bit16_groups, optimizer.single_partition_of_fp32_groups, strict=True)
+            for parameter in group
+        }
+    pieces = {}
+    for group, vector in zip(optimizer.fp16_groups, optimizer.fp32_partitioned_groups_flat, strict=True):
+        place = 0
+        for parameter in group:
+            # Equal shares, the last ones padded behind the parameter's end.
+            share, numbers = parameter.partition_numel(), parameter.ds_numel
+            begin = min(share * engine.global_rank, numbers)
+            pieces[parameter] = Piece(vector, place, begin, min(share, numbers - begin))
+            place += share
+    return pieces
+
+
+def clear_gradients(engine: Any) -> None:
+    """Before a step's first backward pass: stage 3 would go on from the gradients that stand from steps before.
+
+    DeepSpeed writes over them where the first pass of a step brings a new one, and there alone: a weight that it does
+    not reach would be updated by an old gradient again.
+    """
+    if engine.zero_optimization_stage() == 3:
+        for gradient in engine.optimizer._DeepSpeedZeroOptimizer_Stage3__param_id_to_grad_partition.values():
+            gradient.zero_()
 
 
 def forget_gradients(engine: Any) -> None:
@@ -122,61 +126,14 @@ def forget_gradients(engine: Any) -> None:
             optimizer.all_grad_tensors[group] = None
 
 
-def _torch_optimizer(engine: Any) -> torch.optim.Optimizer:
-    optimizer: torch.optim.Optimizer = engine.basic_optimizer
-    return optimizer
+def _piece_of_run(parameter: Any, vector: Tensor) -> Piece:
+    """At stages 1 and 2 a rank holds a run of the numbers of all parameters: parts of two at most, and whole ones."""
+    if parameter._hp_mapping is None:
+        return Piece(vector, 0, 0, 0)
+    inside, outside = parameter._hp_mapping.lp_fragment_address, parameter._hp_mapping.hp_fragment_address
+    return Piece(vector, outside.start, inside.start, inside.numel)
 
 
-def _shards(engine: Any) -> dict[nn.Parameter, Tensor]:
-    """For each parameter, the vector on this rank by which the torch optimizer knows its group."""
-    stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
-    if stage == 0:
-        return {parameter: parameter for group in optimizer.param_groups for parameter in group["params"]}
-    groups, vectors = (
-        (optimizer.fp16_groups, optimizer.fp32_partitioned_groups_flat)
-        if stage == 3
-        else (optimizer.bit16_groups, optimizer.single_partition_of_fp32_groups)
-    )
-    return {parameter: vector for group, vector in zip(groups, vectors, strict=True) for parameter in group}
-
-
-def _link(engine: Any) -> None:
-    """Let parameters find their Adam state: DeepSpeed does it during the first group's first step, for no other."""
-    if engine.zero_optimization_stage() in (1, 2):
-        engine.optimizer._hp_optimizer_states_linked = False
-        engine.optimizer._lazy_init_hp_params_optimizer_state()
-
-
-def _full_moment(engine: Any, parameter: nn.Parameter, key: str) -> Tensor:
-    if engine.zero_optimization_stage() == 0:
-        moment: Tensor = engine.optimizer.state[parameter][key]
-    else:
-        moment = safe_get_full_optimizer_state(parameter, key)
-    return moment
-
-
-def _set_moment(engine: Any, parameter: nn.Parameter, key: str, value: Tensor) -> None:
-    stage = engine.zero_optimization_stage()
-    if stage == 0:
-        engine.optimizer.state[parameter][key].copy_(value)
-    elif stage < 3:
-        safe_set_full_optimizer_state(parameter, value, key)
-    else:
-        # The setter for full tensors reads past the end when the last rank's piece is padded.
-        size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
-        padded = value.new_zeros(size * engine.world_size)
-        padded[: value.numel()] = value.flatten()
-        safe_set_local_optimizer_state(parameter, padded.narrow(0, size * engine.global_rank, size), key)
-
-
-def _check_steps(parameters: Named, shards: Mapping[nn.Parameter, Tensor], state: Mapping[str, Tensor]) -> None:
-    """DeepSpeed counts the steps of a whole group at once."""
-    counts: dict[int, float] = {}
-    for name, parameter in parameters:
-        count = state[f"{name}/step"].item()
-        if counts.setdefault(id(shards[parameter]), count) != count:
-            raise ResumeMismatch(
-                f"the snapshot's parameters were not all updated equally often ({name}: {count:g} times), "
-                "which DeepSpeed cannot continue",
-                hint="continue with --set train.backend=torch",
-            )
+def _shape(parameter: nn.Parameter) -> torch.Size:
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
