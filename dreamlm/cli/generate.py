@@ -43,6 +43,13 @@ def generate(
     ] = None,
     min_new_tokens: Annotated[int | None, typer.Option("--min-new-tokens", help="No end before that many.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", help="The end after that many.")] = None,
+    diffusion_steps: Annotated[
+        int | None, typer.Option("--diffusion-steps", metavar="N", help="Steps for a block of a diffusion model.")
+    ] = None,
+    confidence: Annotated[
+        str | None,
+        typer.Option("--confidence", metavar="probability|entropy", help="What makes one of its tokens sure."),
+    ] = None,
     stop: Annotated[
         list[str] | None, typer.Option("--stop", metavar="TEXT", help="Ends the text before it; may be repeated.")
     ] = None,
@@ -76,6 +83,8 @@ def generate(
         "--ngram-scope": ("ngram_scope", ngram_scope),
         "--min-new-tokens": ("min_new_tokens", min_new_tokens),
         "--max-new-tokens": ("max_new_tokens", max_new_tokens),
+        "--diffusion-steps": ("denoising.steps", diffusion_steps),
+        "--confidence": ("denoising.confidence", confidence),
         "--stop": ("stop", stop or None),
         "--seed": ("seed", seed),
         "--batch-size": ("rows", batch_size),

@@ -33,7 +33,7 @@ class ModelConfig(DreamLM.Config):
     init_from: str | None = None
     """Start from a trained model instead of random weights: a run or snapshot of dreamlm's, a `transformers` folder
     (Llama or Qwen3), or a model id of the hub. It decides the decoder and the tokenizer; say nothing else about them,
-    but `seq_length` (a longer one extends the model), `segment_length`, `dropout` and new `modules`."""
+    but `seq_length` (a longer one extends the model), `segment_length`, `dropout`, `mask_vector` and new `modules`."""
 
     def build(self, vocab_size: int) -> DreamLM:
         """A model with fresh weights, which keeps no memory of `init_from`."""
@@ -79,9 +79,13 @@ class Preset(ConfigModel):
             raise ValueError("runs and corpora are called after it: must not be empty, '.' or '..', nor hold / or \\")
         return name
 
+    def _disagreements(self) -> list[tuple[KeyPath, str]]:
+        model, train = self.model, self.train
+        return [*_about_sources(self.data), *_about_lengths(model, train), *_about_masks(model, train)]
+
     @model_validator(mode="after")
     def _sections_agree(self) -> "Preset":
-        if disagreements := [*_about_sources(self.data), *_about_lengths(self.model, self.train)]:
+        if disagreements := self._disagreements():
             raise Disagreement(*disagreements)
         return self
 
@@ -114,6 +118,15 @@ def _about_lengths(model: ModelConfig, train: TrainingConfig) -> list[tuple[KeyP
         (("train", "lengths", number, "length"), what)
         for number, what in objections(train.lengths, model.seq_length, segment_length, model.block)
     ]
+
+
+def _about_masks(model: ModelConfig, train: TrainingConfig) -> list[tuple[KeyPath, str]]:
+    if model.init_from is not None and "mask_vector" not in model.model_fields_set:
+        return []  # the model to start from may have one
+    if train.augmentation is None or not train.augmentation.token_dropout or model.masks:
+        return []
+    what = "replaces tokens by a mask vector, which a causal model has with model.mask_vector=true; 0 does without"
+    return [(("train", "augmentation", "token_dropout"), what)]
 
 
 def published_schema() -> dict[str, Any]:

@@ -27,8 +27,10 @@ from dreamlm.presets.resolve import resolve_values
 from dreamlm.presets.schema import Preset
 from dreamlm.wiring.loading import snapshot_folder
 
-OWN = ("dropout", "modules", "segment_length", "seq_length")
+OWN = ("dropout", "mask_vector", "modules", "segment_length", "seq_length")
 """What a preset says about the model whatever it starts from: how it is trained, and what is added to it."""
+_ADDED = {"cognition.": "modules", "mask_vector": "masks"}
+"""How the names of weights begin that the origin need not have, and which of its keys says that it has them."""
 _LEAVE_OUT = "leave it out, here and in the presets that this one extends"
 _FILES = ["*.json", "*.safetensors"]
 
@@ -110,8 +112,8 @@ def initial_model(preset: Preset, vocab_size: int) -> DreamLM:
     weights = origin.weights(preset.model, vocab_size)
     model = preset.model.build(len(weights["embedding.weight"]) if "embedding.weight" in weights else vocab_size)
     expected = {name: parameter.shape for name, parameter in model.named_parameters()}
-    if not origin.config.modules:
-        expected = {name: shape for name, shape in expected.items() if not name.startswith("cognition.")}
+    added = tuple(name for name, theirs in _ADDED.items() if not getattr(origin.config, theirs))
+    expected = {name: shape for name, shape in expected.items() if not name.startswith(added)}
     found = {name: weight.shape for name, weight in weights.items()}
     if different := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
         what = f"the weights to start from are not those of their configuration: {', '.join(different)}"
@@ -132,7 +134,7 @@ def _decided(origin: Origin, asked: DreamLM.Config) -> dict[str, Any]:
 def _conflicts(preset: Preset, said: Mapping[str, Any], origin: Origin) -> Iterator[Mistake]:
     """Everything that the preset itself says and the origin has otherwise."""
     theirs = dict(leaves(_decided(origin, preset.model)))
-    own = {"init_from", *OWN} - ({"modules"} if origin.config.modules else set())
+    own = {"init_from", *OWN} - {key for key in ("mask_vector", "modules") if getattr(origin.config, key)}
     for key, value in leaves(said["model"]):
         if key.partition(".")[0] not in own and theirs.get(key) != value:
             message = f"is {value!r} here, {theirs.get(key)!r} in the model to start from"

@@ -36,6 +36,8 @@ FREE = (
 )
 ALLOWED = (
     "model.dropout",
+    "model.modules.*.loss_start",
+    "model.modules.*.loss_ramp",
     "train.optimizer.learning_rate",
     "train.optimizer.weight_decay",
     "train.optimizer.betas",
@@ -44,6 +46,7 @@ ALLOWED = (
     "train.optimizer.others.*",
     "train.max_grad_norm",
     "train.label_smoothing",
+    "train.augmentation",
     "train.lengths",
     "train.compile",
     "train.precision",

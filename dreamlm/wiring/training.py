@@ -20,7 +20,7 @@ from dreamlm.checkpoints.store import Store
 from dreamlm.core.errors import ResumeMismatch, UserMistake
 from dreamlm.core.evaluation.likelihood import likelihood_of
 from dreamlm.core.generation.generate import generate
-from dreamlm.core.objectives.choose import objective_of
+from dreamlm.core.objectives.choose import augmentation_of, objective_of
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.training.backend.backend import Backend, Tensors
 from dreamlm.core.training.backend.choose import build_backend, choose_backend
@@ -238,7 +238,8 @@ class _Training:
             model = self._preset.model.build(snapshot.config["vocab_size"])
         model.to(self._around.device)
         model.checkpoint_activations(train.activation_checkpointing)
-        objective = objective_of(model, train.label_smoothing, self._tokenizer.end_of_document_id)
+        augmentation = augmentation_of(train.augmentation, model, self._tokenizer)
+        objective = objective_of(model, train.label_smoothing, self._tokenizer.end_of_document_id, augmentation)
         return build_backend(train, objective, self._preset.model.loss_weights, precision, self._around.place)
 
     def _first_state(self, precision: str) -> TrainingState:

@@ -68,6 +68,18 @@ def test_transformers_computes_the_same_logits_from_the_exported_folder(
     assert (peer.generation_config.eos_token_id, peer.generation_config.pad_token_id) == (1, 2)
 
 
+def test_a_mask_vector_serves_training_only_and_is_left_out(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = build(mask_vector=True)
+    exported = export(save(tmp_path, model), tmp_path / "stock")
+    assert exported.parameters == sum(parameter.numel() for parameter in model.parameters()) - 32
+    peer = AutoModelForCausalLM.from_pretrained(tmp_path / "stock", trust_remote_code=False).eval()
+    tokens = torch.randint(0, 258, (3, 16), generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        torch.testing.assert_close(peer(tokens).logits, logits(model, tokens), atol=1e-5, rtol=1e-5)
+
+
 def test_the_exported_tokenizer_files_are_those_of_the_snapshot(tmp_path: Path) -> None:
     snapshot = save(tmp_path, build())
     export(snapshot, tmp_path / "stock")

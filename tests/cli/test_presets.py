@@ -64,6 +64,6 @@ def test_an_unknown_preset_is_the_users_mistake_everywhere(cli: Any, command: li
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err == (
         "error: no preset is called 'tinny'\n"
-        "valid: best_general, best_qa, qa_plus_wiki, tiny\n"
+        "valid: best_general, best_qa, diffusion_thought, qa_plus_wiki, tiny, tiny_diffusion_thought, tiny_thought\n"
         "help: did you mean tiny?\n"
     )

@@ -1,21 +1,22 @@
 """Who must keep the contracts: found in the unions, literals and presets, so that a new member is a new case by itself.
 
 A case is the small plain decoder with one thing changed: a part, a choice within a part, a module, or a preset's shape.
+Where a model has a mask vector to train, the objective disturbs every row, so that the contracts hold augmentation too.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from contract_subject import LENGTH, Subject
+from contract_subject import LENGTH, VOCAB, Subject
 from torch import nn
 
 from dreamlm.core.config import ConfigModel
 from dreamlm.core.modules import AnyModule
 from dreamlm.core.nn.decoder import DreamLM
-from dreamlm.core.objectives.causal import CausalObjective
-from dreamlm.core.objectives.diffusion import DiffusionObjective
+from dreamlm.core.objectives.augmentation import UNTOUCHED, Augmentation, Disturbed
+from dreamlm.core.objectives.choose import objective_of
 from dreamlm.presets import library
 from dreamlm.presets.resolve import resolve
 
@@ -43,7 +44,8 @@ def cases() -> Mapping[str, Subject]:
     plain = DreamLM.Config.model_validate(SIZES)
     names: dict[DreamLM.Config, list[str]] = {}
     subjects: dict[DreamLM.Config, Subject] = {}
-    kinds = [*_trunks(plain), *_modules(plain), *_modules(plain, diffusion="block_diffusion"), *_presets()]
+    modules = [*_modules(plain), *_modules(plain, diffusion="block_diffusion"), *_masked(plain)]
+    kinds = [*_trunks(plain), *modules, *_presets()]
     for name, subject in [("plain", Subject(plain)), *kinds]:
         names.setdefault(subject.config, []).append(name)
         subjects.setdefault(subject.config, subject)
@@ -59,10 +61,17 @@ def _trunks(plain: DreamLM.Config) -> Iterator[Case]:
 
 
 def _subject(config: DreamLM.Config, baseline: DreamLM.Config | None = None) -> Subject:
-    objective: Callable[[DreamLM, float], nn.Module] = CausalObjective
-    if config.diffusion is not None:
-        objective = partial(DiffusionObjective, end_id=0)
-    return Subject(config, baseline, objective)
+    return Subject(config, baseline, augmented if config.mask_vector else partial(_objective, augmentation=UNTOUCHED))
+
+
+def augmented(model: DreamLM, label_smoothing: float) -> nn.Module:
+    """The model's objective with every row disturbed in all ways."""
+    disturbed = Disturbed.Config(probability=1.0, thought_noise=0.1).build(model, VOCAB, end_id=0, padding_id=1)
+    return _objective(model, label_smoothing, disturbed)
+
+
+def _objective(model: DreamLM, label_smoothing: float, augmentation: Augmentation) -> nn.Module:
+    return objective_of(model, label_smoothing, 0, augmentation)
 
 
 def _modules(plain: DreamLM.Config, **trunk: str) -> Iterator[Case]:
@@ -75,9 +84,18 @@ def _modules(plain: DreamLM.Config, **trunk: str) -> Iterator[Case]:
         yield f"two {_type(kind)}{within}", _with_modules(plain, two, trunk)
 
 
-def _with_modules(plain: DreamLM.Config, modules: list[Mapping[str, Any]], trunk: Mapping[str, str]) -> Subject:
+def _with_modules(plain: DreamLM.Config, modules: list[Mapping[str, Any]], trunk: Mapping[str, Any]) -> Subject:
     config = DreamLM.Config.model_validate({**SIZES, **trunk, "segment_length": SEGMENT, "modules": modules})
     return _subject(config, plain)
+
+
+def _masked(plain: DreamLM.Config) -> Iterator[Case]:
+    """What augmentation does to a module's thoughts, and to the clean path of a diffusion model."""
+    thoughts = [{"type": "thought_stack", **MODULE_SIZES["thought_stack"]}]
+    for within in ({}, {"diffusion": "block_diffusion"}):
+        trunk = {**within, "mask_vector": True}
+        name = "".join(f" in {value}" for value in within.values())
+        yield f"thought_stack{name} augmented", _with_modules(plain, thoughts, trunk)
 
 
 def _presets() -> Iterator[Case]:
@@ -88,6 +106,8 @@ def _presets() -> Iterator[Case]:
         sizes = {**SIZES, **segments, "num_kv_heads": heads, "intermediate_size": None}
         modules = tuple(_shrunk(one) for one in shape.modules)
         kept = {field: getattr(shape, field) for field in DreamLM.Config.model_fields}
+        if shape.diffusion is not None and shape.diffusion.block_size is not None:
+            sizes["diffusion"] = shape.diffusion.model_copy(update={"block_size": SEGMENT})
         yield f"preset {name}", _subject(DreamLM.Config.model_validate({**kept, **sizes, "modules": modules}))
 
 

@@ -66,6 +66,7 @@ def it_matters(subject: Subject, training: bool) -> None:
         with _moved(part):
             assert apart(logits(model, ids), whole) > MATTERS, f"the weights of {name} do not change logits"
     _states_matter(model, ids)
+    _mask_matters(model, ids)
     if subject.head is not None:
         _head_matters(subject, model)
     if subject.baseline is not None:
@@ -103,6 +104,19 @@ def _head_matters(subject: Subject, model: DreamLM) -> None:
         with _moved(model.own_head):
             after = subject.step_loss(subject.losses(model, ids, one_document(ids)))
     assert apart(before, after) > MATTERS, "the weights of the head do not change losses"
+
+
+def _mask_matters(model: DreamLM, ids: Tensor) -> None:
+    if model.mask_vector is None:
+        return
+    masked = torch.cat([ids[:, :5], torch.full_like(ids[:, 5:], model.mask_id)], dim=1)
+    before = logits(model, masked)
+    with torch.no_grad():
+        model.mask_vector.add_(1.0)
+        after = logits(model, masked)
+        model.mask_vector.sub_(1.0)
+    assert apart(before, after) > MATTERS, "the vector of a hidden token does not change logits"
+    assert torch.equal(before[:, :5], after[:, :5]), "the vector of a hidden token changes what comes before it"
 
 
 def _states_matter(model: DreamLM, ids: Tensor) -> None:

@@ -17,6 +17,7 @@ from dreamlm.core.modules.module import CognitiveModule, ModuleConfig, Room, Wri
 from dreamlm.core.modules.state import ModuleState
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.signal import Signal
+from dreamlm.core.objectives.augmentation import Augmentation, Inputs, shuffled
 from dreamlm.core.objectives.causal import CausalObjective
 from dreamlm.core.objectives.objective import Losses
 
@@ -200,6 +201,19 @@ class WritesTwice(Sound):
     def write(self, memory: Mapping[str, Tensor], hidden_RSD: Tensor, own_RS: Tensor) -> Written:
         self.writes = self.writes + 1
         return super().write(memory, hidden_RSD, own_RS)
+
+
+class AsksForWhatItHasShown(CausalObjective):
+    """Shuffles its inputs within windows, and lets tokens that moved ahead be copied."""
+
+    def __init__(self, model: DreamLM, label_smoothing: float) -> None:
+        super().__init__(model, label_smoothing, ShufflesOnly())
+
+
+class ShufflesOnly(Augmentation):
+    def inputs(self, model: DreamLM, tokens_BT: Tensor, documents_BT: Tensor) -> Inputs:
+        place_BT = shuffled(documents_BT, documents_BT >= 0, window=5, block=None)
+        return Inputs(torch.empty_like(tokens_BT).scatter(1, place_BT, tokens_BT))
 
 
 class ForgetsTheShift(CausalObjective):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import planted_modules as planted
 import pytest
 from all_contracts import CONTRACTS, TRAINING_ONLY
+from contract_cases import cases
 from contract_subject import Subject
 from influence_contracts import causal, documents_apart, no_copying, rows_and_padding
 from learning_contracts import every_parameter_learns, finite, it_matters
@@ -52,6 +53,12 @@ def test_a_planted_defect_breaks_the_contract_by_name(kind: type[CognitiveModule
 
 def test_an_objective_that_shows_the_answer_breaks_no_copying() -> None:
     require_caught(no_copying, replace(planted.subject(planted.Sound), objective=planted.ForgetsTheShift))
+
+
+def test_an_augmentation_that_asks_for_what_it_has_shown_breaks_no_copying() -> None:
+    shuffling = next(subject for name, subject in cases().items() if name == "mask_vector=on")
+    no_copying(shuffling, False)
+    require_caught(no_copying, replace(shuffling, objective=planted.AsksForWhatItHasShown))
 
 
 def test_every_contract_has_a_defect_that_breaks_it() -> None:

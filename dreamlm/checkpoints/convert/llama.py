@@ -30,8 +30,8 @@ _EXPRESSED = {
 }
 _EXPRESSED_LATER = {"attention_gate"}
 """Expressed too, but older snapshots do not say it."""
-_IRRELEVANT = {"segment_length", "dropout"}
-"""A plain decoder computes the same for every segment length, and drops nothing outside training."""
+_IRRELEVANT = {"segment_length", "dropout", "mask_vector"}
+"""A plain decoder computes the same for every segment length, and drops and masks nothing outside training."""
 _KINDS = {"attention_activation": "softmax", "positions": "rope", "feed_forward": "swiglu", "norm": "rmsnorm"}
 """Parts of which a stock architecture has just this kind."""
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -113,6 +113,7 @@ def _tensors(weights: TensorFile) -> dict[str, RawTensor]:
     return {
         name: RawTensor(entry.dtype, entry.shape, data[entry.start : entry.end])
         for name, entry in weights.entries.items()
+        if name not in _IRRELEVANT
     }
 
 

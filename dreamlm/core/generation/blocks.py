@@ -5,7 +5,7 @@
     2. a step: all slots of the block are seen -> each open one proposes a token -> the surest proposals stay
     3. the block is full: its text goes out, rows that ended leave, the others read the block's tokens, and so on
 
-Shapes: R rows still writing, N slots of a block, V vocabulary.
+Shapes: R rows still writing, N slots of a block, X open slots of all rows, V vocabulary.
 """
 
 import math
@@ -97,7 +97,7 @@ class BlockWriter:
         for step in range(self._steps):
             if any(draft.open for draft in drafts):
                 hidden_RND = denoise(self._model, self._slots(drafts, carry), carry, [carry]).hidden
-                self._fill(drafts, self._model.logits(hidden_RND), step)
+                self._fill(drafts, hidden_RND, step)
         return drafts
 
     def _slots(self, drafts: Sequence[Draft], carry: Carry) -> Slots:
@@ -108,39 +108,43 @@ class BlockWriter:
         begin_RN = torch.full_like(tokens_RN, carry.tokens)
         return Slots(tokens_RN, torch.zeros_like(tokens_RN), column_N - padding_R[:, None], begin_RN)
 
-    def _fill(self, drafts: Sequence[Draft], logits_RNV: Float[Tensor, "R N V"], step: int) -> None:
+    def _fill(self, drafts: Sequence[Draft], hidden_RND: Float[Tensor, "R N D"], step: int) -> None:
         """One step: of what is proposed for the open slots, the surest stays."""
-        log_probability_RNV = logits_RNV.log_softmax(dim=-1)
-        allowed_RNV = self._allowed(drafts, logits_RNV)
+        asked = [(draft, slot) for draft in drafts for slot in draft.open]
+        places = [(row, slot) for row, draft in enumerate(drafts) for slot in draft.open]
+        row_X, slot_X = torch.tensor(places, device=hidden_RND.device).T
+        logits_XV = self._model.logits(hidden_RND[row_X, slot_X])
+        log_probability_XV = logits_XV.log_softmax(dim=-1)
+        allowed_XV = self._allowed(asked, logits_XV)
         sampler = self._cooled(step).build()
-        uniform_X = torch.cat([draft.uniforms() for draft in drafts]).to(logits_RNV.device)
-        chosen_RN = sampler.choose(allowed_RNV.flatten(0, 1), uniform_X).view(len(drafts), -1).tolist()
-        sure_RN = self._sureness(log_probability_RNV).tolist()
-        for place, draft in enumerate(drafts):
-            surest = sorted(draft.open, key=sure_RN[place].__getitem__, reverse=True)
-            for slot in surest[: self._quota(draft, step)]:
-                token = chosen_RN[place][slot]
+        uniform_X = torch.cat([draft.row.uniforms(len(draft.open)) for draft in drafts]).to(hidden_RND.device)
+        chosen_X = sampler.choose(allowed_XV, uniform_X)
+        found_X = log_probability_XV.gather(1, chosen_X[:, None])[:, 0].tolist()
+        chosen, sure_X, begin = chosen_X.tolist(), self._sureness(log_probability_XV).tolist(), 0
+        for draft in drafts:
+            quota = self._quota(draft, step)
+            mine = sorted(enumerate(draft.open, start=begin), key=lambda one: float(sure_X[one[0]]), reverse=True)
+            begin += len(mine)
+            for place, slot in mine[:quota]:
+                token, log_probability = chosen[place], found_X[place]
                 # What was decided in this very step may have made the proposal a repetition.
                 if token != self._end_id and draft.repeats(slot, token):
-                    uniform = uniform_X[place * self._size + slot]
-                    token = self._another(sampler, draft, slot, allowed_RNV[place, slot], uniform)
-                draft.put(slot, token, log_probability_RNV[place, slot, token].item())
+                    token = self._another(sampler, draft, slot, allowed_XV[place], uniform_X[place])
+                    log_probability = log_probability_XV[place, token].item()
+                draft.put(slot, token, log_probability)
 
-    def _allowed(self, drafts: Sequence[Draft], logits_RNV: Float[Tensor, "R N V"]) -> Float[Tensor, "R N V"]:
+    def _allowed(self, asked: Sequence[tuple[Draft, int]], logits_XV: Float[Tensor, "X V"]) -> Float[Tensor, "X V"]:
         """The logits, minus infinity where a token may not come; a slot in which nothing is left drops its blocks."""
-        allowed_RNV = logits_RNV.index_fill(2, self._never, -torch.inf)
-        least = self._config.min_new_tokens
-        early_RN = [[draft.is_early(slot, least) for slot in range(self._size)] for draft in drafts]
-        allowed_RNV[:, :, self._end_id].masked_fill_(torch.tensor(early_RN, device=logits_RNV.device), -torch.inf)
-        for place, draft in enumerate(drafts):
-            for slot in draft.open:
-                if blocked := draft.blocked(slot) - {self._end_id}:
-                    rest_V = allowed_RNV[place, slot].index_fill(
-                        0, torch.tensor([*blocked], device=logits_RNV.device), -torch.inf
-                    )
-                    if not rest_V.isneginf().all():
-                        allowed_RNV[place, slot] = rest_V
-        return allowed_RNV
+        allowed_XV = logits_XV.index_fill(1, self._never, -torch.inf)
+        early_X = [draft.is_early(slot, self._config.min_new_tokens) for draft, slot in asked]
+        allowed_XV[:, self._end_id].masked_fill_(torch.tensor(early_X, device=logits_XV.device), -torch.inf)
+        for place, (draft, slot) in enumerate(asked):
+            if blocked := draft.blocked(slot) - {self._end_id}:
+                barred = torch.tensor([*blocked], device=logits_XV.device)
+                rest_V = allowed_XV[place].index_fill(0, barred, -torch.inf)
+                if not rest_V.isneginf().all():
+                    allowed_XV[place] = rest_V
+        return allowed_XV
 
     def _quota(self, draft: Draft, step: int) -> int:
         """How many slots to decide, so that the open ones are spread evenly over the steps; one at least."""
@@ -152,10 +156,10 @@ class BlockWriter:
         factor = 1 + share * (self._config.denoising.final_temperature - 1)
         return self._config.model_copy(update={"temperature": self._config.temperature * factor})
 
-    def _sureness(self, log_probability_RNV: Float[Tensor, "R N V"]) -> Float[Tensor, "R N"]:
+    def _sureness(self, log_probability_XV: Float[Tensor, "X V"]) -> Float[Tensor, " X"]:
         if self._config.denoising.confidence == "probability":
-            return log_probability_RNV.amax(dim=-1)
-        return (log_probability_RNV.exp() * log_probability_RNV).sum(dim=-1)
+            return log_probability_XV.amax(dim=-1)
+        return (log_probability_XV.exp() * log_probability_XV).sum(dim=-1)
 
     def _another(
         self, sampler: Sampler, draft: Draft, slot: int, allowed_V: Float[Tensor, " V"], uniform: Float[Tensor, ""]

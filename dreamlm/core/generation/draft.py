@@ -2,10 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 from dreamlm.core.generation.ngram import NgramHoles
 from dreamlm.core.generation.row import Row
 
@@ -31,10 +27,6 @@ class Draft:
     def seen(self, mask_id: int) -> list[int]:
         """What the model reads in each slot."""
         return [mask_id if token is None else token for token in self._tokens[: self._size]]
-
-    def uniforms(self) -> Float[Tensor, " N"]:
-        """A random number for each slot; drawn only while a slot is open, so that a row's numbers are its own."""
-        return self.row.uniforms(self._size) if self.open else torch.zeros(self._size, dtype=torch.float64)
 
     def is_early(self, slot: int, min_new_tokens: int) -> bool:
         """Whether the document may not end with the slot's answer yet."""

@@ -50,6 +50,8 @@ class DreamLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
             decoder = own.build(config.vocab_size)
         for name, child in decoder.named_children():
             self.add_module(name, child)
+        for name, parameter in decoder.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
         # Not a child: its children are ours.
         object.__setattr__(self, "_decoder", decoder)
         self._complete = False
@@ -60,6 +62,8 @@ class DreamLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
     def decoder(self) -> DreamLM:
         """The model that dreamlm itself would have loaded; the weights are shared."""
         decoder: DreamLM = self._decoder
+        for name, parameter in self.named_parameters(recurse=False):
+            setattr(decoder, name, parameter)  # transformers puts another in its place when it loads a file
         return decoder
 
     def get_input_embeddings(self) -> nn.Module:

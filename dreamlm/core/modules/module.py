@@ -20,6 +20,7 @@ from typing import ClassVar, final
 
 import torch
 from jaxtyping import Bool, Float
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from dreamlm.core.config import ConfigModel
@@ -45,10 +46,30 @@ class ModuleConfig(ConfigModel, ABC):
     after: int | None = None
     """Index of the layer it sits behind; default the middle one."""
 
+    loss_start: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of the run's planned steps after which the module's own losses begin to count."""
+    loss_ramp: float = Field(0.0, ge=0.0, le=1.0)
+    """Share of the planned steps over which they grow to their full weight; 0 is at once."""
+
+    @model_validator(mode="after")
+    def _reaches_full_weight(self) -> "ModuleConfig":
+        if self.loss_start + self.loss_ramp > 1.0:
+            raise ValueError(
+                f"loss_start {self.loss_start} and loss_ramp {self.loss_ramp} must make at most 1 together: "
+                "the losses would never have their full weight"
+            )
+        return self
+
     @property
     def loss_weights(self) -> Mapping[str, float]:
-        """Weight of each loss of the module, by the name of `Written.losses`."""
+        """Full weight of each loss of the module, by the name of `Written.losses`."""
         return {}
+
+    def loss_factor(self, progress: float) -> float:
+        """What the weights are multiplied with when that share of the planned steps is done, 0 to 1."""
+        if self.loss_ramp == 0.0:
+            return float(progress >= self.loss_start)
+        return min(1.0, max(0.0, (progress - self.loss_start) / self.loss_ramp))
 
 
 @dataclass(frozen=True)
@@ -123,7 +144,7 @@ class CognitiveModule(nn.Module, ABC):
         incoming_BTD = signal.hidden
         if state.written:
             reads_BT = (documents_BT == state.document_B[:, None]) & (documents_BT >= 0)
-            added_BTD = self.read(incoming_BTD, state.seen)
+            added_BTD = self.read(incoming_BTD, state.recalled())
             signal = signal.with_hidden(incoming_BTD + torch.where(reads_BT[:, :, None], added_BTD, 0))
         if not signal.carry.records:
             return signal

@@ -31,7 +31,7 @@ class Recollection:
         document_BM = torch.stack([state.document_B for state in self.states], dim=1)
         reads_BN = (documents_BN == document_BM.gather(1, self.moment_BN)) & (documents_BN >= 0)
         if len(self.states) == 1:
-            added_BND = read(hidden_BND, self.states[0].seen)
+            added_BND = read(hidden_BND, self.states[0].recalled())
         else:
             added_BND = self._read_each(read, hidden_BND)
         return torch.where(reads_BN[:, :, None], added_BND, 0)
@@ -45,7 +45,7 @@ class Recollection:
         most = int(rank_BN.max()) + 1
         place_BND = (self.moment_BN * most + rank_BN)[:, :, None].expand_as(hidden_BND)
         laid_BXD = hidden_BND.new_zeros(rows, moments * most, width).scatter(1, place_BND, hidden_BND)
-        seen = [state.seen for state in self.states]
+        seen = [state.recalled() for state in self.states]
         memory = {key: torch.stack([one[key] for one in seen], dim=1).flatten(0, 1) for key in seen[0]}
         added = read(laid_BXD.view(rows * moments, most, width), memory)
         return added.reshape(rows, moments * most, width).gather(1, place_BND)

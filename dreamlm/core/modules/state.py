@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dreamlm.core.modules.ring import Ring
+from dreamlm.core.modules.row_noise import Noise, NoNoise
 from dreamlm.core.nn.phase import Phase
 
 NOBODY = -2
@@ -34,6 +35,8 @@ class ModuleState:
     """Their documents, -1 where nothing ever was."""
     stacks: Mapping[str, Ring] = field(default_factory=dict)
     """What was written segment by segment, the newest few of each."""
+    noise: Noise = field(default_factory=NoNoise)
+    """What is added to the stacks when they are read."""
 
     @classmethod
     def start(
@@ -46,14 +49,18 @@ class ModuleState:
     @property
     def seen(self) -> Mapping[str, Tensor]:
         """As a module sees it: memory; each stack (B, M, ...), newest last, and how many are there, `NAME.count`."""
-        stacks = {key: ring.ordered() for key, ring in self.stacks.items()}
-        return {**self.memory, **stacks, **{f"{key}.count": ring.count_B for key, ring in self.stacks.items()}}
+        return self._with(NoNoise())
+
+    def recalled(self) -> Mapping[str, Tensor]:
+        """As a module sees it when it reads: `seen`, with the noise on the stacks."""
+        return self._with(self.noise)
 
     def select(self, rows: Int[Tensor, " R"]) -> "ModuleState":
         memory = {key: value[rows] for key, value in self.memory.items()}
         pending, documents = self.pending_BSD[rows], self.pending_documents_BS[rows]
         stacks = {key: ring.select(rows) for key, ring in self.stacks.items()}
-        return ModuleState(memory, self.document_B[rows], self.written, pending, documents, stacks)
+        noise = self.noise.select(rows)
+        return ModuleState(memory, self.document_B[rows], self.written, pending, documents, stacks, noise)
 
     def collect(self, hidden_BTD: Tensor, documents_BT: Tensor, phase: Phase) -> "ModuleState":
         """The vectors laid to those that wait."""
@@ -87,7 +94,7 @@ class ModuleState:
             stacks[key] = ring.emptied(over_B).push(pushed[key], row_R, keeps_R)
         if everyone:
             pending, documents = self.pending_BSD[:, :0], self.pending_documents_BS[:, :0]
-            return ModuleState(memory, document_R, True, pending, documents, stacks)
+            return ModuleState(memory, document_R, True, pending, documents, stacks, self.noise)
         return replace(
             self,
             memory={key: value.index_copy(0, row_R, memory[key]) for key, value in self.memory.items()},
@@ -95,6 +102,10 @@ class ModuleState:
             written=True,
             stacks=stacks,
         )
+
+    def _with(self, noise: Noise) -> Mapping[str, Tensor]:
+        stacks = {key: noise.on(ring.ordered()) for key, ring in self.stacks.items()}
+        return {**self.memory, **stacks, **{f"{key}.count": ring.count_B for key, ring in self.stacks.items()}}
 
     def _with_room(self, size: int, like_BTD: Tensor) -> tuple[Tensor, Tensor]:
         if self.pending_documents_BS.shape[1] == size:

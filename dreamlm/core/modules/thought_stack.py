@@ -75,9 +75,9 @@ class ThoughtStack(CognitiveModule):
         self.config, self.num_heads = config, room.num_heads
         self.height, self.width = config.thought_dims[0], math.prod(config.thought_dims[1:])
         # Reading: thoughts to vectors, vectors to tokens.
-        self.row_in = nn.Linear(self.width, size, bias=False)
+        self.row_in = nn.Parameter(torch.empty(size, self.width))
         self.row_place = nn.Parameter(torch.empty(self.height, size))
-        self.row_score = nn.Linear(size, 1, bias=False)
+        self.pool_query = nn.Parameter(torch.empty(1, size))
         self.age = nn.Parameter(torch.empty(config.stack_size, size))
         self.slot_norm = RMSNorm(size, room.norm_epsilon)
         self.slot_query, self.slot_key, self.slot_value = (_linear(size, size) for _ in range(3))
@@ -112,15 +112,31 @@ class ThoughtStack(CognitiveModule):
     ) -> tuple[Float[Tensor, "B M D"], Bool[Tensor, "B M"]]:
         """One vector for each thought of a stack, the newest last, and which of them are there; all are where none is.
 
-        Cost: O(M * H * C * D) for the thoughts, O(M^2 * D) among them.
+        Cost: O(M * C * (H * heads + D)) for the thoughts, O(M^2 * D) among them.
         """
-        rows_BMHD = self.row_in(thoughts_BM.flatten(3).to(self.row_in.weight.dtype)) + self.row_place
-        share_BMH1 = self.row_score(torch.tanh(rows_BMHD)).softmax(dim=2)
-        slots_BMD = (share_BMH1 * rows_BMHD).sum(dim=2) + self.age.flip(0)
+        slots_BMD = self.pooled(thoughts_BM.flatten(3)) + self.age.flip(0)
         there_BM = self._there(count_B)
         normal_BMD = self.slot_norm(slots_BMD)
         keys = self.slot_key(normal_BMD), self.slot_value(normal_BMD)
         return slots_BMD + self._attend(self.slot_query(normal_BMD), *keys, there_BM[:, None]), there_BM
+
+    def pooled(self, thoughts_BMHC: Float[Tensor, "B M H C"]) -> Float[Tensor, "B M D"]:
+        """What a learned query finds among the rows of each thought, every row being mapped to a vector with a place.
+
+        Attention to `x W + place` as keys and values, but W is applied to the query before and to the mixture behind
+        it, which is the same and H times less work.  N heads.
+        """
+        heads, size = self.num_heads, self.row_in.shape[0] // self.num_heads
+        width_NKC, query_NK = self.row_in.view(heads, size, -1), self.pool_query.view(heads, size)
+        place_HNK = self.row_place.view(-1, heads, size)
+        asked_NC = torch.einsum("nk,nkc->nc", query_NK, width_NKC)
+        score_BMNH = torch.einsum("bmhc,nc->bmnh", thoughts_BMHC, asked_NC)
+        score_BMNH = score_BMNH + torch.einsum("hnk,nk->nh", place_HNK, query_NK)
+        share_BMNH = (score_BMNH * size**-0.5).softmax(dim=3)
+        mixed_BMNC = torch.einsum("bmnh,bmhc->bmnc", share_BMNH, thoughts_BMHC.to(share_BMNH.dtype))
+        found_BMNK = torch.einsum("bmnc,nkc->bmnk", mixed_BMNC, width_NKC.to(mixed_BMNC.dtype))
+        found_BMNK = found_BMNK + torch.einsum("bmnh,hnk->bmnk", share_BMNH, place_HNK.to(share_BMNH.dtype))
+        return found_BMNK.flatten(2)
 
     def write(
         self, memory: Mapping[str, Tensor], hidden_RSD: Float[Tensor, "R S D"], own_RS: Bool[Tensor, "R S"]
@@ -166,9 +182,10 @@ class ThoughtStack(CognitiveModule):
         place_M = torch.arange(self.config.stack_size, 0, -1, device=count_B.device)
         return (place_M <= count_B[:, None]) | (count_B == 0)[:, None]
 
-    def _attend(self, query_BTD: Tensor, key_BSD: Tensor, value_BSD: Tensor, seen_B1S: Tensor) -> Tensor:
+    def _attend(self, query_BTD: Tensor, key_BSD: Tensor, value_BSD: Tensor, seen_B1S: Tensor | None = None) -> Tensor:
+        mask = None if seen_B1S is None else seen_B1S[:, None]
         mixed_BHTK = F.scaled_dot_product_attention(
-            self._heads(query_BTD), self._heads(key_BSD), self._heads(value_BSD), attn_mask=seen_B1S[:, None]
+            self._heads(query_BTD), self._heads(key_BSD), self._heads(value_BSD), attn_mask=mask
         )
         return mixed_BHTK.transpose(1, 2).flatten(2)
 

@@ -8,7 +8,7 @@ and in what the carry already holds.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -16,20 +16,18 @@ import torch
 from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from dreamlm.core.config import ConfigModel, choice
 from dreamlm.core.heads.lm import LanguageModelHead
 from dreamlm.core.modules import AnyModule
-from dreamlm.core.modules.module import CognitiveModule, Room
-from dreamlm.core.nn.attention import Attention, AttentionActivation
-from dreamlm.core.nn.block import Block
+from dreamlm.core.nn.attention import AttentionActivation
 from dreamlm.core.nn.cache import KeyValueCache
 from dreamlm.core.nn.diffusion import BlockDiffusion
 from dreamlm.core.nn.feedforward import FeedForwardConfig
 from dreamlm.core.nn.feedforward.swiglu import SwiGLU
 from dreamlm.core.nn.initialisation import initialise
 from dreamlm.core.nn.norm import NormName, build_norm
+from dreamlm.core.nn.parts import build_block, build_modules, in_order, mask_vector, run, run_checkpointed
 from dreamlm.core.nn.phase import Phase, phases
 from dreamlm.core.nn.positions import PositionsConfig
 from dreamlm.core.nn.positions.alibi import ALiBi
@@ -75,6 +73,8 @@ class DreamLM(nn.Module):
         """Cognitive modules; they need at least two segments in a window."""
         diffusion: Annotated[BlockDiffusion | None, choice("block_diffusion")] = None
         """Fill in whole blocks of masked tokens instead of predicting one token after another."""
+        mask_vector: bool = False
+        """Have a vector for hidden tokens, by which `train.augmentation` drops some; diffusion always has one."""
 
         @model_validator(mode="after")
         def _sizes_fit(self) -> "DreamLM.Config":
@@ -119,12 +119,26 @@ class DreamLM(nn.Module):
             return 1 if self.diffusion is None else self.diffusion.block_size or self.segment
 
         @property
+        def masks(self) -> bool:
+            """Whether the model can read a token that is hidden."""
+            return self.mask_vector or self.diffusion is not None
+
+        @property
         def loss_weights(self) -> Mapping[str, float]:
-            """Weight of every objective by name: the next token, and what the parts add. Reports are unweighted."""
+            """Full weight of every objective by name: the next token, what the parts add. Reports are unweighted."""
             return {"token": 1.0, **self.feed_forward.loss_weights} | {
                 f"{name}.{key}": weight
                 for name, one in zip(self.module_names, self.modules, strict=True)
                 for key, weight in one.loss_weights.items()
+            }
+
+        def loss_factors(self, progress: float) -> Mapping[str, float]:
+            """What weights are multiplied with when that share of the planned steps is done; only those that change."""
+            return {
+                f"{name}.{key}": one.loss_factor(progress)
+                for name, one in zip(self.module_names, self.modules, strict=True)
+                if one.loss_start or one.loss_ramp
+                for key in one.loss_weights
             }
 
         @property
@@ -150,20 +164,20 @@ class DreamLM(nn.Module):
             config.hidden_size, config.num_heads, config.num_layers, config.seq_length
         )
         self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(_block(config, index) for index in range(config.num_layers))
+        self.layers = nn.ModuleList(build_block(config, index) for index in range(config.num_layers))
         self.norm = build_norm(config.norm, config.hidden_size, config.norm_epsilon)
         own_weight = nn.Parameter(torch.empty(vocab_size, config.hidden_size))
         self.head = LanguageModelHead(
             self.embedding.weight if config.tie_embeddings else own_weight, config.logit_soft_cap or math.inf
         )
         initialise(self, config.num_layers)
-        self.mask_vector = _mask_vector(config.hidden_size) if config.diffusion else None
+        self.mask_vector = mask_vector(config.hidden_size) if config.masks else None
         # Built last, so that the trunk's weights are those of the decoder without modules.
-        self._modules_in_order = tuple(_modules(config))
+        self._modules_in_order = tuple(build_modules(config))
         self.cognition = nn.ModuleList(self._modules_in_order)
         initialise(self.cognition, config.num_layers)
-        self._stack = tuple(_stack(config, self.layers, self._modules_in_order))
-        self._run: Callable[[nn.Module, Signal], Signal] = _call
+        self._stack = tuple(in_order(config, self.layers, self._modules_in_order))
+        self._run: Callable[[nn.Module, Signal], Signal] = run
 
     @property
     def max_positions(self) -> int | None:
@@ -172,7 +186,7 @@ class DreamLM(nn.Module):
 
     @property
     def mask_id(self) -> int:
-        """What a diffusion model reads where a token is hidden; no row of the embedding has that number."""
+        """What a model with a mask vector reads where a token is hidden; no row of the embedding has that number."""
         return self.vocab_size
 
     @property
@@ -181,7 +195,7 @@ class DreamLM(nn.Module):
 
     def checkpoint_activations(self, enabled: bool) -> None:
         """Keep only each layer's input for the backward pass and compute the rest again; same losses and gradients."""
-        self._run = _checkpointed if enabled else _call
+        self._run = run_checkpointed if enabled else run
 
     def start(self, rows: int, records: bool = True, left_padding: Sequence[int] = ()) -> Carry:
         """The carry before the first token.
@@ -244,7 +258,7 @@ class DreamLM(nn.Module):
         return replace(joined, hidden=self.norm(joined.hidden))
 
     def embed(self, tokens_BT: Int[Tensor, "B T"], position_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        """What the first layer reads; in a diffusion model a token may be `mask_id`."""
+        """What the first layer reads; with a mask vector a token may be `mask_id`."""
         if self.mask_vector is None:
             hidden_BTD = self.embedding(tokens_BT)
         else:
@@ -281,56 +295,3 @@ class DreamLM(nn.Module):
         if torch.is_autocast_enabled(device):
             return torch.get_autocast_dtype(device)
         return self.embedding.weight.dtype
-
-
-def _block(config: DreamLM.Config, index: int) -> Block:
-    size, epsilon = config.hidden_size, config.norm_epsilon
-    return Block(
-        f"layers.{index}",
-        build_norm(config.norm, size, epsilon),
-        Attention(
-            index,
-            size,
-            config.num_heads,
-            config.kv_heads,
-            config.attention_activation,
-            config.attention_gate,
-            config.qk_norm,
-            config.norm,
-            epsilon,
-        ),
-        build_norm(config.norm, size, epsilon),
-        config.feed_forward.build(size, config.feed_forward_size, config.num_layers),
-        config.dropout,
-    )
-
-
-def _mask_vector(size: int) -> nn.Parameter:
-    """As large as a token's vector."""
-    return nn.Parameter(torch.empty(size).normal_(0.0, 0.3 / math.sqrt(size)))
-
-
-def _modules(config: DreamLM.Config) -> Iterator[CognitiveModule]:
-    room = Room(config.hidden_size, config.num_heads, config.segment, config.norm_epsilon)
-    for name, one in zip(config.module_names, config.modules, strict=True):
-        yield one.build(name, room)
-
-
-def _stack(config: DreamLM.Config, layers: Iterable[nn.Module], modules: Sequence[nn.Module]) -> Iterator[nn.Module]:
-    """The layers, each followed by the modules that sit behind it."""
-    middle = (config.num_layers - 1) // 2
-    for index, layer in enumerate(layers):
-        yield layer
-        for one, module in zip(config.modules, modules, strict=True):
-            if (middle if one.after is None else one.after) == index:
-                yield module
-
-
-def _call(layer: nn.Module, signal: Signal) -> Signal:
-    result: Signal = layer(signal)
-    return result
-
-
-def _checkpointed(layer: nn.Module, signal: Signal) -> Signal:
-    result: Signal = checkpoint(layer, signal, use_reentrant=False)
-    return result

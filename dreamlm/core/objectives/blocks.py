@@ -35,7 +35,7 @@ class Blocks:
     before_BN: Int[Tensor, "B N"]
     """The slot that predicts this one's token."""
     unit_BN: Int[Tensor, "B N"]
-    """Number of the block, counted over rows and documents; the last number for slots that predict nothing."""
+    """Number of the block, counted over rows and documents; the last number for slots of no document."""
     size_U: Int[Tensor, " U"]
     """Targets of each block."""
     row_U: Int[Tensor, " U"]
@@ -76,21 +76,17 @@ def lay_out(
     """The blocks of `size` tokens of a batch of windows.  position_BT: place of each input in its document."""
     rows, length = position_BT.shape
     device = tokens_BX.device
-    documents_BT = documents_BX[:, :-1].long()
+    # What has only padding behind it is the last thing that its document is asked for, and no slot.
+    documents_BT = torch.where(documents_BX[:, 1:] >= 0, documents_BX[:, :-1], -1).long()
     column_BT = torch.arange(length, device=device).expand(rows, -1)
-    goes_on_BT = documents_BX[:, 1:] >= 0
-    target_BT = torch.where(goes_on_BT, tokens_BX[:, 1:], end_id)
-    text = [tokens_BX[:, :-1], target_BT, documents_BT, position_BT, column_BT, (column_BT - 1).clamp(min=0)]
+    text = [tokens_BX[:, :-1], tokens_BX[:, 1:], documents_BT, position_BT, column_BT, (column_BT - 1).clamp(min=0)]
     padding = _padding(documents_BT, position_BT, size, end_id)
     token_BN, target_BN, documents_BN, position_BN, column_BN, before_BN = (
         torch.cat(parts, dim=1) for parts in zip(text, padding, strict=True)
     )
     begin_BN = column_BN // size * size
     given_BN = (column_BN == begin_BN) | (position_BN == 0)
-    # What stands before padding or the end of the data predicts the document's end if its block goes on, else nothing.
-    predicts_BN = documents_BN >= 0
-    predicts_BN[:, :length] &= goes_on_BT | (column_BT % size != size - 1)
-    unit_BN, size_U, row_U = _units(documents_BN, begin_BN, predicts_BN)
+    unit_BN, size_U, row_U = _units(documents_BN, begin_BN)
     return Blocks(
         token_BN,
         target_BN,
@@ -142,10 +138,11 @@ def _padding(
 
 
 def _units(
-    documents_BN: Int[Tensor, "B N"], begin_BN: Int[Tensor, "B N"], own_BN: Bool[Tensor, "B N"]
+    documents_BN: Int[Tensor, "B N"], begin_BN: Int[Tensor, "B N"]
 ) -> tuple[Int[Tensor, "B N"], Int[Tensor, " U"], Int[Tensor, " U"]]:
-    """The number of each slot's block, and of each block the slots that predict something, and the row."""
+    """The number of each slot's block, and of each block the slots and the row."""
     rows = torch.arange(len(documents_BN), device=documents_BN.device)[:, None].expand_as(documents_BN)
+    own_BN = documents_BN >= 0
     names_X = torch.stack([rows[own_BN], begin_BN[own_BN], documents_BN[own_BN]], dim=1)
     unique_U, unit_X, size_U = torch.unique(names_X, dim=0, return_inverse=True, return_counts=True)
     unit_BN = torch.full_like(documents_BN, len(unique_U))

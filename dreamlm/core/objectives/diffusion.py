@@ -4,7 +4,8 @@
     noise        of each block, a share of the tokens that a stratified time decides is hidden
     noisy path   slots of all blocks go through the same layers at once; hidden tokens are predicted
 
-Both paths are trained by the same loss: the noisy one reads the states that the clean one leaves.
+Both paths are trained by the same loss: the noisy one reads the states that the clean one leaves. Augmentation disturbs
+what the clean path reads; slots and their targets are what they are without it.
 
 Shapes: B rows, X = T + 1 tokens of a window, N slots of a row, U blocks.
 """
@@ -19,6 +20,7 @@ from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.denoising import denoise
 from dreamlm.core.nn.noise import SCHEDULES, stratified_times
 from dreamlm.core.nn.signal import Signal, positions_in_documents
+from dreamlm.core.objectives.augmentation import UNTOUCHED, Augmentation
 from dreamlm.core.objectives.blocks import Blocks, lay_out
 from dreamlm.core.objectives.objective import Losses, Objective
 
@@ -30,12 +32,14 @@ class DiffusionObjective(Objective):
     Source: Arriola et al. 2025, "Block Diffusion", equation 8, in the form of `core.nn.noise`.
     """
 
-    def __init__(self, model: DreamLM, label_smoothing: float, end_id: int) -> None:
+    def __init__(
+        self, model: DreamLM, label_smoothing: float, end_id: int, augmentation: Augmentation = UNTOUCHED
+    ) -> None:
         """end_id: the token that ends a document.  The model has `diffusion` in its configuration."""
         super().__init__()
         assert model.config.diffusion is not None, "not a diffusion model"
         self.model = model
-        self.label_smoothing, self.end_id = label_smoothing, end_id
+        self.label_smoothing, self.end_id, self.augmentation = label_smoothing, end_id, augmentation
         self.schedule = SCHEDULES[model.config.diffusion.noise_schedule]
 
     def forward(self, tokens_BX: Int[Tensor, "B X"], documents_BX: Int[Tensor, "B X"], boundaries: bool) -> Losses:
@@ -43,7 +47,7 @@ class DiffusionObjective(Objective):
         count_U = self.schedule.counts(stratified_times(len(blocks.size_U), tokens_BX.device), blocks.size_U)
         masked_BN = blocks.masked(count_U, torch.rand(blocks.unit_BN.shape, device=tokens_BX.device))
         importance_BN = blocks.importance(count_U, masked_BN, self.schedule)
-        clean = read_clean(self.model, tokens_BX, documents_BX, boundaries)
+        clean = read_clean(self.model, tokens_BX, documents_BX, boundaries, self.augmentation)
         noisy = fill_in(self.model, blocks, masked_BN, clean)
         loss, nll = self.model.head(
             noisy.hidden[masked_BN], blocks.target_BN[masked_BN], self.label_smoothing, importance_BN[masked_BN]
@@ -62,11 +66,15 @@ def blocks_of(model: DreamLM, tokens_BX: Int[Tensor, "B X"], documents_BX: Int[T
 
 
 def read_clean(
-    model: DreamLM, tokens_BX: Int[Tensor, "B X"], documents_BX: Int[Tensor, "B X"], boundaries: bool
+    model: DreamLM,
+    tokens_BX: Int[Tensor, "B X"],
+    documents_BX: Int[Tensor, "B X"],
+    boundaries: bool,
+    augmentation: Augmentation = UNTOUCHED,
 ) -> list[Signal]:
     """The clean path: one signal for each segment, with the carry behind it."""
-    carry = model.start(len(tokens_BX))
-    return [*model.segments(tokens_BX[:, :-1], documents_BX[:, :-1], carry, boundaries)]
+    inputs = augmentation.inputs(model, tokens_BX[:, :-1], documents_BX[:, :-1])
+    return [*model.segments(inputs.tokens_BT, documents_BX[:, :-1], inputs.start(model), boundaries)]
 
 
 def fill_in(model: DreamLM, blocks: Blocks, masked_BN: Tensor, clean: Sequence[Signal]) -> Signal:

@@ -53,8 +53,14 @@ def random_tokens(rows: int, length: int) -> Tensor:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"tie_embeddings": False}, {"positions": "learned", "norm": "layernorm", "feed_forward": "gelu"}, SUMMARY],
-    ids=["tied", "untied", "learned", "module"],
+    [
+        {},
+        {"tie_embeddings": False},
+        {"positions": "learned", "norm": "layernorm", "feed_forward": "gelu"},
+        SUMMARY,
+        {"mask_vector": True},
+    ],
+    ids=["tied", "untied", "learned", "module", "mask"],
 )
 @torch.no_grad()
 def test_transformers_computes_dreamlms_logits_bit_for_bit(snapshot_of: SnapshotOf, settings: dict[str, Any]) -> None:
@@ -63,6 +69,16 @@ def test_transformers_computes_dreamlms_logits_bit_for_bit(snapshot_of: Snapshot
     assert torch.equal(
         peer_of(snapshot_of(model))(tokens).logits, logits_of(model, tokens, torch.zeros_like(tokens), [])
     )
+
+
+def test_a_mask_vector_goes_through_transformers_and_back(snapshot_of: SnapshotOf, tmp_path: Path) -> None:
+    model = build(mask_vector=True)
+    assert model.mask_vector is not None
+    peer = peer_of(snapshot_of(model))
+    assert torch.equal(peer.decoder.mask_vector, model.mask_vector)
+    peer.save_pretrained(tmp_path / "saved")
+    assert torch.equal(load_file(tmp_path / "saved" / "model.safetensors")["mask_vector"], model.mask_vector)
+    assert torch.equal(peer_of(tmp_path / "saved").decoder.mask_vector, model.mask_vector)
 
 
 @pytest.mark.parametrize("settings", [{}, SUMMARY], ids=["plain", "module"])

@@ -78,15 +78,12 @@ def naive(tokens: list[int], documents: list[int], size: int) -> list[tuple[obje
     length = len(tokens) - 1
     for column in range(length):
         document, last = documents[column], column % size == size - 1
-        if document < 0:
+        if document < 0 or documents[column + 1] < 0:
             continue
-        going = documents[column + 1] >= 0
-        if going or not last:
-            given = column % size == 0 or place[column] == 0
-            target = tokens[column + 1] if going else END
-            slots.append((document, column, place[column], tokens[column], target, given))
-        over = column + 1 == length or documents[column + 1] != document
-        if over and not last:
+        given = column % size == 0 or place[column] == 0
+        slots.append((document, column, place[column], tokens[column], tokens[column + 1], given))
+        goes_on = column + 1 < length and documents[column + 1] == document and documents[column + 2] >= 0
+        if not goes_on and not last:
             for further in range(column + 1, (column // size + 1) * size):
                 slots.append((document, further, place[column] + further - column, END, END, False))
     sizes = [sum(one[0] == other[0] and one[1] // size == other[1] // size for other in slots) for one in slots]
