@@ -54,13 +54,16 @@ def evaluate(
         Path | None,
         typer.Option("--reference", metavar="DIR", help="A run or snapshot that judges how likely they are."),
     ] = None,
+    thoughts: Annotated[
+        bool, typer.Option("--thoughts", help="Measure a thought_stack: its thoughts, and what other stacks cost.")
+    ] = False,
     extend_max_seq_len: ExtendOption = None,
     rescale_layers: RescaleOption = None,
     seed: SeedOption = None,
     sets: SetOption = None,
     device: DeviceOption = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Write report.json and report.png there.")
+        Path | None, typer.Option("--out", metavar="DIR", help="Write report.json, report.html and pictures there.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -68,7 +71,8 @@ def evaluate(
 
     Perplexity, cross-entropy and bits per byte with confidence intervals, on the held-out part of the corpus that the
     model was trained on, of --corpus, or on --text. With --diversity, texts are written as the preset's generate
-    section says, or --set generate.KEY=VALUE.
+    section says, or --set generate.KEY=VALUE. With --thoughts, the thoughts of held-out documents are measured, and
+    the loss with zeroed, shuffled and another document's thoughts.
     """
     from dreamlm.cli.places import model_place
     from dreamlm.wiring.evaluation import EvaluationRequest
@@ -88,7 +92,7 @@ def evaluate(
         device or "auto",
         extend_max_seq_len,
         layer_choice(rescale_layers),
-        _sections(diversity, prompts, reference),
+        _sections(diversity, prompts, reference, thoughts),
     )
     with console.live() as line:
         report = run_evaluation(
@@ -104,29 +108,40 @@ def evaluate(
         _write(report, out)  # last, so that a full disk does not cost the measurement
 
 
-def _sections(diversity: int | None, prompts: Path | None, reference: Path | None) -> list["SectionRequest"]:
+def _sections(
+    diversity: int | None, prompts: Path | None, reference: Path | None, thoughts: bool
+) -> list["SectionRequest"]:
     """What to measure beside perplexity.  Raises: UserMistake for an option of a section that was not asked for."""
     from dreamlm.cli.prompts import prompts_in
     from dreamlm.core.errors import UserMistake
     from dreamlm.wiring.diversity import DiversityRequest
+    from dreamlm.wiring.thoughts import ThoughtsRequest
 
+    asked: list[SectionRequest] = [ThoughtsRequest()] if thoughts else []
     if diversity is None:
         for option, value in (("--prompts", prompts), ("--reference", reference)):
             if value is not None:
                 raise UserMistake(
                     f"{option} is for --diversity", hint=f"say how many texts to write: --diversity 64 {option} {value}"
                 )
-        return []
-    return [DiversityRequest(diversity, [] if prompts is None else prompts_in(prompts), reference)]
+        return asked
+    return [DiversityRequest(diversity, [] if prompts is None else prompts_in(prompts), reference), *asked]
 
 
 def _write(report: "EvaluationReport", folder: Path) -> None:
     from dreamlm.core.errors import DreamLMError
-    from dreamlm.core.evaluation.plots import plot_report
+    from dreamlm.core.evaluation.html_page import html_page
+    from dreamlm.core.evaluation.plots import plot_report, save_figure
 
     try:
         (folder / "report.json").write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
         plot_report(report, folder / "report.png")
+        drawn = {section.file_of(one): one.draw() for section in report.sections for one in section.pictures}
+        for name, figure in drawn.items():
+            save_figure(figure, folder / name)
+        pictures = {name: (folder / name).read_bytes() for name in drawn}
+        page = html_page(report, (folder / "report.png").read_bytes(), pictures)
+        (folder / "report.html").write_text(page, encoding="utf-8")
     except OSError as error:
         what = f"the report could not be written: {error.strerror or error}"
         raise DreamLMError(what, where=str(folder), hint="--json prints it as well") from error
@@ -142,6 +157,12 @@ def _tell(console: Console, report: "PerplexityReport") -> None:
         ("bits per byte", f"{report.bits_per_byte:.4f}", between(report.bits_per_byte_interval, 4), ""),
     ]
     console.table(("measure", "value", f"{report.confidence:.0%} interval", "unit"), rows)
+    if report.monte_carlo_error > 0:
+        console.result("")
+        error = f"{report.monte_carlo_error:.4f} nats per token"
+        console.result(
+            f"an upper bound, as a diffusion model has no other; its standard error of estimation is {error}"
+        )
     if len(report.sources) > 1:
         console.result("")
         sources = [(one.source, one.tokens, f"{one.cross_entropy:.4f}") for one in report.sources]

@@ -110,6 +110,13 @@ class HeldOut(Batches, Protocol):
     utf8_bytes: int
     """How many bytes of text those targets stand for (the base of bits per byte)."""
 
-    def by_document(self) -> "HeldOut":
+    def by_document(self) -> "Documents":
         """The same targets with each document from its own beginning, documents of similar length together."""
         ...
+
+
+class Documents(HeldOut, Protocol):
+    """Held-out documents, one in a row, the longest rows first; a document longer than a window has several rows."""
+
+    owner_N: npt.NDArray[np.int64]
+    """Number of the document that each row belongs to, over all batches in order."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import final
 
 from dreamlm.core.errors import DataError, RangeError, UserMistake
-from dreamlm.core.evaluation.diversity import PerText, require_different, written
+from dreamlm.core.evaluation.diversity import require_different, written
+from dreamlm.core.evaluation.estimates import PerText
 from dreamlm.core.evaluation.judgement import log_likelihoods
 from dreamlm.core.evaluation.section import Section
 from dreamlm.core.generation.row import Generation

@@ -37,6 +37,8 @@ class Subject:
     """The model's, with the settings of the request."""
     corpora: Sequence[Corpus]
     """The corpus that perplexity is measured on; empty when it is a text."""
+    held_out: HeldOut
+    """What perplexity is measured on."""
     device: str
 
 
@@ -96,7 +98,7 @@ def evaluate(request: EvaluationRequest, show: ShowProgress) -> EvaluationReport
         corpora = [corpus := _corpus(request.corpus, loaded)]
         held_out = corpus.held_out(seq_length, request.max_tokens, preset.data.packing)
         names = corpus.source_names
-    subject = Subject(loaded, preset, corpora, request.device)
+    subject = Subject(loaded, preset, corpora, held_out, request.device)
     prepared = [section.prepare(subject) for section in request.sections]
     with within_memory(MEASURING.failure):
         perplexity = preset.eval.build().run(

@@ -77,7 +77,7 @@ def test_memory_that_does_not_suffice_is_said_with_what_helps(
     def exhausted(*arguments: object, **options: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("dreamlm.core.nn.decoder.DreamLM.forward", exhausted)
+    monkeypatch.setattr("dreamlm.core.nn.decoder.DreamLM.segments", exhausted)
     outcome = cli(*command, "--run", "runs/walk")
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err.startswith(f"error: out of memory while {doing}\nhelp: lower --batch-size")
@@ -115,6 +115,7 @@ def test_eval_is_the_same_for_any_batch_size(cli: Any, place: Path) -> None:
     assert shown.out.splitlines()[0].split() == ["measure", "value", "95%", "interval", "unit"]
     assert json.loads(Path("report/report.json").read_text())["tokens"] > 100
     assert Path("report/report.png").read_bytes().startswith(b"\x89PNG")
+    assert "<td>cross-entropy</td>" in Path("report/report.html").read_text()
 
 
 def test_diversity_is_a_table_a_strip_of_the_page_and_a_section_of_the_json(cli: Any, place: Path) -> None:
@@ -134,6 +135,30 @@ def test_diversity_is_a_table_a_strip_of_the_page_and_a_section_of_the_json(cli:
     assert again["diversity"]["figures"] == written["diversity"]["figures"]
     assert again["diversity"]["written"] == written["diversity"]["written"]
     assert again["perplexity"] == pytest.approx(written["perplexity"], rel=1e-6)
+
+
+def test_thoughts_are_a_table_a_picture_and_a_part_of_both_pages(cli: Any, place: Path) -> None:
+    shape = ("model.segment_length=4", 'model.modules=[{"type": "thought_stack", "thought_dims": [2, 2, 2]}]')
+    sets = [word for one in shape for word in ("--set", one)]
+    assert cli("train", "--preset", "walk.json", "--run", "thinking", *sets).code == 0
+    shown = cli("eval", "--run", "thinking", "--thoughts", "--diversity", "4", "--out", "thoughtful")
+    assert shown.code == 0
+    lines = shown.out.splitlines()
+    assert any(line.startswith("effective dimensionality  ") for line in lines)
+    assert any(line.startswith("shuffled - true  ") for line in lines)
+    written = sorted(path.name for path in Path("thoughtful").iterdir())
+    assert written == ["report.html", "report.json", "report.png", "thoughts_evolution.png"]
+    figures = json.loads(Path("thoughtful/report.json").read_text())["thoughts"]["figures"]
+    assert figures["another_s_true"]["unit"] == "nats per token that reads thoughts"
+    page = Path("thoughtful/report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "<h2>Generation diversity</h2>" in page
+
+
+def test_thoughts_of_a_model_without_any_are_the_users_mistake(cli: Any, place: Path) -> None:
+    outcome = cli("eval", "--run", "runs/walk", "--thoughts")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith("error: --thoughts: this model has no stack of thoughts\nat: runs/walk/")
 
 
 def test_prompts_and_settings_of_the_texts_are_the_users(cli: Any, place: Path) -> None:

@@ -16,10 +16,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dreamlm.core.evaluation.reading import Reading, read_plainly
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.noise import SCHEDULES
 from dreamlm.core.objectives.blocks import Blocks
-from dreamlm.core.objectives.diffusion import blocks_of, fill_in, read_clean
+from dreamlm.core.objectives.diffusion import blocks_of, fill_in
 from dreamlm.core.rng import derive_seed
 
 
@@ -41,14 +42,17 @@ def bound(
     end_id: int,
     samples: int,
     seed: int,
+    read: Reading = read_plainly,
 ) -> Bound:
-    """The bound on a batch of windows, in double precision.  Cost: one pass over the text, and one for each sample.
+    """The bound on a batch of windows, in double precision.  read: how the clean text goes through the model.
+
+    Cost: one pass over the text, and one for each sample.
 
     Source: Arriola et al. 2025, "Block Diffusion", equation 8, in the form of `core.nn.noise`, where schedules agree.
     """
     schedule = SCHEDULES["linear"]
     blocks = blocks_of(model, tokens_BX, documents_BX, end_id)
-    clean = read_clean(model, tokens_BX, documents_BX, boundaries)
+    clean = read(model, tokens_BX, documents_BX, boundaries, records=True)
     length = tokens_BX.shape[1] - 1
     texts = zip(tokens_BX.cpu().numpy(), (documents_BX >= 0).cpu().numpy(), strict=True)
     draws = [_Draws(row[real], seed) for row, real in texts]

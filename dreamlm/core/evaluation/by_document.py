@@ -21,7 +21,7 @@ Fill: TypeAlias = Callable[[int, int, npt.NDArray[np.int64]], None]
 
 @final
 class ByDocument:
-    """Implements `core.types.HeldOut`; each token is predicted once, from its own document alone."""
+    """Implements `core.types.Documents`; each token is predicted once, from its own document alone."""
 
     def __init__(
         self,
@@ -45,6 +45,7 @@ class ByDocument:
         order_N = np.argsort(-length_N, kind="stable")
         self._source_N, self._length_N = source_D[owner_N][order_N], length_N[order_N]
         self._start_N = (start_D[owner_N] + offset_N)[order_N]
+        self.owner_N = owner_N[order_N]
 
     def by_document(self) -> "ByDocument":
         return self

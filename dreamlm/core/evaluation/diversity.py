@@ -8,20 +8,17 @@ prompt's number and the seed alone decide its random numbers; so the figures are
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import log2
 from typing import Any, final
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from dreamlm.core.config import ConfigModel
 from dreamlm.core.errors import UserMistake
-from dreamlm.core.evaluation.bootstrap import Resampling, bootstrap_ratio
-from dreamlm.core.evaluation.jackknife import FEWEST_GROUPS, jackknife
+from dreamlm.core.evaluation.bootstrap import Resampling
+from dreamlm.core.evaluation.estimates import OfTheSet, PerText, mean_figure, set_figure, units_of
 from dreamlm.core.evaluation.score import no_progress
-from dreamlm.core.evaluation.section import Figure, Section
+from dreamlm.core.evaluation.section import Section
 from dreamlm.core.evaluation.self_bleu import SelfBleu
 from dreamlm.core.evaluation.variety import NgramPool, repetition
 from dreamlm.core.evaluation.vocabulary import numbered, words_of
@@ -29,22 +26,10 @@ from dreamlm.core.generation.generate import generate
 from dreamlm.core.generation.row import Generation
 from dreamlm.core.generation.sampler import Sampler
 from dreamlm.core.nn.decoder import DreamLM
-from dreamlm.core.rng import derive_seed
 from dreamlm.core.tokenizer import Tokenizer
 
 DISTINCT_LENGTHS = (1, 2, 3)
 REPETITION_LENGTH = ENTROPY_LENGTH = 4
-
-
-@dataclass(frozen=True)
-class PerText:
-    """A measure that is a sum over each text, by how many things were added up: the whole figure is their ratio."""
-
-    name: str
-    unit: str
-    sums: Sequence[float]
-    counts: Sequence[float]
-    is_share: bool = True
 
 
 @final
@@ -83,7 +68,7 @@ class Diversity:
         percentile bootstrap (`bootstrap.py`), distinct-n, self-BLEU and entropy, which belong to a set as a whole, a
         jackknife (`jackknife.py`), around what sets of as many texts have on average.
         """
-        unit_N = _units(texts)
+        unit_N = units_of([text.prompt for text in texts])
         every_word = [words_of(text.text) for text in texts]
         words = [numbers[: self.config.words] for numbers in numbered(every_word)]
         measured = sum(len(text) for text in words)
@@ -100,7 +85,10 @@ class Diversity:
             title="Generation diversity",
             summary=f"{len(texts):,} texts of {len({text.prompt for text in texts}):,} prompts; "
             f"{measured:,} words, the first {self.config.words} of each text",
-            figures=(*self._of_the_set(words, unit_N), *(self._mean(one, unit_N) for one in (of_texts, *more))),
+            figures=(
+                *(set_figure(one, unit_N, self.config.groups, self.resampling) for one in _of_the_set(words)),
+                *(mean_figure(one, unit_N, self.resampling) for one in (of_texts, *more)),
+            ),
             confidence=self.resampling.confidence,
             notes=(*notes, *_about_length(short, len(texts), self.config.words)),
             details={
@@ -113,49 +101,6 @@ class Diversity:
                 "written": [{"prompt": text.prompt, "text": text.text} for text in texts],
             },
         )
-
-    def _of_the_set(self, words: Sequence[Sequence[int]], unit_N: npt.NDArray[np.int64]) -> list[Figure]:
-        figures = [
-            self._set_figure(
-                f"distinct-{length}", f"share of all {length}-grams", NgramPool(words, length).distinct, unit_N
-            )
-            for length in DISTINCT_LENGTHS
-        ]
-        unit = "mean BLEU-4 of a text against all others"
-        figures.append(self._set_figure("self-BLEU", unit, SelfBleu(words), unit_N))
-        pool = NgramPool(words, ENTROPY_LENGTH)
-        most = log2(max(2, len(pool)))
-        unit = f"bits of a {ENTROPY_LENGTH}-gram, at most {most:.2f}"
-        figures.append(self._set_figure("entropy", unit, pool.entropy, unit_N, most, is_share=False))
-        return figures
-
-    def _set_figure(
-        self,
-        name: str,
-        unit: str,
-        statistic: Callable[[npt.NDArray[np.int64]], float],
-        unit_N: npt.NDArray[np.int64],
-        most: float = 1.0,
-        is_share: bool = True,
-    ) -> Figure:
-        value = statistic(np.arange(len(unit_N)))
-        sure = self.resampling
-        seed = derive_seed(sure.seed, "jackknife")
-        interval = jackknife(statistic, unit_N, self.config.groups, sure.confidence, seed, most)
-        return Figure(name, None if np.isnan(value) else value, interval, unit, is_share)
-
-    def _mean(self, one: PerText, unit_N: npt.NDArray[np.int64]) -> Figure:
-        sum_U = np.bincount(unit_N, one.sums).astype(np.float64)
-        count_U = np.bincount(unit_N, one.counts).astype(np.float64)
-        sum_U, count_U = sum_U[count_U > 0], count_U[count_U > 0]
-        if not len(count_U):
-            return Figure(one.name, None, None, one.unit, one.is_share)
-        sure = self.resampling
-        seed = derive_seed(sure.seed, "bootstrap")
-        value = float(sum_U.sum() / count_U.sum())
-        telling = len(count_U) >= FEWEST_GROUPS and not (one.is_share and value in (0.0, 1.0))  # as the jackknife
-        interval = bootstrap_ratio(sum_U, count_U, sure.confidence, sure.resamples, seed) if telling else None
-        return Figure(one.name, value, interval, one.unit, one.is_share)
 
 
 def written(
@@ -188,11 +133,16 @@ def require_different(config: Sampler.Config, prompts: int, count: int) -> None:
         )
 
 
-def _units(texts: Sequence[Generation]) -> npt.NDArray[np.int64]:
-    """Which unit of resampling each text belongs to: its prompt, or, of a single prompt, each text to its own."""
-    numbers: dict[str, int] = {}
-    unit_N = np.array([numbers.setdefault(text.prompt, len(numbers)) for text in texts], dtype=np.int64)
-    return unit_N if len(numbers) > 1 else np.arange(len(texts))
+def _of_the_set(words: Sequence[Sequence[int]]) -> list[OfTheSet]:
+    distinct = [
+        OfTheSet(f"distinct-{length}", f"share of all {length}-grams", NgramPool(words, length).distinct)
+        for length in DISTINCT_LENGTHS
+    ]
+    blended = OfTheSet("self-BLEU", "mean BLEU-4 of a text against all others", SelfBleu(words))
+    pool = NgramPool(words, ENTROPY_LENGTH)
+    most = log2(max(2, len(pool)))
+    unit = f"bits of a {ENTROPY_LENGTH}-gram, at most {most:.2f}"
+    return [*distinct, blended, OfTheSet("entropy", unit, pool.entropy, most, is_share=False)]
 
 
 def _about_length(short: int, texts: int, words: int) -> list[str]:

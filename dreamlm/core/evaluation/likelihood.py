@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dreamlm.core.evaluation.bound import bound
+from dreamlm.core.evaluation.reading import Reading, read_plainly
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.types import Batch
 
@@ -47,12 +48,15 @@ class Likelihood(ABC):
 class NextToken(Likelihood):
     """What a causal model thinks of each token after those before it."""
 
+    def __init__(self, read: Reading = read_plainly) -> None:
+        self._read = read
+
     def losses(self, model: DreamLM, batch: Batch, check: bool) -> WindowLosses:
         assert model.config.diffusion is None, "a diffusion model's clean path predicts nothing"
         tokens_BX = torch.from_numpy(batch.tokens).to(model.device)
         documents_BX = torch.from_numpy(batch.documents).to(model.device)
-        carry = model.start(len(tokens_BX), records=False)
-        hidden_BTD = model(tokens_BX[:, :-1], documents_BX[:, :-1], carry, boundaries=_several(batch)).hidden
+        signals = self._read(model, tokens_BX, documents_BX, boundaries=_several(batch), records=False)
+        hidden_BTD = model.finished(signals).hidden
         real_BT = real_targets_BT(documents_BX)
         target_BT = torch.where(real_BT, tokens_BX[:, 1:], -1)
         nll_BT = model.head.token_nll(hidden_BTD.flatten(0, 1), target_BT.flatten()).view(target_BT.shape)
@@ -68,14 +72,15 @@ class NextToken(Likelihood):
 class DiffusionBound(Likelihood):
     """An upper bound on what a diffusion model thinks of each token; see `core.evaluation.bound`."""
 
-    def __init__(self, end_id: int, samples: int = BOUND_SAMPLES, seed: int = 0) -> None:
+    def __init__(self, end_id: int, samples: int = BOUND_SAMPLES, seed: int = 0, read: Reading = read_plainly) -> None:
         """end_id: the token that ends a document.  samples: times for each block."""
-        self._end_id, self._samples, self._seed = end_id, samples, seed
+        self._end_id, self._samples, self._seed, self._read = end_id, samples, seed, read
 
     def losses(self, model: DreamLM, batch: Batch, check: bool) -> WindowLosses:
         tokens_BX = torch.from_numpy(batch.tokens).to(model.device)
         documents_BX = torch.from_numpy(batch.documents).to(model.device)
-        found = bound(model, tokens_BX, documents_BX, _several(batch), self._end_id, self._samples, self._seed)
+        how = (self._end_id, self._samples, self._seed, self._read)
+        found = bound(model, tokens_BX, documents_BX, _several(batch), *how)
         real_BT = real_targets_BT(documents_BX).cpu().numpy()
         return WindowLosses(found.nll_BT.cpu().numpy(), real_BT, found.variance_B.cpu().numpy())
 
@@ -83,9 +88,11 @@ class DiffusionBound(Likelihood):
 NEXT_TOKEN = NextToken()
 
 
-def likelihood_of(model: DreamLM, end_id: int, samples: int = BOUND_SAMPLES, seed: int = 0) -> Likelihood:
-    """How a model's held-out loss is measured."""
-    return NEXT_TOKEN if model.config.diffusion is None else DiffusionBound(end_id, samples, seed)
+def likelihood_of(
+    model: DreamLM, end_id: int, samples: int = BOUND_SAMPLES, seed: int = 0, read: Reading = read_plainly
+) -> Likelihood:
+    """How a model's held-out loss is measured.  read: how the text goes through the model."""
+    return NextToken(read) if model.config.diffusion is None else DiffusionBound(end_id, samples, seed, read)
 
 
 def real_targets_BT(documents_BX: Int[Tensor, "B X"]) -> Bool[Tensor, "B T"]:

@@ -17,6 +17,7 @@ from dreamlm.core.evaluation.diversity import Diversity
 from dreamlm.core.evaluation.likelihood import BOUND_SAMPLES, NEXT_TOKEN, Likelihood
 from dreamlm.core.evaluation.report import PerplexityReport, Score, SourceScore, perplexity_of
 from dreamlm.core.evaluation.score import WindowScores, no_progress, score
+from dreamlm.core.evaluation.thoughts import Thoughts
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.types import HeldOut
@@ -42,6 +43,8 @@ class Evaluation:
         """Of the bootstrap."""
         diversity: Diversity.Config = Diversity.Config()
         """What `dreamlm eval --diversity` counts."""
+        thoughts: Thoughts.Config = Thoughts.Config()
+        """What `dreamlm eval --thoughts` counts."""
 
         @property
         def resampling(self) -> Resampling:

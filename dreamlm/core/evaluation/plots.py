@@ -15,12 +15,18 @@ if TYPE_CHECKING:
 
 INK, MUTED, BLUE, ORANGE = "#222222", "#777777", "#3b6ea8", "#d08a3c"
 POOLED_FACTOR = 1.4
+DOTS_PER_INCH = 130
 
 
 def plot_report(report: EvaluationReport, path: Path) -> None:
     """Write the page as PNG (or what the file's suffix says). Raises: UserMistake when the file cannot be written."""
+    save_figure(draw_report(report.perplexity, report.sections), path)
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a page of plots.  Raises: UserMistake when the file cannot be written."""
     try:
-        draw_report(report.perplexity, report.sections).savefig(path, dpi=130)
+        figure.savefig(path, dpi=DOTS_PER_INCH)
     except (OSError, ValueError) as error:
         raise UserMistake(f"the page of plots cannot be written: {error}", where=str(path)) from error
 

@@ -1,14 +1,14 @@
 """What an evaluation found: perplexity, and the sections that were asked for beside it.
 
-A section is a list of figures with a name each, so that the terminal's table, the page of plots and the JSON show a new
-one without being told.
+A section is a list of figures with a name each, so that the terminal's table, the page of plots, the HTML page and the
+JSON show a new one without being told.
 """
 
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from dreamlm.core.evaluation.bootstrap import Interval
 from dreamlm.core.evaluation.report import PerplexityReport
@@ -35,6 +35,21 @@ class Figure:
         return re.sub(r"[^a-z0-9]+", "_", self.name.lower())
 
 
+class Picture(Protocol):
+    """Something of a section that is better seen than said."""
+
+    @property
+    def name(self) -> str:
+        """Of its file, in lower case; different from those of the section's other pictures."""
+
+    @property
+    def caption(self) -> str:
+        """What is seen, in a sentence or two."""
+
+    def draw(self) -> Any:
+        """A new figure of matplotlib."""
+
+
 @dataclass(frozen=True)
 class Section:
     """One thing that was measured beside perplexity."""
@@ -51,6 +66,11 @@ class Section:
     """What was left out and why, and what makes figures hard to compare: a sentence each."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """What JSON holds besides: settings, and what the figures were counted in."""
+    pictures: tuple[Picture, ...] = ()
+
+    def file_of(self, picture: Picture) -> str:
+        """Name of the file of one of its pictures."""
+        return f"{self.key}_{picture.name}.png"
 
     def figure(self, name: str) -> Figure:
         """The figure of that name.  Raises: KeyError."""

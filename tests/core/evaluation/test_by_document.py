@@ -64,6 +64,9 @@ def test_every_target_comes_once_from_its_own_document(targets: list[int], rows:
     ]
     batches = text.held_out.batches(rows)
     assert sorted(pieces_of(batches)) == sorted(expected)
+    for (_, ids), owner in zip(pieces_of(batches), text.held_out.owner_N, strict=True):
+        whole = text.documents()[owner].tolist()
+        assert any(tuple(whole[begin : begin + len(ids)]) == ids for begin in range(0, len(whole) - 1, length))
     assert text.held_out.tokens == sum(targets) == sum(len(ids) - 1 for _, ids in expected)
     room = rows * min(length, max(targets))
     for batch in batches:

@@ -9,7 +9,8 @@ from texts_by_hand import text, texts
 
 from dreamlm.core.errors import UserMistake
 from dreamlm.core.evaluation.bootstrap import Resampling
-from dreamlm.core.evaluation.diversity import Diversity, PerText, require_different, written
+from dreamlm.core.evaluation.diversity import Diversity, require_different, written
+from dreamlm.core.evaluation.estimates import PerText
 from dreamlm.core.evaluation.section import Section
 from dreamlm.core.generation.row import Generation
 from dreamlm.core.generation.sampler import Sampler
