@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dreamlm.checkpoints.frozen import freeze
 from dreamlm.checkpoints.manifest import read_manifest
 from dreamlm.checkpoints.snapshot import MODEL, Snapshot, read_snapshot
 from dreamlm.checkpoints.store import Store
 from dreamlm.core.errors import ResumeMismatch
+from dreamlm.core.nn.diffusion import require_causal
 from dreamlm.core.rl.reward_state import RewardState
 from dreamlm.core.training.hooks import Hook
 from dreamlm.core.training.memory import fitting, launcher_limit
@@ -16,8 +18,9 @@ from dreamlm.data_sources.pairs import Pairs
 from dreamlm.presets.difference import differences
 from dreamlm.presets.resolve import resolve_values
 from dreamlm.presets.schema import Preset
-from dreamlm.wiring.loading import snapshot_folder, training_state
+from dreamlm.wiring.loading import training_state
 from dreamlm.wiring.preferences import read_preferences
+from dreamlm.wiring.stock_start import TAKEN_OVER, began_as, begin_folder, is_stock, taken_over
 
 FREE = (
     "save_interval_seconds",
@@ -29,6 +32,9 @@ FREE = (
     "zero_stage",
 )
 """What may differ when a run goes on; the pairs are compared as they were read."""
+ORIGIN = "origin"
+"""Where a run keeps the stock model that it began with."""
+USED_OF_A_PRESET = "its rl section is used, whose rl.pairs names the preferences"
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,12 @@ class RewardRequest:
     """What the user asked for."""
 
     origin: Path
-    """The model to start from: a run folder or a snapshot."""
+    """The model to start from: a run folder, a snapshot, or a model folder of transformers."""
     run: Path
     preset: Preset | None = None
-    """None is the preset inside the model to start from."""
+    """None is the preset inside the model to start from; a stock model has none."""
     sets: Sequence[str] = ()
-    """Applied to that preset when `preset` is None."""
+    """Applied to that preset when `preset` is None, and to what is asked of a stock model."""
     device: str = "auto"
 
 
@@ -49,12 +55,14 @@ class RewardRequest:
 class RewardStart:
     """What a run begins or goes on with."""
 
+    origin: Path
+    """Of the snapshot to start from."""
     folder: Path
     """Of the snapshot: the origin's while the run has none."""
     snapshot: Snapshot
     preset: Preset
     trunk: str
-    """Digest of the weights to start from."""
+    """Digest of the weights to start from; empty for a stock model that is not kept yet."""
     state: RewardState | None
     """None where the run begins."""
 
@@ -64,9 +72,9 @@ class RewardStart:
 
     @property
     def expected_bytes(self) -> int:
-        """What the next snapshot takes: before the first update, the weights and two moments of Adam are to come."""
+        """What is written next: before the first update, the weights and two moments of Adam, and a stock model."""
         weights = sum(weight.nbytes for weight in self.snapshot.model.values())
-        return self.snapshot.size_bytes if self.state else 3 * weights
+        return self.snapshot.size_bytes if self.state else (3 if self.trunk else 4) * weights
 
     @property
     def micro_pairs(self) -> int:
@@ -74,6 +82,17 @@ class RewardStart:
         asked = self.preset.rl.reward_model.pairs_per_micro_batch
         fitted = self.state.micro_pairs if self.state else None
         return fitting(launcher_limit() or asked, fitted or asked)
+
+    def kept(self, first: bool) -> "RewardStart":
+        """A stock model lies in the run's folder from now on, as a snapshot like any other; the first process keeps it.
+
+        Raises: OSError, when the disk is full for one.
+        """
+        if self.trunk:
+            return self
+        if first:
+            freeze(self.snapshot, TAKEN_OVER, self.origin)
+        return replace(self, trunk=_digest(self.origin))
 
 
 def start_of(request: RewardRequest, store: Store, hook: Hook) -> RewardStart:
@@ -84,24 +103,44 @@ def start_of(request: RewardRequest, store: Store, hook: Hook) -> RewardStart:
     """
     newest = store.latest()
     if newest is None:
-        origin = snapshot_folder(request.origin)
-        snapshot = read_snapshot(origin)
-        TrainingState.from_json(dict(training_state(snapshot.state)))  # what is no language model is said to be none
-        return RewardStart(origin, snapshot, _own_preset(request, snapshot, origin, hook), _digest(origin), None)
+        return _beginning(request, hook)
     snapshot = read_snapshot(newest.path)
     state = RewardState.from_json(snapshot.state)
     before = resolve_values(snapshot.preset, str(request.run))
     preset = _unchanged(request, snapshot, before)
-    if not state.finished and state.trunk != _digest(snapshot_folder(request.origin)):
-        raise ResumeMismatch(
-            "the run began with other weights than those that are here now",
-            where=str(request.origin),
-            hint="name the same snapshot with --from DIR, or start another run with --run OTHER",
-        )
+    origin = newest.path if state.finished else _same_origin(request, before, state.trunk)
     asked, had = (one.rl.reward_model.pairs_per_micro_batch for one in (preset, before))
     if asked != had:
         state = replace(state, micro_pairs=None)  # somebody knows better what fits
-    return RewardStart(newest.path, snapshot, preset, state.trunk, state)
+    return RewardStart(origin, newest.path, snapshot, preset, state.trunk, state)
+
+
+def _beginning(request: RewardRequest, hook: Hook) -> RewardStart:
+    if is_stock(request.origin):
+        snapshot, preset = taken_over(request.origin, request.preset, request.sets, USED_OF_A_PRESET)
+        origin, trunk = request.run / ORIGIN, ""
+    else:
+        origin = begin_folder(request.origin)
+        snapshot, trunk = read_snapshot(origin), _digest(origin)
+        TrainingState.from_json(dict(training_state(snapshot.state)))  # what is no language model is said to be none
+        preset = _own_preset(request, snapshot, origin, hook)
+    require_causal(preset.model.diffusion, "a reward model")
+    return RewardStart(origin, origin, snapshot, preset, trunk, None)
+
+
+def _same_origin(request: RewardRequest, before: Preset, trunk: str) -> Path:
+    """The snapshot that the run began with.  Raises: ResumeMismatch when the request names other weights."""
+    kept = request.run / ORIGIN
+    if kept.exists() and began_as(before, request.origin):
+        return kept
+    if is_stock(request.origin) or trunk != _digest(begin_folder(request.origin)):
+        same = f"{kept}, where the run keeps them," if kept.exists() else "the same snapshot"
+        raise ResumeMismatch(
+            "the run began with other weights than those that are here now",
+            where=str(request.origin),
+            hint=f"name {same} with --from DIR, or start another run with --run OTHER",
+        )
+    return begin_folder(request.origin)
 
 
 def pairs_of(start: RewardStart, hook: Hook) -> Pairs:
