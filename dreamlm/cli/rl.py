@@ -30,7 +30,8 @@ app = typer.Typer(
 )
 
 FromOption = Annotated[
-    Path | None, typer.Option("--from", metavar="RUN|DIR", help="The trained model: a run or one of its snapshots.")
+    Path | None,
+    typer.Option("--from", metavar="RUN|DIR", help="The model: a run, one of its snapshots, or one of transformers."),
 ]
 NprocOption = Annotated[
     int | None, typer.Option("--nproc", min=1, metavar="N", help="Train in N processes here, with DeepSpeed.")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamlm.checkpoints.frozen import freeze
-from dreamlm.checkpoints.manifest import MANIFEST, Record, read_manifest
+from dreamlm.checkpoints.manifest import Record, read_manifest
 from dreamlm.checkpoints.snapshot import MODEL, Snapshot, read_snapshot
 from dreamlm.checkpoints.store import Store
 from dreamlm.core.errors import CheckpointError, UserMistake
@@ -15,8 +15,6 @@ from dreamlm.core.rl.config import PolicyConfig
 from dreamlm.core.rl.state import PolicyState
 from dreamlm.core.training.backend.process_group import Place
 from dreamlm.core.training.hooks import Hook
-from dreamlm.core.training.state import TrainingState
-from dreamlm.core.types import Cursor
 from dreamlm.data_sources.prompts import Prompts, read_prompts
 from dreamlm.data_sources.sources import SourceConfig
 from dreamlm.data_sources.sources.source import SourceContext, SourceReport
@@ -24,16 +22,16 @@ from dreamlm.presets.layers import Assignment
 from dreamlm.presets.resolve import resolve_values
 from dreamlm.presets.schema import Preset
 from dreamlm.wiring.loading import snapshot_folder
-from dreamlm.wiring.origin import completed, initial_model
 from dreamlm.wiring.places import home
 from dreamlm.wiring.resume import check_policy_resume, check_same_model
 from dreamlm.wiring.reward import load_reward_model
-from dreamlm.wiring.saver import transformers_config
+from dreamlm.wiring.stock_start import TAKEN_OVER, began_as, begin_folder, is_stock, taken_over
 
 COPIES = 4
 """Of the weights, on disk, before the first update: the reference, and a snapshot with two moments of Adam."""
 REFERENCE, REWARD_MODEL = "reference", "reward_model"
 """Where a run keeps the model that its policy began as, and the one that judges its answers."""
+USED_OF_A_PRESET = "its rl section is used, and its data where rl.prompts has none"
 
 
 @dataclass(frozen=True)
@@ -74,59 +72,25 @@ def start_of(request: PolicyRequest, store: Store, hook: Hook) -> PolicyStart:
                 where=str(request.run),
                 hint="name a model to begin with: --from DIR",
             )
-        if _is_stock(request.model):
-            return _imported(request, request.model)
-        folder = snapshot_folder(request.model)
-        snapshot = read_snapshot(folder)
-        preset = _preset(snapshot, request, folder)
-        check_same_model(resolve_values(snapshot.preset, str(folder)).model_dump(mode="json"), preset)
+        if is_stock(request.model):
+            snapshot, preset = taken_over(request.model, request.preset, request.sets, USED_OF_A_PRESET)
+            record = TAKEN_OVER
+        else:
+            folder = begin_folder(request.model)
+            snapshot, record = read_snapshot(folder), read_manifest(folder).record
+            preset = _preset(snapshot, request, folder)
+            check_same_model(resolve_values(snapshot.preset, str(folder)).model_dump(mode="json"), preset)
         require_causal(preset.model.diffusion, "reinforcement learning")
-        return PolicyStart(snapshot, preset, True, read_manifest(folder).record)
+        return PolicyStart(snapshot, preset, True, record)
     snapshot = read_snapshot(newest.path)
     state = PolicyState.from_json(snapshot.state)  # a run of something else is said to be one before settings differ
-    if request.model is not None and not _is_reference(request.model, state):
+    before = resolve_values(snapshot.preset, str(newest.path))
+    if request.model is not None and not (began_as(before, request.model) or _is_reference(request.model, state)):
         hook.on_notice(f"{request.model} is not what the run began with, or not any more; it goes on with its own")
     preset = _preset(snapshot, request, newest.path)
-    before = resolve_values(snapshot.preset, str(newest.path)).model_dump(mode="json")
-    for sentence in check_policy_resume(before, preset, request.allow_changes):
+    for sentence in check_policy_resume(before.model_dump(mode="json"), preset, request.allow_changes):
         hook.on_notice(sentence)
     return PolicyStart(snapshot, preset, False, newest.record)
-
-
-def _is_stock(model: Path) -> bool:
-    """Whether a folder holds a model of transformers that dreamlm did not write."""
-    return (model / "config.json").exists() and not (model / MANIFEST).exists()
-
-
-def _imported(request: PolicyRequest, model: Path) -> PolicyStart:
-    """A stock model as the snapshot of a training that took no step.
-
-    Raises: UserMistake when no preset says what to do with it; as `Origin` does.
-    """
-    if request.preset is None:
-        raise UserMistake(
-            "a model of transformers has no preset inside",
-            where=str(model),
-            hint="name one with --preset NAME|FILE: its rl section is used, and its data where rl.prompts has none",
-        )
-    said = request.preset.model_dump(mode="json", exclude_unset=True)
-    values: dict[str, Any] = {key: said[key] for key in ("name", "data", "rl", "generate") if key in said}
-    asked = resolve_values({**values, "model": {"init_from": str(model.absolute())}}, request.preset.name, request.sets)
-    preset = completed(asked)
-    tokenizer = preset.tokenizer.build([])
-    decoder = initial_model(preset, tokenizer.vocab_size)
-    training = TrainingState(
-        seed=preset.train.seed, planned_steps=0, global_rows=0, micro_rows=0, precision="", corpus="", cursor=Cursor()
-    )
-    snapshot = Snapshot(
-        model={name: weight.detach() for name, weight in decoder.named_parameters()},
-        optimizer={},
-        state=training.to_json(),
-        config=transformers_config(decoder, tokenizer),
-        preset=preset.model_dump(mode="json"),
-        tokenizer_files=tokenizer.files(),
-    )
-    return PolicyStart(snapshot, preset, True, Record(step=0, tokens=0, finite=True))
 
 
 def _is_reference(model: Path, state: PolicyState) -> bool:

@@ -72,6 +72,7 @@ def train_reward(request: RewardRequest, hook: Hook) -> PreferenceReport:
             if around.first:
                 around.store.require_space(start.expected_bytes)
             pairs = pairs_of(start, hook)
+            start = start.kept(around.first)
         return _RewardTraining(start, pairs, around).run()
 
 
@@ -189,7 +190,7 @@ class _RewardTraining:
             return measures_nothing
         model = self._model.trunk
         if self._start.state is not None:  # the run's own has learned since
-            model = load(self._around.request.origin, str(self._around.device)).model
+            model = load(self._start.origin, str(self._around.device)).model
         return measured_by(model, self._model.tokenizer, self._around.hook)
 
     def _choose_precision(self) -> str:

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dreamlm.core.evaluation.preference import PreferenceReport, preference_report
+from dreamlm.core.heads.reward import COMPONENTS
 from dreamlm.core.rl.pair_reading import ReadPair
 from dreamlm.core.rl.reading import Reading
-from dreamlm.core.rl.reward_model import COMPONENTS, Judgement, RewardModel
+from dreamlm.core.rl.reward_model import Judgement, RewardModel
 from dreamlm.core.training.backend.backend import Backend
 
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from dreamlm.core.heads.reward import COMPONENTS
 from dreamlm.core.rl.answer import Answer, Prompt
 from dreamlm.core.rl.pair import Pair
 from dreamlm.core.rl.reading import Reading, readings
-from dreamlm.core.rl.reward_model import COMPONENTS
 from dreamlm.core.tokenizer import Tokenizer
 
 Measure: TypeAlias = Callable[[Sequence[Answer]], Mapping[str, Sequence[float | None]]]

@@ -66,6 +66,10 @@ class RolloutConfig(ConfigModel):
         return Sampler.Config(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p).build()
 
 
+class LogitsNotFinite(TrainingFailed):
+    """The policy's logits are NaN or infinite, so that no token can be drawn."""
+
+
 @dataclass(frozen=True)
 class Rollout:
     """One answer, and what training needs to know about how it was drawn."""
@@ -113,7 +117,7 @@ def roll_out(
     """An answer to every prompt, in their order; its seed alone decides an answer's random numbers.
 
     The model runs as in evaluation. Long prompts lose their oldest tokens.
-    Raises: UserMistake when the window has no room for an answer; TrainingFailed when logits are not finite.
+    Raises: UserMistake when the window has no room for an answer; LogitsNotFinite.
     """
     room = config.room(model.config.seq_length)
     vocabulary = Vocabulary.of(model, tokenizer)
@@ -168,7 +172,7 @@ def _write(model: DreamLM, rows: list[_Row], config: RolloutConfig, vocabulary: 
         supports = _packed(weight_RV > 0) if config.cuts else None
         tokens, numbers = chosen_R.tolist(), log_probability_R.tolist()
         if not all(np.isfinite(numbers)):
-            raise TrainingFailed("the policy's logits are not finite", hint="dreamlm ckpt rotate goes back a snapshot")
+            raise LogitsNotFinite("the policy's logits are not finite", hint="lower the learning rate")
         for place, row in enumerate(rows):
             if not row.done:
                 row.ids.append(tokens[place])

@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol, final
 
-from dreamlm.core.errors import Interrupted, Paused, TrainingFailed
+from dreamlm.core.errors import DreamLMError, Interrupted, Paused, TrainingFailed
 from dreamlm.core.rl.alarms import PULL_GROWTH, RATE_CUT, Figures
 from dreamlm.core.rl.answer import Prompt
 from dreamlm.core.rl.collect import Collected, Collector, summary
 from dreamlm.core.rl.config import PolicyConfig
+from dreamlm.core.rl.rewards.mix import RewardNotFinite
+from dreamlm.core.rl.rollout import LogitsNotFinite
 from dreamlm.core.rl.state import PolicyState
 from dreamlm.core.rl.updates import Moved, Updater
 from dreamlm.core.rng import derive_seed
@@ -30,6 +32,8 @@ MISMATCH = {"fp32": 1e-3, "bf16": 0.5}
 COLLECTING = Phase("writing and reading answers", "lower rl.ppo.rollout.rows or rl.ppo.micro_batch", "rl.ppo")
 UPDATING = Phase("updating the policy", "lower rl.ppo.micro_batch", "rl.ppo.micro_batch")
 SAVING = Phase("gathering a snapshot in the memory of the first process", "use a machine with more memory")
+ANOTHER_REWARD = "start another run with --run OTHER and another weight in rl.scoring: a run's reward stays as it is"
+SMALLER_STEPS = "dreamlm rl ppo --run DIR --allow-changes --set rl.ppo.optimizer.learning_rate=... goes on from there"
 
 
 class PromptSource(Protocol):
@@ -69,7 +73,8 @@ class PolicyTrainer:
         """Go on from `state` until `iterations`.
 
         Raises: Interrupted after a signal, once a snapshot is committed; Paused by an alarm, likewise; TrainingFailed,
-        OutOfMemory among it; OutOfSpace.
+        OutOfMemory among it, back at the last finite snapshot when logits or rewards are not finite; UserMistake when
+        no reward applies to an answer; OutOfSpace.
         """
         self._begun = self._saved_at = time.monotonic()
         with StopRequest(self._hooks.on_notice) as stop:
@@ -259,12 +264,28 @@ class PolicyTrainer:
 
     @contextmanager
     def _on_record(self, state: PolicyState) -> Iterator[None]:
-        """What fails ends the run, which is to be told like any other end."""
+        """What fails ends the run, which is to be told like any other end.
+
+        Neither alarms nor smaller steps help where no answer can be written or judged: going on repeats the iteration.
+        """
         try:
             yield
-        except TrainingFailed:
+        except (LogitsNotFinite, RewardNotFinite) as error:
+            self._end("failed", state)
+            hint = SMALLER_STEPS if isinstance(error, LogitsNotFinite) else ANOTHER_REWARD
+            what = f"{error.what}, after iteration {state.step}; {self._left(state)}"
+            raise TrainingFailed(what, where=error.where, hint=hint) from error
+        except DreamLMError:
             self._end("failed", state)
             raise
+
+    def _left(self, state: PolicyState) -> str:
+        """What a run that cannot go on leaves; the first process sees to it."""
+        if state.judged_step is None:
+            return "no snapshot was saved yet"
+        if self._backend.rank > 0:
+            return "its snapshots are whole"
+        return f"the run is back at its last finite snapshot, iteration {self._saver.roll_back()}"
 
     def _start(self, state: PolicyState) -> None:
         config = self._config

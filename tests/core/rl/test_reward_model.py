@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_rewards import SHAPES, TOKENIZER, answer, cat_pairs, reward_model
 
+from dreamlm.core.heads.reward import COMPONENTS
 from dreamlm.core.rl.pair_measuring import measure_on_pairs
 from dreamlm.core.rl.pair_reading import read_pairs_as_tokens
 from dreamlm.core.rl.reading import readings, side_by_side
-from dreamlm.core.rl.reward_model import COMPONENTS
 
 ANSWERS = [answer("the cat", "sat on the mat"), answer("", "a"), answer("a dog " * 9, "saw the cat"), answer("a", "b")]
 
