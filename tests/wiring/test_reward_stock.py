@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("stock")
     for kind in ("llama", "qwen3"):
         save_stock(folder / kind, kind)
-    write_pairs(folder / "pairs.jsonl", 60, reason=True)
+    write_pairs(folder / "pairs.jsonl", 120, reason=True)
     rl = {"pairs": {"source": {"type": "jsonl", "paths": "pairs.jsonl"}}, "reward_model": TRAINING}
     data = {"sources": [{"type": "jsonl", "paths": "text.jsonl"}]}  # which is not there: no text is read
     (folder / "judge.json").write_text(json.dumps({"data": data, "rl": rl}))
