@@ -14,15 +14,16 @@ from typing import Protocol, final
 from dreamlm.core.errors import DreamLMError, Interrupted, Paused, TrainingFailed
 from dreamlm.core.rl.alarms import PULL_GROWTH, RATE_CUT, Figures
 from dreamlm.core.rl.answer import Prompt
-from dreamlm.core.rl.collect import Collected, Collector, summary
+from dreamlm.core.rl.collect import Collector, summary
 from dreamlm.core.rl.config import PolicyConfig
 from dreamlm.core.rl.rewards.mix import RewardNotFinite
 from dreamlm.core.rl.rollout import LogitsNotFinite
 from dreamlm.core.rl.state import PolicyState
-from dreamlm.core.rl.updates import Moved, Updater
+from dreamlm.core.rl.telling import iteration_report
+from dreamlm.core.rl.updates import Updater
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.training.backend.backend import Backend, Tensors
-from dreamlm.core.training.hooks import Hook, IterationReport, RewardReport, RunEnd, RunStart, Sample
+from dreamlm.core.training.hooks import Hook, RewardReport, RunEnd, RunStart, Sample
 from dreamlm.core.training.interruption import StopRequest
 from dreamlm.core.training.memory import Phase, within_memory
 from dreamlm.core.training.saving import Saver, save_patiently
@@ -126,7 +127,7 @@ class PolicyTrainer:
             moments=collected.moments,
             kl_coefficient=config.kl.following(state.kl_coefficient, found.kl, found.answers),
         )
-        self._hooks.on_iteration(self._report(state, collected, moved, time.monotonic() - begin))
+        self._hooks.on_iteration(iteration_report(config, state, collected, moved, time.monotonic() - begin))
         figures = Figures(
             entropy=moved.mean("entropy"),
             kl=found.kl,
@@ -215,34 +216,6 @@ class PolicyTrainer:
             last_reward=found.reward,
             best_reward=found.reward if best else state.best_reward,
             judged_step=state.step,
-        )
-
-    def _report(self, state: PolicyState, collected: Collected, moved: Moved, seconds: float) -> IterationReport:
-        found = collected.summary
-        return IterationReport(
-            step=state.step,
-            tokens=state.tokens,
-            reward=found.reward,
-            reward_deviation=found.reward_deviation,
-            components=found.components,
-            policy_loss=moved.mean("policy_loss"),
-            value_loss=moved.mean("value_loss"),
-            entropy=moved.mean("entropy"),
-            approx_kl=moved.mean("approx_kl"),
-            clip_fraction=moved.mean("clip_fraction"),
-            kl=found.kl,
-            kl_coefficient=state.kl_coefficient,
-            explained_variance=collected.explained_variance,
-            length=found.length,
-            ended=found.ended,
-            repetition=found.repetition,
-            mismatch=collected.mismatch,
-            epochs=self._config.passes * len(moved.updates) / moved.asked,
-            gradient_norm=moved.gradient_norm,
-            learning_rate=moved.learning_rate,
-            rollout_tokens_per_second=found.tokens / max(collected.rollout_seconds, 1e-9),
-            update_tokens_per_second=moved.tokens / max(moved.seconds, 1e-9),
-            seconds=seconds,
         )
 
     def _save_is_due(self, state: PolicyState) -> bool:
