@@ -12,12 +12,24 @@ import numpy.typing as npt
 
 
 @dataclass(frozen=True)
+class ImageForm:
+    """How a model takes pictures."""
+
+    size: int
+    """Pixels of a side; pictures are square."""
+    places: int
+    """Tokens that stand for one picture."""
+
+
+@dataclass(frozen=True)
 class Document:
     """One document of real text as a source yields it: cleaned, not yet tokenised."""
 
     text: str
     input: str
     """Which input it came from: a path relative to the source's root, or `dataset@revision/split`."""
+    picture: npt.NDArray[np.uint8] | None = None
+    """(3, H, W) the picture before the text, in the `ImageForm` asked for."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,16 @@ class Cursor:
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """The pictures of a batch, each once for every document that shows any of its places."""
+
+    pixels: npt.NDArray[np.uint8]
+    """(I, 3, H, W) red, green, blue."""
+    of: npt.NDArray[np.int32]
+    """(B, T+1) which picture a place belongs to; -1 for a token that is none."""
+
+
+@dataclass(frozen=True)
 class Batch:
     """Rows of T+1 tokens: inputs are `tokens[:, :-1]`, targets `tokens[:, 1:]`.
 
@@ -51,12 +73,14 @@ class Batch:
     """
 
     tokens: npt.NDArray[np.int64]
-    """(B, T+1) token ids."""
+    """(B, T+1) token ids; -1 - p is place p of a picture, which nobody predicts."""
     documents: npt.NDArray[np.int32]
     """(B, T+1) index of each token's document within its row, from 0; all 0 when packing is `concat`; -1 is padding."""
     sources: npt.NDArray[np.int32]
     """(B,) index of the source each row came from."""
     windows: tuple[Window, ...] = field(default=())
+    pictures: Pictures | None = None
+    """None when no row holds a place of a picture."""
 
 
 class Stream(Protocol):

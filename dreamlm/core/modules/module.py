@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from dreamlm.core.config import ConfigModel
 from dreamlm.core.modules.recollection import Recollection
 from dreamlm.core.modules.ring import Ring
+from dreamlm.core.modules.stage import Stage
 from dreamlm.core.modules.state import ModuleState
 from dreamlm.core.nn.signal import Signal
 
@@ -116,6 +117,9 @@ class CognitiveModule(nn.Module, ABC):
         many of the last ones are there.
         """
         return {}
+
+    def enter(self, stage: Stage) -> None:
+        """Go on as a stage of a curriculum asks; most modules have nothing that a stage changes."""
 
     @abstractmethod
     def read(self, hidden_BTD: Float[Tensor, "B T D"], memory: Mapping[str, Tensor]) -> Float[Tensor, "B T D"]:

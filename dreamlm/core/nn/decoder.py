@@ -34,6 +34,7 @@ from dreamlm.core.nn.positions.alibi import ALiBi
 from dreamlm.core.nn.positions.positions import Positions
 from dreamlm.core.nn.positions.rotary import Rotary
 from dreamlm.core.nn.signal import Carry, Signal, advance, join
+from dreamlm.core.types import ImageForm
 
 
 class DreamLM(nn.Module):
@@ -117,6 +118,11 @@ class DreamLM(nn.Module):
         def block(self) -> int:
             """Tokens that are written at once."""
             return 1 if self.diffusion is None else self.diffusion.block_size or self.segment
+
+        @property
+        def image_form(self) -> ImageForm | None:
+            """How pictures are taken; None by a model without eyes."""
+            return None
 
         @property
         def masks(self) -> bool:
