@@ -14,6 +14,8 @@ PULL_GROWTH = 2.0
 """By how much it strengthens the pull towards the reference."""
 NOT_FINITE = "finite"
 """Name of the sign that needs no patience."""
+BEYOND_CHANCE = 3.0
+"""Standard errors by which two shares must differ."""
 
 
 class AlarmLimits(ConfigModel):
@@ -28,7 +30,7 @@ class AlarmLimits(ConfigModel):
     length_share: float = Field(0.2, ge=0.0, lt=1.0)
     """Answers shorter, in the mean, than this share of the first iteration's."""
     ended_share: float = Field(0.1, ge=0.0, lt=1.0)
-    """A share of answers that end by themselves below this share of the first iteration's."""
+    """A share of answers that end by themselves below this share of the first iteration's, and lower than chance has it."""
     repetition: float = Field(0.5, gt=0.0, le=1.0)
     """More repeated 3-grams than this share, and than the first iteration had."""
     explained_variance: float = Field(-1.0, lt=1.0)
@@ -70,10 +72,10 @@ class Watch:
     """Iterations in a row with each sign."""
     backoffs: int = 0
 
-    def after(self, now: Figures, limits: AlarmLimits) -> tuple["Watch", list[str]]:
-        """The watch after an iteration, and a sentence for each sign that has lasted: an alarm."""
+    def after(self, now: Figures, limits: AlarmLimits, answers: int) -> tuple["Watch", list[str]]:
+        """The watch after an iteration of so many answers, and a sentence for each sign that has lasted: an alarm."""
         first = self.first or (now if now.finite else None)
-        signs = dict(_signs(first or now, now, limits))
+        signs = dict(_signs(first or now, now, limits, answers))
         streaks = {name: self.streaks.get(name, 0) + 1 for name in signs}
         lasting = [signs[name] for name, count in streaks.items() if count >= limits.patience or name == NOT_FINITE]
         if lasting:
@@ -81,7 +83,7 @@ class Watch:
         return replace(self, first=first, streaks=streaks), []
 
 
-def _signs(first: Figures, now: Figures, limits: AlarmLimits) -> Iterator[tuple[str, str]]:
+def _signs(first: Figures, now: Figures, limits: AlarmLimits, answers: int) -> Iterator[tuple[str, str]]:
     if now.entropy < limits.entropy_share * first.entropy:
         share = f"{limits.entropy_share:.0%} of the first iteration's {first.entropy:.2f}"
         yield "entropy", f"entropy is {now.entropy:.3f} nats per token, below {share}: the policy says one thing only"
@@ -93,7 +95,7 @@ def _signs(first: Figures, now: Figures, limits: AlarmLimits) -> Iterator[tuple[
     if now.length < limits.length_share * first.length:
         share = f"{limits.length_share:.0%} of the first iteration's {first.length:.1f}"
         yield "length", f"answers have {now.length:.1f} tokens, below {share}"
-    if now.ended < limits.ended_share * first.ended:
+    if now.ended < limits.ended_share * first.ended and _fell(first.ended, now.ended, answers):
         yield (
             "ended",
             f"{now.ended:.0%} of the answers end, below {limits.ended_share:.0%} of {first.ended:.0%} at first",
@@ -108,3 +110,12 @@ def _signs(first: Figures, now: Figures, limits: AlarmLimits) -> Iterator[tuple[
         broken = [name for name, value in figures.items() if not math.isfinite(value)]
         updates = [f"the loss or gradient of {now.skipped:.0%} of the updates"] if now.skipped else []
         yield NOT_FINITE, f"not finite: {', '.join([*updates, *broken])}"
+
+
+def _fell(before: float, after: float, answers: int) -> bool:
+    """Whether a share of so many answers, counted twice, is smaller than chance explains.
+
+    Source: the pooled two-proportion z-test.
+    """
+    pooled = (before + after) / 2
+    return before - after > BEYOND_CHANCE * math.sqrt(2 * pooled * (1 - pooled) / answers)

@@ -137,7 +137,7 @@ class PolicyTrainer:
             explained_variance=collected.explained_variance,
             skipped=moved.skipped,
         )
-        watch, alarms = state.watch.after(figures, config.alarms)
+        watch, alarms = state.watch.after(figures, config.alarms, found.answers)
         state = replace(state, watch=watch)
         if alarms and watch.backoffs <= config.alarms.backoffs:
             state = self._back_off(state, alarms)

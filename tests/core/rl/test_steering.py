@@ -50,6 +50,7 @@ def test_the_coefficient_follows_the_divergence_slowly_and_within_bounds() -> No
     assert KlControl(adaptive=False).following(0.3, 5.0, 64) == 0.3
 
 
+ANSWERS = 64
 HEALTHY = Figures(entropy=3.0, kl=0.05, length=40.0, ended=0.6, repetition=0.1, explained_variance=0.4, skipped=0.0)
 
 
@@ -67,12 +68,12 @@ HEALTHY = Figures(entropy=3.0, kl=0.05, length=40.0, ended=0.6, repetition=0.1, 
 )
 def test_each_sign_raises_its_alarm_once_it_has_lasted(change: dict[str, float], word: str) -> None:
     limits = AlarmLimits(patience=3)
-    watch, alarms = Watch().after(HEALTHY, limits)
+    watch, alarms = Watch().after(HEALTHY, limits, ANSWERS)
     assert alarms == []
     for _ in range(2):
-        watch, alarms = watch.after(replace(HEALTHY, **change), limits)
+        watch, alarms = watch.after(replace(HEALTHY, **change), limits, ANSWERS)
         assert alarms == []
-    watch, alarms = watch.after(replace(HEALTHY, **change), limits)
+    watch, alarms = watch.after(replace(HEALTHY, **change), limits, ANSWERS)
     assert len(alarms) == 1
     assert word in alarms[0]
     assert (watch.backoffs, dict(watch.streaks)) == (1, {})
@@ -87,22 +88,30 @@ def test_each_sign_raises_its_alarm_once_it_has_lasted(change: dict[str, float],
     ],
 )
 def test_what_is_not_finite_needs_no_patience_and_is_no_measure(change: dict[str, float], words: str) -> None:
-    watch, alarms = Watch().after(replace(HEALTHY, **change), AlarmLimits(patience=3))
+    watch, alarms = Watch().after(replace(HEALTHY, **change), AlarmLimits(patience=3), ANSWERS)
     assert alarms == [words]
     assert watch.first is None
-    assert watch.after(HEALTHY, AlarmLimits())[0].first == HEALTHY
+    assert watch.after(HEALTHY, AlarmLimits(), ANSWERS)[0].first == HEALTHY
 
 
 def test_a_sign_that_passes_is_forgotten() -> None:
     watch = Watch()
     for number in range(12):
         figures = replace(HEALTHY, kl=1.5) if number % 3 else HEALTHY
-        watch, alarms = watch.after(figures, AlarmLimits(patience=3))
+        watch, alarms = watch.after(figures, AlarmLimits(patience=3), ANSWERS)
         assert alarms == []
     assert watch.backoffs == 0
 
 
 def test_a_first_iteration_that_repeats_is_the_measure_of_later_ones() -> None:
-    watch, _ = Watch().after(replace(HEALTHY, repetition=0.7), AlarmLimits(patience=1))
-    assert watch.after(replace(HEALTHY, repetition=0.69), AlarmLimits(patience=1))[1] == []
-    assert watch.after(replace(HEALTHY, repetition=0.71), AlarmLimits(patience=1))[1] != []
+    watch, _ = Watch().after(replace(HEALTHY, repetition=0.7), AlarmLimits(patience=1), ANSWERS)
+    assert watch.after(replace(HEALTHY, repetition=0.69), AlarmLimits(patience=1), ANSWERS)[1] == []
+    assert watch.after(replace(HEALTHY, repetition=0.71), AlarmLimits(patience=1), ANSWERS)[1] != []
+
+
+def test_few_answers_that_end_at_first_and_none_later_are_chance() -> None:
+    limits = AlarmLimits(patience=1)
+    watch, _ = Watch().after(replace(HEALTHY, ended=2 / 64), limits, 64)
+    none = replace(HEALTHY, ended=0.0)
+    assert watch.after(none, limits, 64)[1] == []
+    assert len(watch.after(none, limits, 2048)[1]) == 1
