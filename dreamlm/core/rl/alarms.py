@@ -30,7 +30,7 @@ class AlarmLimits(ConfigModel):
     length_share: float = Field(0.2, ge=0.0, lt=1.0)
     """Answers shorter, in the mean, than this share of the first iteration's."""
     ended_share: float = Field(0.1, ge=0.0, lt=1.0)
-    """A share of answers that end by themselves below this share of the first iteration's, and lower than chance has it."""
+    """A share of answers that end by themselves below this share of the first iteration's, by more than chance."""
     repetition: float = Field(0.5, gt=0.0, le=1.0)
     """More repeated 3-grams than this share, and than the first iteration had."""
     explained_variance: float = Field(-1.0, lt=1.0)
