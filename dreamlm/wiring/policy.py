@@ -35,11 +35,11 @@ from dreamlm.core.training.config import TrainingConfig
 from dreamlm.core.training.hooks import Hook, Hooks, RunEnd
 from dreamlm.core.training.memory import BUILDING, within_memory
 from dreamlm.core.training.precision import choose_precision
-from dreamlm.core.training.recorders import MetricsFile, ReportFile, TensorBoard
+from dreamlm.core.training.recorders import MetricsFile, ReportFile, TensorBoard, complete_report
 from dreamlm.data_sources.corpus import Corpus
 from dreamlm.data_sources.prompts import Prompts
 from dreamlm.data_sources.seen import SeenNgrams
-from dreamlm.wiring.loading import choose_device, fill, training_state
+from dreamlm.wiring.loading import choose_device, fill, model_like, training_state
 from dreamlm.wiring.places import RunFolder, corpus_folder, home
 from dreamlm.wiring.policy_start import (
     COPIES,
@@ -109,6 +109,7 @@ class _PolicyTraining:
     ) -> None:
         self._run, self._preset, self._prompts, self._hook = run, start.preset, prompts, hook
         self._config, self._device, self._store = start.preset.rl.ppo, device, store
+        self._fresh = start.fresh
         torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it
         origin, digest = thawed(run / REFERENCE)
         self._tokenizer = Tokenizer.load(run / REFERENCE)
@@ -157,17 +158,25 @@ class _PolicyTraining:
     def _listeners(self) -> tuple[SnapshotSaver | NoSaver, Hook]:
         if self._store is None:
             return NoSaver(), Hook()
-        folder = RunFolder(self._run)
-        folder.write_preset(self._preset)
-        metrics = MetricsFile(folder.metrics, self._hook.on_notice)
-        recorders = [metrics, TensorBoard(folder.tensorboard), ReportFile(folder.report, folder.metrics)]
+        RunFolder(self._run).write_preset(self._preset)
+        metrics, report = self._files()
+        if self._fresh:
+            metrics.keep_until(-1)  # an earlier try left no snapshot, so nothing that it told has come to pass
+        recorders = [metrics, TensorBoard(RunFolder(self._run).tensorboard), report]
         saver = SnapshotSaver(
             self._store, self._preset, self._backend.model, self._tokenizer, self._run / REFERENCE, "policy"
         )
         return saver, Hooks([*recorders, self._hook])
 
+    def _files(self) -> tuple[MetricsFile, ReportFile]:
+        folder = RunFolder(self._run)
+        return MetricsFile(folder.metrics, self._hook.on_notice), ReportFile(folder.report, folder.metrics)
+
     def _already_finished(self) -> PolicyState:
         state = self._state
+        if self._store is not None:
+            end = RunEnd("finished", state.step, state.tokens, 0.0, None, None, None, state.last_reward)
+            complete_report(*self._files(), end)
         self._hook.on_notice(f"the run has its {state.step:,} iterations already; ask for more with rl.ppo.iterations")
         self._hook.on_end(
             RunEnd("already_finished", state.step, state.tokens, 0.0, None, None, None, state.last_reward)
@@ -181,7 +190,7 @@ class _PolicyTraining:
         return as_the_first_rank(precision, ("bf16", "fp32"), self._device)
 
     def _model(self, snapshot: Snapshot) -> DreamLM:
-        model = self._preset.model.build(snapshot.config["vocab_size"])
+        model = model_like(self._preset, snapshot)
         fill(model, snapshot.model, self._run)
         return model.to(self._device).eval()
 

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -164,28 +162,6 @@ def test_a_run_that_was_stopped_anywhere_comes_to_the_same_weights(
     assert same_tensors(place.folder / "whole", place.folder / "cut")
     states = [read_snapshot(place.folder / run / "checkpoints" / "lm_current").state for run in ("whole", "cut")]
     assert PolicyState.from_json(states[0]) == PolicyState.from_json(states[1])
-
-
-def test_a_process_killed_by_the_system_comes_to_the_same_weights(place: Workplace, learn: Learn) -> None:
-    learn("whole")
-    program = (
-        "import os, signal, sys, torch\n"
-        "from pathlib import Path\n"
-        "from dreamlm.core.training.hooks import Hook\n"
-        "from dreamlm.wiring.policy import train_policy\n"
-        "from dreamlm.wiring.policy_start import PolicyRequest\n"
-        "torch.set_num_threads(1)\n"
-        "class Killer(Hook):\n"
-        "    def on_iteration(self, report):\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "train_policy(PolicyRequest(Path(sys.argv[1]), Path(sys.argv[2]), sets=sys.argv[3:]), Killer())\n"
-    )
-    command = [sys.executable, "-c", program, place.folder / "killed", place.folder / "run", *SETTINGS]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, env=environment, capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    learn("killed", fresh=False)
-    assert same_tensors(place.folder / "whole", place.folder / "killed")
 
 
 def test_more_iterations_go_on_as_if_they_had_been_asked_for(place: Workplace, learn: Learn) -> None:

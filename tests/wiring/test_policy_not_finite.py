@@ -136,6 +136,22 @@ def test_logits_that_are_not_finite_end_the_run_on_record(
     goes_on(place, monkeypatch, step=2)
 
 
+def test_a_model_that_is_broken_from_the_beginning_is_called_so(
+    place: Workplace, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = policy.build_backend
+
+    def broken(config, objective, *rest):  # type: ignore[no-untyped-def]
+        with torch.no_grad():
+            objective.model.norm.weight.fill_(math.nan)
+        return build(config, objective, *rest)
+
+    monkeypatch.setattr(policy, "build_backend", broken)
+    error = begin(place, base, Witness())
+    assert error.what == "the policy's logits are not finite, after iteration 0; no snapshot was saved yet"
+    assert error.hint.startswith("the model that the run begins as is broken")
+
+
 def test_what_is_not_finite_before_the_first_snapshot_leaves_none_and_says_so(
     place: Workplace, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,9 +21,11 @@ import torch
 
 from dreamlm.core.heads.value import ValueHead
 from dreamlm.core.rl.advantages import Floats, Total, explained_variance, generalised_advantages, whitened
+from dreamlm.core.rl.agreement import Disagreement, disagreement
 from dreamlm.core.rl.answer import Answer, Prompt
 from dreamlm.core.rl.config import PolicyConfig
 from dreamlm.core.rl.experience import Experience
+from dreamlm.core.rl.failing import failing_together
 from dreamlm.core.rl.moments import RunningMoments
 from dreamlm.core.rl.policy import AnswerBatch, Policy
 from dreamlm.core.rl.rewards.mix import Scores
@@ -92,8 +94,8 @@ class Collected:
     moments: RunningMoments
     summary: Summary
     explained_variance: float
-    mismatch: float
-    """Largest difference of a log-probability between the pass that drew a token and the pass that trains."""
+    disagreement: Disagreement
+    """Of the pass that drew the tokens and the pass that trains."""
     rollout_seconds: float
 
 
@@ -119,14 +121,16 @@ class Collector:
         """Answers of the policy, judged. Collective.
 
         groups: which answers are read together by the training pass; every answer is in one.
+        Raises: LogitsNotFinite, RewardNotFinite, UserMistake when no reward applies to an answer; on every process.
         """
         with self._backend.whole():
             begin = time.monotonic()
-            with self._backend.autocast():
+            with failing_together(self._backend), self._backend.autocast():
                 rollouts = roll_out(self._backend.model, self._tokenizer, prompts, self._config.rollout, seeds)
-            seconds = time.monotonic() - begin
+                seconds = time.monotonic() - begin
             opinions = self._opinions(rollouts, groups)
-        scores = self._judge.score([one.answer for one in rollouts])
+        with failing_together(self._backend):
+            scores = self._judge.score([one.answer for one in rollouts])
         return Written(rollouts, scores, opinions, seconds)
 
     def collect(self, written: Written, coefficient: float, moments: RunningMoments) -> Collected:
@@ -160,7 +164,7 @@ class Collector:
             moments,
             summary(written, total),
             explained_variance(returns, values, total),
-            max(self._of_all(_mismatch(written))),
+            self._disagreement(written),
             written.seconds,
         )
 
@@ -182,11 +186,10 @@ class Collector:
             found |= {number: Opinions(*parts) for number, *parts in zip(group, *columns, strict=True)}
         return [found[number] for number in range(len(rollouts))]
 
-    def _of_all(self, value: float) -> list[float]:
-        """The value of every process; collective."""
-        mine = [0.0] * self._backend.world_size
-        mine[self._backend.rank] = value
-        return self._backend.sum(mine)
+    def _disagreement(self, written: Written) -> Disagreement:
+        drawn = [one.log_probabilities_N.astype(np.float64) for one in written.rollouts]
+        read = [opinion.policy_N for opinion in written.opinions]
+        return disagreement(drawn, read, self._config.rollout.temperature, self._backend)
 
     def _shaped(self, score: float, answer: Answer) -> float:
         """The score after the penalties for an answer that was cut off, and for one that is too long."""
@@ -225,11 +228,4 @@ def summary(written: Written, total: Total) -> Summary:
         repetition=repeated / count,
         answers=int(count),
         tokens=int(tokens),
-    )
-
-
-def _mismatch(written: Written) -> float:
-    return max(
-        float(np.abs(opinion.policy_N - one.log_probabilities_N).max())
-        for one, opinion in zip(written.rollouts, written.opinions, strict=True)
     )

@@ -9,6 +9,7 @@ divergence of later tokens too, with their noise; the critic must then follow th
 Source of the first: Schulman 2020, "Approximating KL divergence" (k2); of the second: Ziegler et al. 2019.
 """
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -39,8 +40,11 @@ class KlControl(ConfigModel):
     """False keeps the first coefficient."""
 
     def following(self, coefficient: float, divergence: float, answers: int) -> float:
-        """The next coefficient, after `answers` answers whose mean divergence was so many nats per token."""
-        if not self.adaptive:
+        """The next coefficient, after `answers` answers whose mean divergence was so many nats per token.
+
+        One that is no number says nothing, and raises an alarm elsewhere.
+        """
+        if not self.adaptive or math.isnan(divergence):
             return coefficient
         error = min(0.2, max(-0.2, divergence / self.target - 1.0))
         return self.bounded(coefficient * (1.0 + error * min(1.0, answers / self.horizon)))

@@ -29,7 +29,7 @@ def iteration_report(
         length=found.length,
         ended=found.ended,
         repetition=found.repetition,
-        mismatch=collected.mismatch,
+        mismatch=collected.disagreement.largest,
         epochs=config.passes * len(moved.updates) / moved.asked,
         gradient_norm=moved.gradient_norm,
         learning_rate=moved.learning_rate,

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Protocol, final
 
 from dreamlm.core.errors import DreamLMError, Interrupted, Paused, TrainingFailed
+from dreamlm.core.rl.agreement import require_agreement
 from dreamlm.core.rl.alarms import PULL_GROWTH, RATE_CUT, Figures
 from dreamlm.core.rl.answer import Prompt
 from dreamlm.core.rl.collect import Collector, summary
@@ -28,12 +29,11 @@ from dreamlm.core.training.interruption import StopRequest
 from dreamlm.core.training.memory import Phase, within_memory
 from dreamlm.core.training.saving import Saver, save_patiently
 
-MISMATCH = {"fp32": 1e-3, "bf16": 0.5}
-"""How far the log-probability of a token may be apart between the two passes, in nats; seen were 1e-5 and 0.12."""
 COLLECTING = Phase("writing and reading answers", "lower rl.ppo.rollout.rows or rl.ppo.micro_batch", "rl.ppo")
 UPDATING = Phase("updating the policy", "lower rl.ppo.micro_batch", "rl.ppo.micro_batch")
 SAVING = Phase("gathering a snapshot in the memory of the first process", "use a machine with more memory")
 ANOTHER_REWARD = "start another run with --run OTHER and another weight in rl.scoring: a run's reward stays as it is"
+ANOTHER_MODEL = "the model that the run begins as is broken: dreamlm eval --run RUN says more, --from names another"
 SMALLER_STEPS = "dreamlm rl ppo --run DIR --allow-changes --set rl.ppo.optimizer.learning_rate=... goes on from there"
 
 
@@ -115,7 +115,7 @@ class PolicyTrainer:
         with within_memory(COLLECTING.failure):
             written = self._collector.write(prompts, seeds, [group for batch in plan[0] for group in batch])
             collected = self._collector.collect(written, state.kl_coefficient, state.moments)
-        self._require_one_opinion(collected.mismatch)
+        require_agreement(collected.disagreement, config.rollout.temperature, self._backend)
         with within_memory(UPDATING.failure):
             state, moved = self._updater.update(state, collected.experience, plan)
         found = collected.summary
@@ -142,15 +142,6 @@ class PolicyTrainer:
         if alarms and watch.backoffs <= config.alarms.backoffs:
             state = self._back_off(state, alarms)
         return state, alarms
-
-    def _require_one_opinion(self, mismatch: float) -> None:
-        """The pass that reads its cache and the pass that trains are two ways to compute one thing."""
-        limit = MISMATCH[self._backend.precision]
-        if not mismatch <= limit:
-            raise TrainingFailed(
-                f"writing and training disagree on a token's log-probability by {mismatch:.2g} nats, beyond {limit:g}",
-                hint="this is a bug of dreamlm, please report it; rl.ppo.precision=fp32 tells rounding from mistakes",
-            )
 
     def _share(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[int]]:
         """This process's prompts, and their numbers among all of an iteration."""
@@ -245,7 +236,9 @@ class PolicyTrainer:
             yield
         except (LogitsNotFinite, RewardNotFinite) as error:
             self._end("failed", state)
-            hint = SMALLER_STEPS if isinstance(error, LogitsNotFinite) else ANOTHER_REWARD
+            hint = ANOTHER_REWARD
+            if isinstance(error, LogitsNotFinite):
+                hint = SMALLER_STEPS if state.updates else ANOTHER_MODEL
             what = f"{error.what}, after iteration {state.step}; {self._left(state)}"
             raise TrainingFailed(what, where=error.where, hint=hint) from error
         except DreamLMError:
@@ -253,12 +246,11 @@ class PolicyTrainer:
             raise
 
     def _left(self, state: PolicyState) -> str:
-        """What a run that cannot go on leaves; the first process sees to it."""
+        """What a run that cannot go on leaves; the first process sees to it, and the others wait for it. Collective."""
         if state.judged_step is None:
             return "no snapshot was saved yet"
-        if self._backend.rank > 0:
-            return "its snapshots are whole"
-        return f"the run is back at its last finite snapshot, iteration {self._saver.roll_back()}"
+        step = self._saver.roll_back()
+        return self._backend.first(f"the run is back at its last finite snapshot, iteration {step}")
 
     def _start(self, state: PolicyState) -> None:
         config = self._config

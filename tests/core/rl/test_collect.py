@@ -1,10 +1,10 @@
 """What each token of an answer was worth: penalties, and the pull towards the reference as a part of the reward."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from stand_ins import Recording
 
 from dreamlm.core.rl.answer import Answer, Prompt
 from dreamlm.core.rl.collect import Collector, Opinions, Written
@@ -15,8 +15,7 @@ from dreamlm.core.rl.rollout import Rollout
 
 
 def collector(**settings: Any) -> Collector:
-    alone = SimpleNamespace(sum=list, world_size=1, rank=0)
-    return Collector(PolicyConfig.model_validate(settings), alone, *([None] * 5))  # type: ignore[arg-type]
+    return Collector(PolicyConfig.model_validate(settings), Recording(), *([None] * 5))  # type: ignore[arg-type]
 
 
 def answer(length: int, ended: bool) -> Answer:
