@@ -60,15 +60,19 @@ def _tell_summary(console: Console, folder: str, summary: dict[str, Any]) -> Non
     from dreamlm.cli.live_line import count
 
     console.result(f"corpus {folder}, {count(summary['file_bytes'])}B in {summary['shards']} shards")
+    counted = ["documents", "tokens"]
+    if (form := summary["images"]) is not None:
+        counted.insert(1, "pictures")
+        console.result(f"pictures of {form['size']} x {form['size']} pixels, {form['places']} places each")
     rows = [
-        (split, figures["documents"], figures["tokens"], f"{count(figures['text_bytes'])}B")
+        (split, *(figures[name] for name in counted), f"{count(figures['text_bytes'])}B")
         for split, figures in summary["splits"].items()
     ]
-    console.table(("part", "documents", "tokens", "text"), rows)
+    console.table(("part", *counted, "text"), rows)
     console.result("")
     sources = summary["sources"]
-    kept = [(one["name"], one["inputs"], one["documents"], one["tokens"], one["failure"] or "") for one in sources]
-    console.table(("source", "inputs", "documents", "tokens", "failure"), kept)
+    kept = [(one["name"], one["inputs"], *(one[name] for name in counted), one["failure"] or "") for one in sources]
+    console.table(("source", "inputs", *counted, "failure"), kept)
     drops = [(one["name"], reason, times) for one in sources for reason, times in one["drops"].items()]
     if drops:
         console.result("")

@@ -83,6 +83,26 @@ class Batch:
     """None when no row holds a place of a picture."""
 
 
+class Captioned(Protocol):
+    """Pictures with what is said of them, read when they are asked for."""
+
+    def __len__(self) -> int:
+        """How many pairs of a picture and a caption there are."""
+        ...
+
+    def pixels(self, numbers: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """(N, 3, H, W) the pictures of these pairs; of several captions of one picture each is a pair."""
+        ...
+
+    def caption(self, number: int) -> list[int]:
+        """The caption's token ids, without a special token."""
+        ...
+
+    def text(self, number: int) -> str:
+        """The caption."""
+        ...
+
+
 class Stream(Protocol):
     """A sequence of windows that is a pure function of its cursor."""
 

@@ -5,10 +5,12 @@ import json
 from functools import lru_cache, partial
 from pathlib import Path
 
-from dreamlm.core.errors import DataError
+from dreamlm.core.errors import DataError, UserMistake
 from dreamlm.core.tokenizer import Tokenizer
+from dreamlm.core.types import ImageForm
+from dreamlm.data_sources.captions import CaptionedDocuments
 from dreamlm.data_sources.held_out import HeldOutDocuments, ValidationPart
-from dreamlm.data_sources.manifest import Manifest, ShardRecord, Split
+from dreamlm.data_sources.manifest import Manifest, ShardRecord, Split, in_words
 from dreamlm.data_sources.sequence import TokenSequence
 from dreamlm.data_sources.shards import REBUILD_HINT, Shard, open_shard
 
@@ -55,6 +57,17 @@ class Corpus:
                 raise DataError("shard was made with another tokenizer", where=str(path), hint=REBUILD_HINT)
         self.tokenizer()
 
+    def require_form(self, form: ImageForm | None) -> None:
+        """Raises: UserMistake when the corpus has pictures, and not as a model takes them that takes them so."""
+        own = self.manifest.image_form
+        if own is not None and own != form:
+            takes = "takes none" if form is None else f"takes {in_words(form)}"
+            raise UserMistake(
+                f"the corpus has pictures of {in_words(own)}, the model {takes}",
+                where=str(self.folder),
+                hint="`dreamlm prepare` with the model's preset builds a corpus for it; --corpus DIR names its folder",
+            )
+
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that made the shards. Raises: DataError when the file in the folder is another one."""
         tokenizer = Tokenizer.load(self.folder)
@@ -68,7 +81,8 @@ class Corpus:
         """All documents of a source (index into `source_names`) and split, end to end."""
         shards = self._shards(source, split)
         openers = [partial(self._open_shard, self.folder / shard.path) for shard in shards]
-        return TokenSequence(openers, [shard.tokens for shard in shards], self.manifest.tokenizer.end_of_document_id)
+        ids = self.manifest.tokenizer
+        return TokenSequence(openers, [shard.tokens for shard in shards], ids.end_of_document_id, ids.vocab_size)
 
     def held_out(self, seq_length: int, max_tokens: int | None = None, packing: str = "document") -> HeldOutDocuments:
         """The validation documents, or an even sample of whole documents of about `max_tokens` tokens.
@@ -84,6 +98,7 @@ class Corpus:
             packing,
             end_of_document_id=ids.end_of_document_id,
             padding_id=ids.padding_id,
+            vocab_size=ids.vocab_size,
         )
 
     def validation_parts(self) -> list[ValidationPart]:
@@ -97,6 +112,15 @@ class Corpus:
             hint = "raise data.validation_fraction, or add documents"
             raise DataError("no document was held out for validation", where=str(self.folder), hint=hint)
         return parts
+
+    def captioned(self, split: Split) -> CaptionedDocuments:
+        """The pictures of a split with their captions, of all sources in order.  Raises: DataError when it has none."""
+        shards = [shard for shard in self.manifest.shards if shard.split == split and shard.places]
+        if not shards:
+            hint = 'add a source of pictures, such as {"type": "images", "paths": ...}'
+            raise DataError(f"the {split} part has no pictures", where=str(self.folder), hint=hint)
+        openers = [partial(self._open_shard, self.folder / shard.path) for shard in shards]
+        return CaptionedDocuments(openers, [shard.documents for shard in shards], self.tokenizer())
 
     def _opened(self, path: Path) -> Shard:
         """A shard of the folder that was opened. Raises: DataError when another corpus has taken its place."""

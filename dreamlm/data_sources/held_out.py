@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dreamlm.core.evaluation.by_document import ByDocument
+from dreamlm.core.pictures import Shown, gathered
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.types import Batch, Window
 from dreamlm.data_sources.order import shuffled
@@ -25,8 +26,13 @@ class ValidationPart:
 
     @property
     def tokens(self) -> int:
-        """Tokens of all documents, each with its end-of-document token."""
-        return sum(len(shard.tokens) for shard in self.shards)
+        """Tokens of all documents, each with its end-of-document token and without the places of its picture."""
+        return sum(len(shard.tokens) for shard in self.shards) - self.places
+
+    @property
+    def places(self) -> int:
+        """How many tokens stand for pictures."""
+        return sum(shard.places * len(shard.document_starts) for shard in self.shards)
 
 
 class HeldOutDocuments:
@@ -40,6 +46,7 @@ class HeldOutDocuments:
         *,
         end_of_document_id: int,
         padding_id: int,
+        vocab_size: int,
     ) -> None:
         self._parts, self._packing, self._padding_id = tuple(parts), packing, padding_id
         self._sequences = {
@@ -47,6 +54,7 @@ class HeldOutDocuments:
                 [_already_open(shard) for shard in part.shards],
                 [len(shard.tokens) for shard in part.shards],
                 end_of_document_id,
+                vocab_size,
             )
             for part in parts
         }
@@ -70,12 +78,20 @@ class HeldOutDocuments:
         *,
         end_of_document_id: int,
         padding_id: int,
+        vocab_size: int,
     ) -> "HeldOutDocuments":
         """Whole documents, `max_tokens` of them at most unless a source's first one alone is longer."""
         total = sum(part.tokens for part in parts)
         if max_tokens is not None and total > max_tokens:
             parts = [_sampled(part, max_tokens * part.tokens // total) for part in parts]
-        return cls(parts, seq_length, packing, end_of_document_id=end_of_document_id, padding_id=padding_id)
+        return cls(
+            parts,
+            seq_length,
+            packing,
+            end_of_document_id=end_of_document_id,
+            padding_id=padding_id,
+            vocab_size=vocab_size,
+        )
 
     def by_document(self) -> ByDocument:
         """The same documents, each from its own beginning."""
@@ -88,10 +104,11 @@ class HeldOutDocuments:
             seq_length=self._length,
             padding_id=self._padding_id,
             utf8_bytes=self.utf8_bytes,
+            places=sum(part.places for part in self._parts),
         )
 
-    def _fill(self, source: int, start: int, tokens: npt.NDArray[np.int64]) -> None:
-        self._sequences[source].read(start, tokens, np.zeros(len(tokens), dtype=np.bool_))
+    def _fill(self, source: int, start: int, tokens: npt.NDArray[np.int64]) -> Sequence[Shown]:
+        return self._sequences[source].read(start, tokens, np.zeros(len(tokens), dtype=np.bool_))
 
     def batches(self, rows: int) -> "Batches":
         """The windows, `rows` at a time and read when asked for; the last batch is shorter."""
@@ -101,12 +118,14 @@ class HeldOutDocuments:
         """The tokens of the windows; positions after the end of a source are padding, document -1."""
         tokens = np.full((len(windows), self._length + 1), self._padding_id, dtype=np.int64)
         documents = np.full(tokens.shape, -1, dtype=np.int32)
+        shown = []
         for row, window in enumerate(windows):
             sequence, start = self._sequences[window.source], window.index * self._length
             real = min(self._length + 1, sequence.length - start)
-            cut(sequence, start, self._packing, tokens[row, :real], documents[row, :real])
+            shown.append(cut(sequence, start, self._packing, tokens[row, :real], documents[row, :real]))
         sources = np.array([window.source for window in windows], dtype=np.int32)
-        return Batch(tokens=tokens, documents=documents, sources=sources, windows=tuple(windows))
+        pictures = gathered(shown, tokens.shape[1])
+        return Batch(tokens=tokens, documents=documents, sources=sources, windows=tuple(windows), pictures=pictures)
 
 
 class Batches(Sequence[Batch]):
@@ -135,7 +154,7 @@ def _already_open(shard: Shard) -> Callable[[], Shard]:
 
 def _sampled(part: ValidationPart, budget: int) -> ValidationPart:
     """Documents in a fixed shuffled order until the budget is spent, put back into their own order."""
-    lengths = [shard.document_lengths for shard in part.shards]
+    lengths = [shard.document_lengths - shard.places for shard in part.shards]
     every_length = np.concatenate(lengths)
     order = shuffled(np.arange(len(every_length)), len(every_length), derive_seed(0, "held-out sample", part.name))
     fitting = int(np.searchsorted(np.cumsum(every_length[order]), budget, side="right"))
@@ -150,7 +169,7 @@ def _sampled(part: ValidationPart, budget: int) -> ValidationPart:
 
 
 def _only(shard: Shard, documents: npt.NDArray[np.int64]) -> Shard:
-    """The named documents of a shard, copied into memory."""
+    """The named documents of a shard, their tokens copied into memory."""
     lengths = shard.document_lengths[documents]
     starts = shard.document_starts[documents]
     tokens: npt.NDArray[Any] = np.concatenate(
@@ -163,4 +182,7 @@ def _only(shard: Shard, documents: npt.NDArray[np.int64]) -> Shard:
         sources=shard.sources[documents],
         inputs=shard.inputs,
         tokenizer_digest=shard.tokenizer_digest,
+        pixels=shard.pixels,
+        pictures=shard.pictures[documents] if shard.places else shard.pictures,
+        places=shard.places,
     )

@@ -1,12 +1,13 @@
 """What a corpus says about itself: written last, so a folder with a manifest is a complete corpus."""
 
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, JsonValue, ValidationError
 
 from dreamlm.core.config import ConfigModel
 from dreamlm.core.errors import DataError
+from dreamlm.core.types import ImageForm
 
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 1
@@ -23,10 +24,17 @@ class ShardRecord(ConfigModel):
     split: Split
     documents: int
     tokens: int
+    places: int = 0
+    """How many of the tokens are places of pictures."""
     text_bytes: int
     """UTF-8 length of the documents."""
     file_bytes: int
     sha256: str
+
+    @property
+    def text_tokens(self) -> int:
+        """Tokens without the places of pictures."""
+        return self.tokens - self.places
 
 
 class SourceRecord(ConfigModel):
@@ -43,6 +51,9 @@ class SourceRecord(ConfigModel):
     """Documents kept."""
     text_bytes: int = 0
     tokens: int = 0
+    """Without the places of pictures."""
+    pictures: int = 0
+    """How many of the documents show one: all of them, or none."""
     drops: dict[str, int] = Field(default_factory=dict)
     """How often something was left out, by reason."""
     examples: dict[str, list[str]] = Field(default_factory=dict)
@@ -60,6 +71,18 @@ class TokenizerRecord(ConfigModel):
     padding_id: int
 
 
+class ImageRecord(ConfigModel):
+    """The form of a corpus's pictures; see `core.types.ImageForm`."""
+
+    size: int
+    places: int
+
+
+def in_words(form: ImageForm) -> str:
+    """The form for somebody to read."""
+    return f"{form.size} x {form.size} pixels in {form.places} places"
+
+
 class Manifest(ConfigModel):
     """The whole of manifest.json."""
 
@@ -67,12 +90,24 @@ class Manifest(ConfigModel):
     key: dict[str, str]
     """Everything the content depends on, by component; equal keys mean equal corpora."""
     tokenizer: TokenizerRecord
+    images: ImageRecord | None = None
+    """None when no source has pictures: then the file does not speak of them."""
     sources: list[SourceRecord]
     shards: list[ShardRecord]
 
     def to_json(self) -> str:
         """The text of the file; equal manifests give equal text."""
-        return self.model_dump_json(indent=1) + "\n"
+        about_pictures: dict[str, Any] = {
+            "images": True,
+            "sources": {"__all__": {"pictures"}},
+            "shards": {"__all__": {"places"}},
+        }
+        return self.model_dump_json(indent=1, exclude=None if self.images else about_pictures) + "\n"
+
+    @property
+    def image_form(self) -> ImageForm | None:
+        """The form of its pictures; None when there are none."""
+        return ImageForm(self.images.size, self.images.places) if self.images else None
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
@@ -99,6 +134,7 @@ class Manifest(ConfigModel):
             "version": self.version,
             "tokenizer": self.tokenizer.model_dump(),
             "splits": {split: self._counts(split) for split in ("train", "validation")},
+            "images": self.images.model_dump() if self.images else None,
             "sources": [source.model_dump() for source in self.sources],
             "shards": len(self.shards),
             "file_bytes": sum(shard.file_bytes for shard in self.shards),
@@ -109,6 +145,7 @@ class Manifest(ConfigModel):
         shards = [shard for shard in self.shards if shard.split == split]
         return {
             "documents": sum(shard.documents for shard in shards),
-            "tokens": sum(shard.tokens for shard in shards),
+            "pictures": sum(shard.documents for shard in shards if shard.places),
+            "tokens": sum(shard.text_tokens for shard in shards),
             "text_bytes": sum(shard.text_bytes for shard in shards),
         }

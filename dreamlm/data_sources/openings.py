@@ -42,9 +42,7 @@ def _openings(part: ValidationPart, tokenizer: Tokenizer, words: int) -> Iterato
     order = shuffled(np.arange(len(documents)), len(documents), derive_seed(0, "openings", part.name))
     for place in order:
         shard, number = documents[place]
-        begin = int(shard.document_starts[number]) + 1  # behind the end-of-document token
-        end = begin + min(int(shard.document_lengths[number]) - 1, TOKENS_PER_WORD * (words + 1))
-        text = tokenizer.decode(shard.tokens[begin:end].tolist())
+        text = tokenizer.decode(shard.text(number, TOKENS_PER_WORD * (words + 1)))
         pieces = text.split(maxsplit=words)
         if len(pieces) > words:
             yield text[: len(text) - len(pieces[-1])].rstrip()

@@ -10,7 +10,8 @@ corpus, and the next one starts anew and writes the same bytes, whatever the num
 read of PDFs and of streams from the hub lies in the cache, and is not read again.
 
 Memory is bounded whatever the size of the input: the sources' own bound, the sample for the tokenizer (about 10 bytes
-a byte, `tokenizer.sample_bytes`), and for each process about five times `shard_text_bytes` plus the longest document.
+a byte, `tokenizer.sample_bytes`), and for each process about five times `shard_text_bytes` plus the longest document;
+with pictures, about twenty-four times.
 """
 
 import json
@@ -27,13 +28,15 @@ from pydantic import Field
 from dreamlm.core.config import ConfigModel
 from dreamlm.core.errors import DataError, UserMistake
 from dreamlm.core.tokenizer import CONFIG_FILE, TOKENIZER_FILE, BytePair, Pretrained
+from dreamlm.core.types import ImageForm
 from dreamlm.data_sources.corpus import Corpus
 from dreamlm.data_sources.durable import full_disk_explained, sync_folder
-from dreamlm.data_sources.manifest import MANIFEST_FILE
+from dreamlm.data_sources.manifest import MANIFEST_FILE, in_words
 from dreamlm.data_sources.preparation.build import SPLITS, CorpusBuilder
 from dreamlm.data_sources.preparation.cache_key import (
     CODE_VERSION,
     LIMIT,
+    PICTURES,
     UNKNOWN,
     VERSION,
     Difference,
@@ -66,7 +69,8 @@ class Preparation:
         deduplicate: bool = True
         """Drop exact duplicates of documents, within and across sources."""
         shard_text_bytes: int = Field(default=8 * 2**20, ge=1024)
-        """About how much UTF-8 text goes into one shard file; memory grows with it."""
+        """About how much UTF-8 text, or eight times as many bytes of pixels, goes into one shard file; memory grows
+        with it."""
 
     def __init__(
         self,
@@ -79,8 +83,11 @@ class Preparation:
         stream_byte_limit: int | None = None,
         cache_folder: Path,
         base_folder: Path,
+        image_form: ImageForm | None = None,
     ) -> None:
-        """Raises: UserMistake when two sources have one name, or a source without an end has no limit."""
+        """Raises: UserMistake when two sources have one name, a source without an end has no limit, or one has pictures
+        and nobody says in which form they are wanted.
+        """
         self.config, self.tokenizer_config, self.folder = config, tokenizer_config, folder.absolute()
         self.workers, self.progress = workers, progress if progress is not None else Silence()
         context = SourceContext(
@@ -88,8 +95,11 @@ class Preparation:
             cache_folder=cache_folder,
             workers=workers,
             min_text_length=config.min_text_length,
+            image_form=image_form,
             on_notice=self.progress.notice,
         )
+        pictured = [source.source_name for source in config.sources if source.has_pictures]
+        self.image_form = _form_of(pictured, image_form) if pictured else None
         self.sources = [source.build(context) for source in config.sources]
         _require_different_names(self.sources)
         self.limits = [
@@ -102,6 +112,8 @@ class Preparation:
         options = self.config.model_dump(mode="json", include=set(CORPUS_OPTIONS - {"sources"}))
         key = {"code": str(CODE_VERSION), "tokenizer": self._tokenizer_component()}
         key |= options_component(options)
+        if self.image_form is not None:
+            key[PICTURES] = in_words(self.image_form)
         key["order of sources"] = ", ".join(source.name for source in self.sources)
         for source, limit in zip(self.sources, self.limits, strict=True):
             if limit is not None:
@@ -166,7 +178,9 @@ class Preparation:
             shutil.rmtree(stale, ignore_errors=True)  # a dying process may still write there; the next run tries again
         workshop = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         try:
-            builder = CorpusBuilder(workshop, self.config, self.tokenizer_config, self.workers, self.progress)
+            builder = CorpusBuilder(
+                workshop, self.config, self.tokenizer_config, self.workers, self.progress, self.image_form
+            )
             with full_disk_explained(parent, builder.expected_bytes):
                 finished = builder.build(self.sources, self.limits, key)
                 if self.folder.exists():
@@ -208,11 +222,13 @@ def prepare(
     stream_byte_limit: int | None = None,
     cache_folder: Path,
     base_folder: Path,
+    image_form: ImageForm | None = None,
 ) -> Corpus:
     """The corpus of the configuration in `folder`: opened when it is there, else built.
 
     `workers` processes tokenise; `stream_byte_limit` ends sources that have no end and no limit of their own, in bytes
-    of text; `cache_folder` keeps extracted text between runs; relative paths of sources start at `base_folder`.
+    of text; `cache_folder` keeps extracted text between runs; relative paths of sources start at `base_folder`;
+    `image_form` is how the model takes pictures, None when it takes none.
     Raises: AllSourcesFailed, OutOfSpace, UserMistake.
     """
     request = Preparation(
@@ -224,6 +240,7 @@ def prepare(
         stream_byte_limit=stream_byte_limit,
         cache_folder=cache_folder,
         base_folder=base_folder,
+        image_form=image_form,
     )
     return request.run()
 
@@ -233,6 +250,14 @@ def _require_different_names(sources: Sequence[Source]) -> None:
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         hint = "give each source its own `name`"
         raise UserMistake(f"two sources are called {', '.join(repeated)}", where="data.sources", hint=hint)
+
+
+def _form_of(pictured: Sequence[str], image_form: ImageForm | None) -> ImageForm:
+    if image_form is None:
+        what = f"source {pictured[0]} gives pictures, and the model takes none"
+        hint = "give the model eyes, as with --set model.vision=lite, or leave the source out"
+        raise UserMistake(what, where="data.sources", hint=hint)
+    return image_form
 
 
 def has_end(source: Source, options: SourceConfig) -> bool:

@@ -36,7 +36,7 @@ HASH_VERSION = 1
 
 @final
 class SeenNgrams:
-    """The n-grams of a corpus's training documents, their end-of-document tokens left out; memory-mapped."""
+    """The n-grams of the text of a corpus's training documents, without end-of-document tokens; memory-mapped."""
 
     def __init__(self, n: int, hashes: Hashes) -> None:
         """`hashes` of all n-grams, ascending."""
@@ -119,13 +119,14 @@ def _pieces(corpus: Corpus, n: int, progress: Progress) -> Iterator[Hashes]:
 
 
 def _within_documents(sequence: TokenSequence, start: int, stop: int, n: int) -> Hashes:
-    """Hashes of the n-grams that lie in positions `start` to `stop` and hold no beginning of a document."""
+    """Hashes of the n-grams in positions `start` to `stop` that hold no beginning of a document and no picture."""
     tokens, begins = np.zeros(stop - start, dtype=np.int64), np.zeros(stop - start, dtype=np.bool_)
     sequence.read(start, tokens, begins)
+    text = (tokens >= 0) & ~begins
     hashes = _hashed(tokens, n)
     whole = np.ones(len(hashes), dtype=np.bool_)
     for place in range(n):
-        whole &= ~begins[place : place + len(hashes)]
+        whole &= text[place : place + len(hashes)]
     return hashes[whole]
 
 

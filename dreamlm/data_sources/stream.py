@@ -8,7 +8,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from dreamlm.core.config import ConfigModel
-from dreamlm.core.errors import DataError
+from dreamlm.core.errors import DataError, UserMistake
+from dreamlm.core.pictures import gathered
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.types import Batch, Cursor, Window
 from dreamlm.data_sources.corpus import Corpus
@@ -44,7 +45,9 @@ class CorpusStream:
             return self
 
     def __init__(self, corpus: Corpus, config: "CorpusStream.Config", seq_length: int, seed: int) -> None:
-        """Raises: DataError for a source shorter than a window, UserMistake for weights that fit no source."""
+        """Raises: DataError for a source shorter than a window; UserMistake for weights that fit no source, or windows
+        that a picture would fill.
+        """
         self.corpus, self.config, self.seed = corpus, config, seed
         self.source_names, self.seq_length = corpus.source_names, seq_length
         self.weights = resolve_weights(config.source_weights, corpus.source_names, corpus.failed_names)
@@ -54,6 +57,11 @@ class CorpusStream:
                 what = f"source {name} has {sequence.length} tokens, a window needs {seq_length + 1}"
                 hint = "add documents, leave the source out, or lower model.seq_length"
                 raise DataError(what, where=str(corpus.folder), hint=hint)
+        form = corpus.manifest.image_form
+        if form is not None and seq_length <= form.places:
+            what = f"a window of {seq_length} tokens may hold nothing but the {form.places} places of a picture"
+            hint = f"set model.seq_length to more than {form.places}; a few times as much leaves room for captions"
+            raise UserMistake(what, where="model.seq_length", hint=hint)
 
     def start(self) -> Cursor:
         """The cursor before the first window."""
@@ -94,11 +102,19 @@ class CorpusStream:
         """The tokens of the windows, in their order. Cost: one copy of what is returned."""
         tokens = np.empty((len(windows), self.seq_length + 1), dtype=np.int64)
         documents = np.empty(tokens.shape, dtype=np.int32)
-        for row, window in enumerate(windows):
-            start = self._first_token(window)
-            cut(self._sequences[window.source], start, self.config.packing, tokens[row], documents[row])
+        shown = [
+            cut(
+                self._sequences[window.source],
+                self._first_token(window),
+                self.config.packing,
+                tokens[row],
+                documents[row],
+            )
+            for row, window in enumerate(windows)
+        ]
         sources = np.array([window.source for window in windows], dtype=np.int32)
-        return Batch(tokens=tokens, documents=documents, sources=sources, windows=tuple(windows))
+        pictures = gathered(shown, tokens.shape[1])
+        return Batch(tokens=tokens, documents=documents, sources=sources, windows=tuple(windows), pictures=pictures)
 
     def describe(self, window: Window) -> Sequence[str]:
         """Names of the documents a window overlaps, for error messages."""

@@ -52,4 +52,5 @@ def _request(preset: Preset, progress: Progress, folder: Path, workers: int | No
         stream_byte_limit=stream_byte_limit(preset),
         cache_folder=home() / "cache",
         base_folder=Path.cwd(),
+        image_form=preset.model.image_form,
     )

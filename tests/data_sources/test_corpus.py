@@ -117,8 +117,8 @@ def test_the_fingerprint_follows_the_tokens_alone(make_corpus: MakeCorpus) -> No
 def test_the_summary_counts_both_splits(make_corpus: MakeCorpus) -> None:
     summary = make_corpus(SMALL, {"a": [[[11]]]}).manifest.summary()
     assert summary["splits"] == {
-        "train": {"documents": 3, "tokens": 9, "text_bytes": 12},
-        "validation": {"documents": 1, "tokens": 2, "text_bytes": 2},
+        "train": {"documents": 3, "pictures": 0, "tokens": 9, "text_bytes": 12},
+        "validation": {"documents": 1, "pictures": 0, "tokens": 2, "text_bytes": 2},
     }
 
 

@@ -5,8 +5,17 @@ from pathlib import Path
 from typing import Protocol
 
 from dreamlm.core.tokenizer import CONFIG_FILE, TOKENIZER_FILE, BytePair, Pretrained, Tokenizer
+from dreamlm.core.types import ImageForm
 from dreamlm.data_sources.durable import require_space, sync_file, sync_folder, write_durably
-from dreamlm.data_sources.manifest import MANIFEST_FILE, Manifest, ShardRecord, SourceRecord, Split, TokenizerRecord
+from dreamlm.data_sources.manifest import (
+    MANIFEST_FILE,
+    ImageRecord,
+    Manifest,
+    ShardRecord,
+    SourceRecord,
+    Split,
+    TokenizerRecord,
+)
 from dreamlm.data_sources.preparation.cache_key import FAILED, VERSION
 from dreamlm.data_sources.preparation.draw import Drawing, DrawnSource
 from dreamlm.data_sources.preparation.encoders import choose_encoder
@@ -45,21 +54,24 @@ class CorpusBuilder:
         tokenizer_config: BytePair | Pretrained,
         workers: int,
         progress: Progress,
+        image_form: ImageForm | None = None,
     ) -> None:
+        """`image_form`: of the pictures that sources give, if any does."""
         self._spools, self._corpus = workshop / "spools", workshop / "corpus"
         self._options, self._tokenizer_config = options, tokenizer_config
-        self._workers, self._progress = workers, progress
+        self._workers, self._progress, self._image_form = workers, progress, image_form
         self._drawing = Drawing(
             self._spools, options.deduplicate, max(1, options.validation_documents), progress, self._check_space
         )
 
     def expected_bytes(self) -> int:
-        """About how much room the shards of the text spooled so far will take."""
-        return int(self._drawing.spooled_bytes * SHARD_BYTES_PER_TEXT_BYTE) + SPARE_BYTES
+        """About how much room the shards of what is spooled so far will take."""
+        text_bytes = int(self._drawing.spooled_bytes * SHARD_BYTES_PER_TEXT_BYTE)
+        return text_bytes + self._drawing.pixel_bytes + SPARE_BYTES
 
     def build(self, sources: Sequence[Source], limits: Sequence[int | None], key: Mapping[str, str]) -> Path:
         """The folder of the complete corpus, on the disk to the last byte. Raises: AllSourcesFailed, OutOfSpace."""
-        self._check_space(0)
+        self._check_space()
         self._spools.mkdir()
         drawn = self._drawing.run(sources, limits)
         split = {
@@ -71,7 +83,7 @@ class CorpusBuilder:
         }
         self._corpus.mkdir()
         tokenizer = self._save_tokenizer(list(split.values()))
-        self._check_space(self._drawing.spooled_bytes)
+        self._check_space()
         records = self._save_shards(tokenizer, list(split.values()))
         if not any(record.split == "validation" for record in records):
             self._progress.notice("no document was held out: there are too few for a validation part")
@@ -83,6 +95,7 @@ class CorpusBuilder:
                 end_of_document_id=tokenizer.end_of_document_id,
                 padding_id=tokenizer.padding_id,
             ),
+            images=self._image_record(records),
             sources=[_source_record(source, key, split.get(source.name), records) for source in drawn],
             shards=records,
         )
@@ -90,8 +103,13 @@ class CorpusBuilder:
         sync_folder(self._corpus)
         return self._corpus
 
-    def _check_space(self, spooled_bytes: int) -> None:
-        require_space(self._spools.parent.parent, int(spooled_bytes * SHARD_BYTES_PER_TEXT_BYTE) + SPARE_BYTES)
+    def _check_space(self) -> None:
+        require_space(self._spools.parent.parent, self.expected_bytes())
+
+    def _image_record(self, records: Sequence[ShardRecord]) -> ImageRecord | None:
+        if self._image_form is None or not any(record.places for record in records):
+            return None
+        return ImageRecord(size=self._image_form.size, places=self._image_form.places)
 
     def _save_tokenizer(self, sources: Sequence[SplitSpool]) -> Tokenizer:
         self._progress.stage("tokenizer", None)
@@ -123,7 +141,8 @@ class CorpusBuilder:
         ]
         for split in sorted({plan.split for plan in plans}):
             (self._corpus / split).mkdir()
-        records = write_shards(plans, self._corpus, encoder, self._workers, self._progress)
+        places = self._image_form.places if self._image_form else 0
+        records = write_shards(plans, self._corpus, encoder, self._workers, self._progress, places)
         for split in sorted({plan.split for plan in plans}):
             sync_folder(self._corpus / split)
         return records
@@ -148,7 +167,8 @@ def _source_record(
         inputs=report.inputs,
         documents=sum(record.documents for record in own),
         text_bytes=sum(record.text_bytes for record in own),
-        tokens=sum(record.tokens for record in own),
+        tokens=sum(record.text_tokens for record in own),
+        pictures=sum(record.documents for record in own if record.places),
         drops=dict(sorted(report.drops.items())),
         examples={name: list(report.examples[name]) for name in sorted(report.examples)},
         validation_threshold=split.threshold / HASH_RANGE if split is not None else 0.0,

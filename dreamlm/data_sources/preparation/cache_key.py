@@ -22,6 +22,8 @@ WHOLE = "corpus"
 """The component that differs when there is no corpus to compare with."""
 VERSION = "version of "
 """Begins the component that says which version of a source was read, such as a commit."""
+PICTURES = "pictures"
+"""The component that says in which form pictures are kept; only where a source has some."""
 LIMIT = "limit of "
 """Begins the component that says how many bytes of text were kept of a source without an end."""
 

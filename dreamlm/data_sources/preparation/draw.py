@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dreamlm.core.errors import AllSourcesFailed, DataError, SourceFailure
 from dreamlm.data_sources.preparation.duplicates import SeenDocuments
-from dreamlm.data_sources.preparation.spool import Spool, SpoolWriter, text_digest
+from dreamlm.data_sources.preparation.spool import Spool, SpoolWriter, digests_of
 from dreamlm.data_sources.progress import Progress
 from dreamlm.data_sources.sources.source import Source, SourceReport
 
@@ -35,9 +35,11 @@ class Drawing:
     deduplicate: bool
     lowest_hashes: int
     progress: Progress
-    check_space: Callable[[int], None]
-    """Called with the bytes of text spooled so far, every `SPACE_INTERVAL_BYTES`; raises OutOfSpace."""
+    check_space: Callable[[], None]
+    """Called every `SPACE_INTERVAL_BYTES` of text and pixels; raises OutOfSpace."""
     spooled_bytes: int = field(default=0, init=False)
+    """Of text."""
+    pixel_bytes: int = field(default=0, init=False)
 
     SPACE_INTERVAL_BYTES = 32 * 2**20
 
@@ -86,22 +88,23 @@ class Drawing:
         kept_bytes = 0
         for document in source.documents(report):
             text = document.text.encode()
-            digest = text_digest(text)
+            digests = digests_of(text, document.picture)
             self.progress.advance(len(text))
-            if self.deduplicate and not seen.add(digest, number):
+            if self.deduplicate and not seen.add(digests.whole, number):
                 report.drop(DUPLICATE, document.input)
                 continue
-            writer.add(document, text, digest)
+            writer.add(document, text, digests.side)
             kept_bytes += len(text)
-            self._count(len(text))
+            self._count(len(text), 0 if document.picture is None else document.picture.nbytes)
             if limit is not None and kept_bytes >= limit:
                 return
 
-    def _count(self, text_bytes: int) -> None:
-        before = self.spooled_bytes // self.SPACE_INTERVAL_BYTES
+    def _count(self, text_bytes: int, pixel_bytes: int) -> None:
+        before = (self.spooled_bytes + self.pixel_bytes) // self.SPACE_INTERVAL_BYTES
         self.spooled_bytes += text_bytes
-        if self.spooled_bytes // self.SPACE_INTERVAL_BYTES != before:
-            self.check_space(self.spooled_bytes)
+        self.pixel_bytes += pixel_bytes
+        if (self.spooled_bytes + self.pixel_bytes) // self.SPACE_INTERVAL_BYTES != before:
+            self.check_space()
 
 
 def reason(error: DataError) -> str:

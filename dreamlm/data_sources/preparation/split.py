@@ -1,4 +1,7 @@
-"""Which documents are held out: decided by a hash of the text, so the same document always falls on the same side."""
+"""Which documents are held out: decided by a hash, so the same document always falls on the same side.
+
+The hash is that of the text, or of the picture: all that is said of one picture stands on one side.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +14,7 @@ from dreamlm.data_sources.preparation.spool import Entries, Spool
 
 HASH_RANGE = 2**64
 SMALLEST_SHARE = 10  # at most every tenth document of a source is held out to reach the minimum
+PIXELS_PER_TEXT_BYTE = 8  # pixels weigh less: unlike text they are only copied
 
 
 @dataclass(frozen=True)
@@ -45,25 +49,27 @@ class ShardPlan:
 def split_spool(spool: Spool, fraction: float, at_least: int) -> SplitSpool:
     """Hold out `fraction` of the documents, and in a small source `at_least` so many (but never above a tenth).
 
-    A fraction of 0 holds out nothing.
+    A fraction of 0 holds out nothing. Documents with one hash stay together, so that there may be some more; those with
+    the highest hash are not needed to reach the minimum.
     """
     threshold = int(fraction * HASH_RANGE)
     wanted = min(at_least, max(1, spool.documents // SMALLEST_SHARE))
     if fraction > 0 and spool.documents > 1 and wanted > 0:
-        threshold = max(threshold, spool.lowest_hashes[wanted - 1] + 1)
+        threshold = max(threshold, min(spool.lowest_hashes[wanted - 1] + 1, spool.highest_hash))
     return SplitSpool(spool, min(threshold, HASH_RANGE - 1))
 
 
 def plan_shards(source: SplitSpool, split: Split, shard_text_bytes: int) -> Iterator[ShardPlan]:
     """Divide the documents of a split into shards of about `shard_text_bytes` of text, whatever reads them later.
 
-    Cost: one pass over the index, a block at a time.
+    `PIXELS_PER_TEXT_BYTE` bytes of pixels count as one of text.  Cost: one pass over the index, a block at a time.
     """
-    number, first, text_bytes, current = 0, -1, 0, -1
+    number, first, size, current = 0, -1, 0, -1
+    picture_size = source.spool.pixel_bytes // PIXELS_PER_TEXT_BYTE
     for start, entries in source.spool.entries():
         places = np.flatnonzero(source.chosen(entries, split))
-        sizes = entries["bytes"][places]
-        before = text_bytes + np.cumsum(sizes) - sizes
+        sizes = entries["bytes"][places] + picture_size
+        before = size + np.cumsum(sizes) - sizes
         groups = before // shard_text_bytes
         for place in np.flatnonzero(np.diff(groups, prepend=current)):
             position = start + int(places[place])
@@ -72,6 +78,6 @@ def plan_shards(source: SplitSpool, split: Split, shard_text_bytes: int) -> Iter
                 number += 1
             first = position
         if len(groups):
-            current, text_bytes = int(groups[-1]), int(before[-1] + sizes[-1])
+            current, size = int(groups[-1]), int(before[-1] + sizes[-1])
     if first >= 0:
         yield ShardPlan(source, split, number, first, source.spool.documents)

@@ -7,17 +7,31 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
 from dreamlm.data_sources.sources.huggingface import HuggingFace
+from dreamlm.data_sources.sources.images import ImageFolders
 from dreamlm.data_sources.sources.named import NAMED
 from dreamlm.data_sources.sources.pdf import PdfFolder
 from dreamlm.data_sources.sources.python_docs import PythonDocs
 from dreamlm.data_sources.sources.source import Source, SourceContext, SourceReport
 from dreamlm.data_sources.sources.text import TextFiles
+from dreamlm.data_sources.sources.unicode_glyphs import UnicodeGlyphs
 
 __all__ = ["SOURCE_NAMES", "Source", "SourceConfig", "SourceContext", "SourceReport", "named_source"]
 
-AnySourceConfig = HuggingFace.Config | PdfFolder.Config | PythonDocs.Config | TextFiles.Config
+AnySourceConfig = (
+    HuggingFace.Config
+    | ImageFolders.Config
+    | PdfFolder.Config
+    | PythonDocs.Config
+    | TextFiles.Config
+    | UnicodeGlyphs.Config
+)
+SHIPPED: dict[str, AnySourceConfig] = {
+    "python_docs": PythonDocs.Config(type="python_docs"),
+    "unicode_glyphs": UnicodeGlyphs.Config(type="unicode_glyphs"),
+}
+"""What is there without a network."""
 
-SOURCE_NAMES = tuple(sorted([*NAMED, "python_docs"]))
+SOURCE_NAMES = tuple(sorted([*NAMED, *SHIPPED]))
 """Words that stand for a whole source."""
 
 
@@ -26,8 +40,8 @@ def named_source(name: str) -> AnySourceConfig:
 
     Raises: ValueError when the word is unknown; its text lists the known ones.
     """
-    if name == "python_docs":
-        return PythonDocs.Config(type="python_docs")
+    if name in SHIPPED:
+        return SHIPPED[name]
     if name in NAMED:
         return NAMED[name]
     close = difflib.get_close_matches(name, SOURCE_NAMES, n=1, cutoff=0.5)

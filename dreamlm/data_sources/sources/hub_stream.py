@@ -3,10 +3,12 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, cast
 
 from dreamlm.core.errors import DataError, DreamLMError, UserMistake
 from dreamlm.core.hub import check_network, quiet
+from dreamlm.data_sources.images.picture import MOST_BYTES
 from dreamlm.data_sources.retry import RetryPolicy, is_network_failure, reason_of
 from dreamlm.data_sources.sources.record_shelf import Mark, Marked
 from dreamlm.data_sources.sources.records import Record
@@ -115,6 +117,31 @@ def open_hub_stream(address: DatasetAddress) -> ResumableStream:
             kind = UserMistake if isinstance(error, ValueError) else DataError  # of split and configuration it says
             raise kind(f"cannot be opened: {reason_of(error)}", where=str(address), hint=_hint(error)) from error
     return stream
+
+
+def open_picture_stream(address: DatasetAddress, image_field: str) -> ResumableStream:
+    """The same, of a data set with pictures: none is decoded on the way, and those of the hub are in their records.
+
+    Raises: as `open_hub_stream`.
+    """
+    import datasets
+
+    stream: Any = open_hub_stream(address)
+    for name, feature in (stream.features or {}).items():
+        if isinstance(feature, datasets.Image):
+            stream = stream.cast_column(name, datasets.Image(decode=False))
+    return cast(ResumableStream, stream.map(partial(_with_content, image_field)) if address.on_hub else stream)
+
+
+def _with_content(image_field: str, record: dict[str, Any]) -> dict[str, Any]:
+    """The record with the bytes of a picture that it names on the hub."""
+    from datasets.utils.file_utils import xopen
+
+    value = record.get(image_field)
+    if not isinstance(value, dict) or value.get("bytes") is not None or "hf://" not in str(value.get("path")):
+        return record
+    with xopen(value["path"], "rb") as file:
+        return {**record, image_field: {**value, "bytes": file.read(MOST_BYTES + 1)}}
 
 
 def commit_of(dataset: str, revision: str | None) -> str:

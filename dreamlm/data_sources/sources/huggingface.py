@@ -3,6 +3,9 @@
 The hub and folders are streamed through `datasets`, which then keeps no copy that could go stale: its cache has handed
 out the rows of another folder with the same name. Plain local files are read by `record_files.py`, which also takes
 JSON arrays and nested JSON, tables without a header line and JSON Lines under any name.
+
+With `image_field` the records are captions of the pictures that they hold. Those of the hub are not kept on the disk: a
+preparation that was killed reads them again.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,25 +13,37 @@ from dataclasses import replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Literal, Self, final
+from typing import Annotated, Any, Literal, Self, final
 
-from pydantic import Field, JsonValue, TypeAdapter, WithJsonSchema, model_validator
+from pydantic import (
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    WithJsonSchema,
+    model_serializer,
+    model_validator,
+)
 
 from dreamlm.core.errors import DataError
 from dreamlm.core.types import Document
 from dreamlm.data_sources.cleaning import CLEANING_VERSION
 from dreamlm.data_sources.retry import RetryPolicy, is_network_failure, reason_of
 from dreamlm.data_sources.sources.admission import admitted_records, limited
+from dreamlm.data_sources.sources.captioned import CaptionForm, captioned
 from dreamlm.data_sources.sources.files import Listing, list_files, name_of_path
 from dreamlm.data_sources.sources.hub_stream import (
     DatasetAddress,
+    ResumableStream,
     commit_of,
     open_hub_stream,
+    open_picture_stream,
     resumed_records,
 )
+from dreamlm.data_sources.sources.images import picture_versions
 from dreamlm.data_sources.sources.record_files import RecordOptions, read_records
 from dreamlm.data_sources.sources.record_shelf import shelf_in
-from dreamlm.data_sources.sources.records import Record, RecordFormat, check_format
+from dreamlm.data_sources.sources.records import Record, RecordFormat, UnusableRecord, check_format
 from dreamlm.data_sources.sources.source import (
     Source,
     SourceContext,
@@ -69,6 +84,10 @@ class HuggingFace(Source):
         """Fields of a record to read; joined by a line break when there is no format. Absent: `text`."""
         format: str | None = None
         """How a record becomes text, such as `Q: {query}\\nA: {answer}`."""
+        image_field: str | None = Field(default=None, min_length=1)
+        """Field that holds a picture, such as `image`; the text is its caption then. The model needs `model.vision`."""
+        min_text_length: int | None = Field(default=None, ge=1)
+        """Characters; shorter texts are dropped. Absent: `data.min_text_length`, and 1 for captions."""
         records_path: str | None = None
         """For local JSON that is one object: dotted keys that lead to the records, such as `data.paragraphs.qas`."""
         column_names: Strings = ()
@@ -99,6 +118,17 @@ class HuggingFace(Source):
                 raise ValueError('column_names and delimiter are for dataset "csv" with local data_files')
             return self
 
+        @model_serializer(mode="wrap")
+        def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+            """Younger options are named where they are used: corpora made before them keep their keys."""
+            younger = ("image_field", "min_text_length")
+            return {name: value for name, value in dump(self).items() if value is not None or name not in younger}
+
+        @property
+        def has_pictures(self) -> bool:
+            """With `image_field`."""
+            return self.image_field is not None
+
         def default_name(self) -> str:
             """The last part of the id or folder; for plain files that of the first file, without suffixes."""
             if self.dataset in BUILDERS:
@@ -116,6 +146,8 @@ class HuggingFace(Source):
         self.name = config.source_name
         self._config = config
         self._context = context
+        usual = 1 if config.has_pictures else context.min_text_length
+        self._min_text_length = config.min_text_length or usual
         self._policy = policy
         self._resolve = resolve
         self._data_files = config.data_files.get(config.split, ())
@@ -132,16 +164,17 @@ class HuggingFace(Source):
         In a data set folder the names of the files count too: they decide which rows belong to which split.
         """
         local = {"dataset", "data_files"} if self.bounded else set[str]()
-        return fingerprint_of(
-            {
-                "options": self._config.model_dump(mode="json", exclude={"name", *local}),
-                "builder": self._config.dataset if self._from_files else None,
-                "min_text_length": self._context.min_text_length,
-                "cleaning": CLEANING_VERSION,
-                "contents": [file.sha256 for file in self._listing.files] if self.bounded else [],
-                "names": self._names_in_folder() if self._from_folder else [],
-            }
-        )
+        parts: dict[str, JsonValue] = {
+            "options": self._config.model_dump(mode="json", exclude={"name", *local}),
+            "builder": self._config.dataset if self._from_files else None,
+            "min_text_length": self._min_text_length,
+            "cleaning": CLEANING_VERSION,
+            "contents": [file.sha256 for file in self._listing.files] if self.bounded else [],
+            "names": self._names_in_folder() if self._from_folder else [],
+        }
+        if self._config.has_pictures:
+            parts["pictures"] = picture_versions()
+        return fingerprint_of(parts)
 
     def version(self) -> str:
         """See `Source`: the commit of a data set of the hub. Asks the hub once, unless the revision is a commit."""
@@ -170,13 +203,18 @@ class HuggingFace(Source):
         what = f"{self._folder.name}/{self._config.split}" if self._from_folder else str(address)
         notice = self._context.on_notice
         report.inputs += 1
-        if not self._on_hub:
-            read = resumed_records(lambda: open_hub_stream(address), what, self._policy, notice)
-            yield from self._admitted((record for record, _ in read), what, report)
+        if self._on_hub:
+            commit = self._asked(lambda: self._policy.call(lambda: self._commit, what, notice))
+            address = replace(address, revision=commit)
+        if self._on_hub and not self._config.has_pictures:
+            yield from self._admitted(self._shelved(address, what), what, report)
             return
-        commit = self._asked(lambda: self._policy.call(lambda: self._commit, what, notice))
-        exactly = replace(address, revision=commit)
-        yield from self._admitted(self._shelved(exactly, what), what, report)
+        read = resumed_records(lambda: self._open(address), what, self._policy, notice)
+        yield from self._admitted((record for record, _ in read), what, report)
+
+    def _open(self, address: DatasetAddress) -> ResumableStream:
+        field = self._config.image_field
+        return open_hub_stream(address) if field is None else open_picture_stream(address, field)
 
     def _shelved(self, address: DatasetAddress, what: str) -> Iterator[Record]:
         """The records of a commit on the hub; those that an earlier preparation read come from the disk."""
@@ -206,7 +244,20 @@ class HuggingFace(Source):
 
     def _admitted(self, records: Iterator[Record], name: str, report: SourceReport) -> Iterator[Document]:
         form = RecordFormat(self._config.fields, self._config.format)
-        return admitted_records(records, form, name, self._context.min_text_length, report)
+        if self._config.image_field is None:
+            return admitted_records(records, form, name, self._min_text_length, report)
+        captions = CaptionForm(self._config.image_field, self._locate, form, self._min_text_length)
+        return captioned(records, captions, name, self._context, report)
+
+    def _locate(self, value: Any) -> Path | bytes:
+        """The picture in a record's field.  Raises: UnusableRecord."""
+        content = value.get("bytes") if isinstance(value, dict) else value
+        if isinstance(content, bytes):
+            return content
+        path = value.get("path") if isinstance(value, dict) else None
+        if self._from_folder and isinstance(path, str) and Path(path).resolve().is_relative_to(self._folder.resolve()):
+            return Path(path)
+        raise UnusableRecord(f"field {self._config.image_field} holds no picture")
 
     def _names_in_folder(self) -> list[JsonValue]:
         named: list[JsonValue] = [f"{file.name} {file.sha256}" for file in self._listing.files]

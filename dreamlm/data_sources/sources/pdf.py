@@ -6,9 +6,8 @@ cache holds.  3. Drop bad and repeated pages, join broken lines, cut pieces at s
 """
 
 import queue
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Literal, Self, final
 
@@ -17,6 +16,7 @@ from pydantic import Field, model_validator
 from dreamlm.core.types import Document
 from dreamlm.data_sources.cleaning import CLEANING_VERSION, extraction_defect
 from dreamlm.data_sources.sources.admission import admitted, limited
+from dreamlm.data_sources.sources.ahead import in_order
 from dreamlm.data_sources.sources.files import InputFile, Listing, list_files
 from dreamlm.data_sources.sources.pdf_cache import ExtractionCache, reader_versions
 from dreamlm.data_sources.sources.pdf_process import Extraction, PdfProcess, ReadLimits
@@ -144,16 +144,8 @@ class PdfFolder(Source):
             return extraction
 
         pool = ThreadPoolExecutor(workers, thread_name_prefix="pdf")
-        waiting: deque[tuple[InputFile, Future[Extraction]]] = deque()
         try:
-            for file in self._listing.files:
-                waiting.append((file, pool.submit(extract, file)))
-                if len(waiting) > workers * FILES_AHEAD:
-                    done, future = waiting.popleft()
-                    yield done, future.result()
-            while waiting:
-                done, future = waiting.popleft()
-                yield done, future.result()
+            yield from in_order(pool, extract, self._listing.files, workers * FILES_AHEAD)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in started:

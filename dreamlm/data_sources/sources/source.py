@@ -17,7 +17,7 @@ from typing import Annotated, TypeAlias
 from pydantic import BeforeValidator, Field, JsonValue, field_validator
 
 from dreamlm.core.config import ConfigModel
-from dreamlm.core.types import Document
+from dreamlm.core.types import Document, ImageForm
 
 EXAMPLES_PER_REASON = 100
 
@@ -34,6 +34,8 @@ class SourceContext:
     """Processes a source may run at once; never changes what it yields."""
     min_text_length: int = 1
     """Characters; shorter documents are dropped and counted."""
+    image_form: ImageForm | None = None
+    """The form in which pictures are wanted; None when only their captions are: then no picture is opened."""
     on_notice: Callable[[str], None] = lambda message: None
     """Receives one plain sentence when something takes longer than usual, such as a retry."""
 
@@ -137,6 +139,11 @@ class SourceOptions(ConfigModel, ABC):
     def source_name(self) -> str:
         """The given name, or the default one made safe for file names."""
         return self.name or file_name_safe(self.default_name())
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether every document of the source is the caption of a picture; else none is."""
+        return False
 
     @abstractmethod
     def default_name(self) -> str:

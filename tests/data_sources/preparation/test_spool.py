@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from dreamlm.core.types import Document
 from dreamlm.data_sources.preparation import spool as spool_module
 from dreamlm.data_sources.preparation.duplicates import SeenDocuments
-from dreamlm.data_sources.preparation.spool import Spool, SpoolWriter, text_digest
+from dreamlm.data_sources.preparation.spool import Spool, SpoolWriter, digests_of
 
 
 def spool_of(folder: Path, documents: list[Document], lowest: int = 3) -> Spool:
     with SpoolWriter("s", folder / "000", lowest) as writer:
         for document in documents:
             text = document.text.encode()
-            writer.add(document, text, text_digest(text))
+            writer.add(document, text, digests_of(text, None).side)
         return writer.finish()
 
 
@@ -40,20 +40,22 @@ def test_documents_come_back_in_order(tmp_path: Path, batch_bytes: int, monkeypa
 
 def test_the_lowest_hashes_are_remembered(tmp_path: Path) -> None:
     documents = [Document(f"text {n}", "x") for n in range(50)]
-    hashes = sorted(int.from_bytes(text_digest(document.text.encode())[:8], "big") for document in documents)
+    sides = [digests_of(document.text.encode(), None).side for document in documents]
+    hashes = sorted(int.from_bytes(side[:8], "big") for side in sides)
     assert list(spool_of(tmp_path, documents, lowest=7).lowest_hashes) == hashes[:7]
 
 
 def test_a_discarded_spool_leaves_no_file(tmp_path: Path) -> None:
     with SpoolWriter("s", tmp_path / "000", 1) as writer:
-        writer.add(Document("text", "x"), b"text", text_digest(b"text"))
+        writer.add(Document("text", "x"), b"text", digests_of(b"text", None).side)
         writer.discard()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_only_the_first_of_equal_documents_is_new(tmp_path: Path) -> None:
     with SeenDocuments(tmp_path / "seen") as seen:
-        assert [seen.add(text_digest(text), 0) for text in (b"a", b"b", b"a", b"A")] == [True, True, False, True]
+        digests = [digests_of(text, None).whole for text in (b"a", b"b", b"a", b"A")]
+        assert [seen.add(digest, 0) for digest in digests] == [True, True, False, True]
 
 
 def test_a_forgotten_source_leaves_its_documents_to_others(tmp_path: Path) -> None:

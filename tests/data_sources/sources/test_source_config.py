@@ -32,8 +32,8 @@ def test_the_sources_of_the_example_preset_are_understood() -> None:
 
 
 def test_every_promised_name_stands_for_a_source_of_that_name() -> None:
-    promised = {"wikipedia", "openwebtext", "c4", "bookcorpus", "pile_subset", "common_crawl", "python_docs"}
-    assert set(SOURCE_NAMES) == promised
+    of_the_hub = {"wikipedia", "openwebtext", "c4", "bookcorpus", "pile_subset", "common_crawl"}
+    assert set(SOURCE_NAMES) == of_the_hub | {"python_docs", "unicode_glyphs"}
     assert [config.source_name for config in SOURCES.validate_python(list(SOURCE_NAMES))] == list(SOURCE_NAMES)
 
 
@@ -60,7 +60,8 @@ def test_the_schema_offers_words_and_objects() -> None:
     schema = SOURCES.json_schema()
     word, kinds = schema["items"]["anyOf"]
     assert word == {"type": "string", "enum": list(SOURCE_NAMES)}
-    assert set(kinds["discriminator"]["mapping"]) == {"hf", "pdf", "python_docs", "text", "jsonl", "parquet"}
+    files = {"images", "pdf", "text", "jsonl", "parquet"}
+    assert set(kinds["discriminator"]["mapping"]) == files | {"hf", "python_docs", "unicode_glyphs"}
 
 
 def test_a_configuration_survives_json() -> None:

@@ -1,0 +1,1 @@
+"""Pictures: a file made into pixels, whatever it holds."""
