@@ -1,16 +1,17 @@
 """The cognitive modules a preset can switch on: the typed union is the registry, one member per line, sorted.
 
-A module is one file here and one line below; the contract tests run over it by themselves.
+A module is one file, or one package, here and one line below; the contract tests run over it by themselves.
 """
 
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
+from dreamlm.core.modules.dreaming.dreaming import Dreaming
 from dreamlm.core.modules.segment_summary import SegmentSummary
 from dreamlm.core.modules.thought_stack import ThoughtStack
 
-ModuleConfigs = SegmentSummary.Config | ThoughtStack.Config
+ModuleConfigs = Dreaming.Config | SegmentSummary.Config | ThoughtStack.Config
 
 
 def _by_name(value: object) -> object:

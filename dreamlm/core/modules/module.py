@@ -52,6 +52,9 @@ class ModuleConfig(ConfigModel, ABC):
     loss_ramp: float = Field(0.0, ge=0.0, le=1.0)
     """Share of the planned steps over which they grow to their full weight; 0 is at once."""
 
+    has_stages: ClassVar[bool] = False
+    """Whether a stage of a curriculum changes anything of the module: whether it has an `enter` of its own."""
+
     @model_validator(mode="after")
     def _reaches_full_weight(self) -> "ModuleConfig":
         if self.loss_start + self.loss_ramp > 1.0:
@@ -65,6 +68,13 @@ class ModuleConfig(ConfigModel, ABC):
     def loss_weights(self) -> Mapping[str, float]:
         """Full weight of each loss of the module, by the name of `Written.losses`."""
         return {}
+
+    def check(self, hidden_size: int) -> None:
+        """Raises: ValueError when the module does not fit a decoder of that width."""
+
+    def objections(self, stage: Stage) -> list[tuple[str, str]]:
+        """(setting, what is wrong with it) where a stage asks for what the module was not made for."""
+        return []
 
     def loss_factor(self, progress: float) -> float:
         """What the weights are multiplied with when that share of the planned steps is done, 0 to 1."""
@@ -100,6 +110,9 @@ class CognitiveModule(nn.Module, ABC):
 
     frozen: ClassVar[frozenset[str]] = frozenset()
     """Names of parameters that no objective reaches, on purpose."""
+
+    shown: ClassVar[frozenset[str]] = frozenset()
+    """What of the memory nobody reads: it is there to be looked at."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -142,7 +155,7 @@ class CognitiveModule(nn.Module, ABC):
         """The signal with the memory read and, when a segment is complete and another may follow, written."""
         state: ModuleState | Recollection = signal.carry.states[self.name]
         if isinstance(state, Recollection):
-            added_BTD = state.read(self.read, signal.hidden, signal.segment.documents_BT)
+            added_BTD = state.read(self.read, signal.hidden, signal.segment.documents_BT, self.shown)
             return signal.with_hidden(signal.hidden + added_BTD)
         phase, documents_BT = signal.segment.phase, signal.segment.documents_BT
         incoming_BTD = signal.hidden

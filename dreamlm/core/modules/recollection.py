@@ -23,9 +23,16 @@ class Recollection:
     moment_BN: Int[Tensor, "B N"]
 
     def read(
-        self, read: Read, hidden_BND: Float[Tensor, "B N D"], documents_BN: Int[Tensor, "B N"]
+        self,
+        read: Read,
+        hidden_BND: Float[Tensor, "B N D"],
+        documents_BN: Int[Tensor, "B N"],
+        shown: frozenset[str] = frozenset(),
     ) -> Float[Tensor, "B N D"]:
-        """What the module's `read` adds to the slots: zero where the memory is another document's, or blank."""
+        """What the module's `read` adds to the slots: zero where the memory is another document's, or blank.
+
+        shown: what of the memory the module does not read.
+        """
         if not any(state.written for state in self.states):
             return torch.zeros_like(hidden_BND)
         document_BM = torch.stack([state.document_B for state in self.states], dim=1)
@@ -33,10 +40,12 @@ class Recollection:
         if len(self.states) == 1:
             added_BND = read(hidden_BND, self.states[0].recalled())
         else:
-            added_BND = self._read_each(read, hidden_BND)
+            added_BND = self._read_each(read, hidden_BND, shown)
         return torch.where(reads_BN[:, :, None], added_BND, 0)
 
-    def _read_each(self, read: Read, hidden_BND: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+    def _read_each(
+        self, read: Read, hidden_BND: Float[Tensor, "B N D"], shown: frozenset[str]
+    ) -> Float[Tensor, "B N D"]:
         """One call for all moments, whose slots are laid behind one another as if each moment were a row."""
         rows, _, width = hidden_BND.shape
         moments = len(self.states)
@@ -46,6 +55,6 @@ class Recollection:
         place_BND = (self.moment_BN * most + rank_BN)[:, :, None].expand_as(hidden_BND)
         laid_BXD = hidden_BND.new_zeros(rows, moments * most, width).scatter(1, place_BND, hidden_BND)
         seen = [state.recalled() for state in self.states]
-        memory = {key: torch.stack([one[key] for one in seen], dim=1).flatten(0, 1) for key in seen[0]}
+        memory = {key: torch.stack([one[key] for one in seen], dim=1).flatten(0, 1) for key in seen[0].keys() - shown}
         added = read(laid_BXD.view(rows * moments, most, width), memory)
         return added.reshape(rows, moments * most, width).gather(1, place_BND)

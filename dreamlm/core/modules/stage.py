@@ -1,17 +1,18 @@
 """What a curriculum changes in a model while it is trained."""
 
-from dataclasses import dataclass
+from pydantic import Field
+
+from dreamlm.core.config import ConfigModel
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(ConfigModel):
     """Settings of a model that change no weight's shape."""
 
-    dream_length: int
+    dream_length: int = Field(ge=1)
     """Steps of a dream."""
-    num_dream_sequences: int
+    num_dream_sequences: int = Field(ge=1)
     """Dreams of a segment."""
-    graph_reasoning_hops: int
+    graph_reasoning_hops: int = Field(ge=1)
     """How often messages go along the edges between dreams."""
-    images: bool
+    images: bool = False
     """Whether pictures are looked at."""

@@ -25,7 +25,7 @@ from dreamlm.core.objectives.objective import Objective
 VOCAB, SEGMENT, DIMS = 23, 4, (2, 3, 2)
 OBJECTIVES = {
     "causal": partial(CausalObjective, label_smoothing=0.0),
-    "diffusion": partial(DiffusionObjective, label_smoothing=0.0, end_id=0),
+    "diffusion": partial(DiffusionObjective, label_smoothing=0.0, filler_id=1),
 }
 
 

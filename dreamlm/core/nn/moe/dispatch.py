@@ -9,6 +9,7 @@ BLAS and rounds differently, so without them a token's result would depend on ho
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -36,6 +37,10 @@ class Experts(nn.ModuleList):
     def forward(self, items: Float[Tensor, "N *W"], routing: Routing) -> Float[Tensor, "N *V"]:
         return dispatch(items, routing, list(self))
 
+    def by_choice(self, items: Float[Tensor, "N *W"], routing: Routing, **given: Any) -> Float[Tensor, "N K *V"]:
+        """The results before they are mixed.  given: what every expert gets beside its items."""
+        return results_by_choice(items, routing, [partial(expert, **given) for expert in self])
+
     @property
     def idle_weights(self) -> int:
         """Weights of matrices that an item is *not* multiplied by; experts are of equal size."""
@@ -50,6 +55,13 @@ def dispatch(
 
     Cost: K/E of evaluating all experts, a sort of the N * K choices, and four copies of the K-fold items.
     """
+    return mixed(results_by_choice(items, routing, experts), routing)
+
+
+def results_by_choice(
+    items: Float[Tensor, "N *W"], routing: Routing, experts: Sequence[Callable[[Tensor], Tensor]]
+) -> Float[Tensor, "N K *V"]:
+    """What each chosen expert makes of each item, in the order of the choices; 0 for an item that is not real."""
     choices = routing.expert_NK.shape[1]
     counts = routing.count_E.tolist()
     sizes = [ROWS * -(-count // ROWS) for count in counts]
@@ -58,12 +70,17 @@ def dispatch(
     stretches = _Move.apply(slots, slot_P, row_S).split(sizes)  # type: ignore[no-untyped-call]
     results = torch.cat([expert(stretch) for expert, stretch in zip(experts, stretches, strict=True)])
     returned: Tensor = _Move.apply(results, row_S, slot_P)  # type: ignore[no-untyped-call]
-    by_choice = returned.view(-1, choices, *results.shape[1:])
-    weights = routing.weight_NK.to(results.dtype).view(-1, choices, *[1] * (results.ndim - 1))
-    mixed = by_choice[:, 0] * weights[:, 0]
-    for choice in range(1, choices):  # faster than a reduction over so short a dimension
-        mixed = mixed + by_choice[:, choice] * weights[:, choice]
-    return mixed
+    return returned.view(-1, choices, *results.shape[1:])
+
+
+def mixed(results_NK: Float[Tensor, "N K *V"], routing: Routing) -> Float[Tensor, "N *V"]:
+    """The results of each item's choices, weighted as the gate says."""
+    weights = routing.weight_NK.to(results_NK.dtype)
+    weights = weights.view(*weights.shape, *[1] * (results_NK.ndim - 2))
+    total = results_NK[:, 0] * weights[:, 0]
+    for choice in range(1, results_NK.shape[1]):  # faster than a reduction over so short a dimension
+        total = total + results_NK[:, choice] * weights[:, choice]
+    return total
 
 
 def _places(

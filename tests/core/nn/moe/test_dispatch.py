@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dreamlm.core.nn.moe.dispatch import ROWS, Experts, dispatch
+from dreamlm.core.nn.moe.dispatch import mixed as weighted
 from dreamlm.core.nn.moe.gate import NoisyTopKGate, Routing
 
 
@@ -68,6 +69,23 @@ def test_an_expert_sees_only_the_items_that_chose_it() -> None:
     dispatch(items, routed(chosen, 3, torch.ones(11, 1)), [expert, expert, expert])
     assert [len(one) for one in seen] == [2 * ROWS, 0, ROWS]
     assert [one[one > 0].tolist() for one in seen] == [list(range(1, 10)), [], [10, 11]]
+
+
+def test_results_by_choice_are_in_the_order_of_the_choices_and_unmixed() -> None:
+    class Scaled(nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, items: Tensor, shift: float) -> Tensor:
+            return items * self.factor + shift
+
+    experts = Experts((Scaled(factor) for factor in (1.0, 10.0, 100.0)), top_k=2)
+    items = torch.tensor([[1.0], [2.0], [3.0]])
+    routing = routed(torch.tensor([[2, 0], [1, 2], [3, 3]]), 3)
+    found = experts.by_choice(items, routing, shift=0.5)
+    assert found[:, :, 0].tolist() == [[100.5, 1.5], [20.5, 200.5], [0.0, 0.0]]
+    torch.testing.assert_close(weighted(found, routing), (found * routing.weight_NK[:, :, None]).sum(dim=1).float())
 
 
 def test_experts_may_be_of_any_kind() -> None:
