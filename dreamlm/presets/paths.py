@@ -12,9 +12,9 @@ from dreamlm.data_sources.sources.huggingface import BUILDERS
 def anchored(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The values of a preset with the relative paths in them made to start at `folder`, which is absolute.
 
-    What may be the name of something on the hub as well (`dataset`, the tokenizer's `path`, `init_from`) is a path when
-    the folder has a folder of that name. Values of another form than a preset's stay as they are, for the schema to
-    refuse.
+    What may be the name of something on the hub as well (`dataset`, the `path` of the tokenizer and of a vision tower,
+    `init_from`) is a path when the folder has a folder of that name. Values of another form than a preset's stay as
+    they are, for the schema to refuse.
     """
     values = dict(values)
     data, tokenizer, model = values.get("data"), values.get("tokenizer"), values.get("model")
@@ -22,11 +22,20 @@ def anchored(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         values["data"] = {**data, "sources": [_source(source, folder) for source in data["sources"]]}
     if isinstance(tokenizer, dict) and "path" in tokenizer:
         values["tokenizer"] = {**tokenizer, "path": _folder(tokenizer["path"], folder)}
-    if isinstance(model, dict) and "init_from" in model:
-        values["model"] = {**model, "init_from": _folder(model["init_from"], folder)}
+    if isinstance(model, dict):
+        values["model"] = _model(model, folder)
     if isinstance(values.get("rl"), dict):
         values["rl"] = {key: _with_source(section, folder) for key, section in values["rl"].items()}
     return values
+
+
+def _model(model: dict[str, Any], folder: Path) -> dict[str, Any]:
+    vision = model.get("vision")
+    if "init_from" in model:
+        model = {**model, "init_from": _folder(model["init_from"], folder)}
+    if isinstance(vision, dict) and "path" in vision:
+        model = {**model, "vision": {**vision, "path": _folder(vision["path"], folder)}}
+    return model
 
 
 def _with_source(section: Any, folder: Path) -> Any:

@@ -33,7 +33,8 @@ class ModelConfig(DreamLM.Config):
     init_from: str | None = None
     """Start from a trained model instead of random weights: a run or snapshot of dreamlm's, a `transformers` folder
     (Llama or Qwen3), or a model id of the hub. It decides the decoder and the tokenizer; say nothing else about them,
-    but `seq_length` (a longer one extends the model), `segment_length`, `dropout`, `mask_vector` and new `modules`."""
+    but `seq_length` (a longer one extends the model), `segment_length`, `dropout`, `mask_vector`, new `modules` and
+    new `vision`."""
 
     def build(self, vocab_size: int) -> DreamLM:
         """A model with fresh weights, which keeps no memory of `init_from`."""
@@ -81,7 +82,12 @@ class Preset(ConfigModel):
 
     def _disagreements(self) -> list[tuple[KeyPath, str]]:
         model, train = self.model, self.train
-        return [*_about_sources(self.data), *_about_lengths(model, train), *_about_masks(model, train)]
+        about = (_about_lengths, _about_masks, _about_curriculum)
+        return [
+            *_about_sources(self.data),
+            *_about_pictures(self),
+            *(one for check in about for one in check(model, train)),
+        ]
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "Preset":
@@ -127,6 +133,32 @@ def _about_masks(model: ModelConfig, train: TrainingConfig) -> list[tuple[KeyPat
         return []
     what = "replaces tokens by a mask vector, which a causal model has with model.mask_vector=true; 0 does without"
     return [(("train", "augmentation", "token_dropout"), what)]
+
+
+def _about_pictures(preset: Preset) -> list[tuple[KeyPath, str]]:
+    model, data, train = preset.model, preset.data, preset.train
+    if model.vision is None:
+        if train.picture_augmentation is None or (model.init_from and "vision" not in model.model_fields_set):
+            return []  # the model to start from may take pictures
+        return [(("train", "picture_augmentation"), "disturbs pictures, which this model does not take: model.vision")]
+    if model.vision.use_contrastive_loss and data.packing == "concat":
+        what = "must be 'document': with 'concat' nobody can tell where a picture's caption ends, to compare the two"
+        return [(("data", "packing"), what)]
+    return []
+
+
+def _about_curriculum(model: ModelConfig, train: TrainingConfig) -> list[tuple[KeyPath, str]]:
+    if not train.curriculum or (model.init_from is not None and "modules" not in model.model_fields_set):
+        return []  # the model to start from may have modules
+    if not model.has_stages:
+        kinds = ", ".join(one.type for one in model.modules) or "none"
+        what = f"changes nothing in this model: a module like dreaming has stages, not those of model.modules ({kinds})"
+        return [(("train", "curriculum"), what)]
+    return [
+        (("train", "curriculum", number, setting), what)
+        for number, stage in enumerate(train.curriculum)
+        for setting, what in model.objections(stage.settings)
+    ]
 
 
 def published_schema() -> dict[str, Any]:

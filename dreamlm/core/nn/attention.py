@@ -1,15 +1,18 @@
 """Causal self-attention over the whole past, with grouped key/value heads."""
 
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from dreamlm.core.nn.cache import Glimpse, KeyValueCache
 from dreamlm.core.nn.norm import NormName, build_norm
 from dreamlm.core.nn.signal import Segment
 from dreamlm.core.nn.sparsemax import sparsemax_attention
+from dreamlm.core.nn.visibility import Visibility
 
 AttentionActivation = Literal["softmax", "sparsemax"]
 
@@ -53,9 +56,7 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, KeyValueCache]:
         """Mixed hidden vectors (B, T, D), and the cache with this segment's keys and values behind the past's."""
         query_BHTK = segment.placement.query(self.query_norm(self._heads(self.query(hidden_BTD))), self.layer)
-        key_BGTK = segment.placement.key(self.key_norm(self._heads(self.key(hidden_BTD))), self.layer)
-        value_BGTK = _as_wide_as(key_BGTK, self._heads(self.value(hidden_BTD)))
-        cache = past.append(key_BGTK, value_BGTK)
+        cache = self.remember(hidden_BTD, segment, past)
         mixed_BHTK = self._mix(
             query_BHTK,
             self._for_every_head(cache.key),
@@ -68,6 +69,12 @@ class Attention(nn.Module):
             mixed_BTHK = mixed_BTHK * (2 * torch.sigmoid(self.gate(hidden_BTD)))[..., None]
         mixed: Tensor = self.output(mixed_BTHK.flatten(2))
         return mixed, cache
+
+    def remember(self, hidden_BTD: Tensor, segment: Segment, past: KeyValueCache | Glimpse) -> KeyValueCache:
+        """The cache with this segment's keys and values behind the past's."""
+        key_BGTK = segment.placement.key(self.key_norm(self._heads(self.key(hidden_BTD))), self.layer)
+        value_BGTK = _as_wide_as(key_BGTK, self._heads(self.value(hidden_BTD)))
+        return past.append(key_BGTK, value_BGTK)
 
     def _heads(self, projected_BTX: Tensor) -> Tensor:
         rows, length, width = projected_BTX.shape
@@ -88,9 +95,35 @@ def _as_wide_as(key_BGTJ: Tensor, value_BGTK: Tensor) -> Tensor:
 
 
 def _softmax_attention(
-    query_BHTK: Tensor, key_BHSK: Tensor, value_BHSK: Tensor, visible: Tensor | None, scale: float
+    query_BHTK: Tensor, key_BHSK: Tensor, value_BHSK: Tensor, visible: Visibility | None, scale: float
 ) -> Tensor:
-    causal = visible is None and query_BHTK.shape[2] > 1
+    """Long windows go stretch by stretch, whose masks are made again in the backward pass instead of being kept."""
+    if visible is None:
+        causal = query_BHTK.shape[2] > 1
+        return F.scaled_dot_product_attention(query_BHTK, key_BHSK, value_BHSK, is_causal=causal, scale=scale)
+    stretches = visible.stretches()
+    if len(stretches) == 1:
+        queries, keys = stretches[0]
+        return _stretch(query_BHTK, key_BHSK, value_BHSK, visible, scale, queries, keys)
+    again = partial(checkpoint, _stretch, use_reentrant=False, preserve_rng_state=False)
+    attend = again if torch.is_grad_enabled() else _stretch
+    mixed = [attend(query_BHTK, key_BHSK, value_BHSK, visible, scale, queries, keys) for queries, keys in stretches]
+    return torch.cat(mixed, dim=2)
+
+
+def _stretch(
+    query_BHTK: Tensor,
+    key_BHSK: Tensor,
+    value_BHSK: Tensor,
+    visible: Visibility,
+    scale: float,
+    queries: slice,
+    keys: slice,
+) -> Tensor:
     return F.scaled_dot_product_attention(
-        query_BHTK, key_BHSK, value_BHSK, attn_mask=visible, is_causal=causal, scale=scale
+        query_BHTK[:, :, queries],
+        key_BHSK[:, :, keys],
+        value_BHSK[:, :, keys],
+        attn_mask=visible.mask(queries, keys),
+        scale=scale,
     )

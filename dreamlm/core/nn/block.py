@@ -36,3 +36,8 @@ class Block(nn.Module):
         mapped: Output = self.feed_forward(self.feed_forward_norm(hidden_BTD), signal.segment)
         signal = signal.with_hidden(hidden_BTD + self.dropout(mapped.hidden)).with_state(self.name, cache)
         return signal.with_losses(mapped.losses).with_probes(self.name, mapped.probes)
+
+    def remember(self, signal: Signal) -> Signal:
+        """Only the state that `forward` leaves in the carry; the vectors stay as they came."""
+        normal_BTD, past = self.attention_norm(signal.hidden), signal.carry.states[self.name]
+        return signal.with_state(self.name, self.attention.remember(normal_BTD, signal.segment, past))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dreamlm.core.config import ConfigModel, choice
 from dreamlm.core.heads.lm import LanguageModelHead
 from dreamlm.core.modules import AnyModule
+from dreamlm.core.modules.stage import Stage
 from dreamlm.core.nn.attention import AttentionActivation
 from dreamlm.core.nn.cache import KeyValueCache
 from dreamlm.core.nn.diffusion import BlockDiffusion
@@ -27,13 +28,25 @@ from dreamlm.core.nn.feedforward import FeedForwardConfig
 from dreamlm.core.nn.feedforward.swiglu import SwiGLU
 from dreamlm.core.nn.initialisation import initialise
 from dreamlm.core.nn.norm import NormName, build_norm
-from dreamlm.core.nn.parts import build_block, build_modules, in_order, mask_vector, run, run_checkpointed
-from dreamlm.core.nn.phase import Phase, phases
+from dreamlm.core.nn.parts import (
+    Layer,
+    build_block,
+    build_modules,
+    in_order,
+    mask_vector,
+    remembering,
+    run,
+    run_checkpointed,
+)
+from dreamlm.core.nn.phase import phases
 from dreamlm.core.nn.positions import PositionsConfig
 from dreamlm.core.nn.positions.alibi import ALiBi
 from dreamlm.core.nn.positions.positions import Positions
 from dreamlm.core.nn.positions.rotary import Rotary
 from dreamlm.core.nn.signal import Carry, Signal, advance, join
+from dreamlm.core.nn.vision import AnyVision
+from dreamlm.core.nn.vision.view import NO_PLACES, Sight, View
+from dreamlm.core.nn.vision.vision import NoVision, Vision
 from dreamlm.core.types import ImageForm
 
 
@@ -75,7 +88,11 @@ class DreamLM(nn.Module):
         diffusion: Annotated[BlockDiffusion | None, choice("block_diffusion")] = None
         """Fill in whole blocks of masked tokens instead of predicting one token after another."""
         mask_vector: bool = False
-        """Have a vector for hidden tokens, by which `train.augmentation` drops some; diffusion always has one."""
+        """Have a vector for hidden tokens, by which `train.augmentation` drops some; diffusion has one."""
+        vision: AnyVision | None = None
+        """Read pictures: each takes up some places before its text; default text alone."""
+        stage: Stage | None = None
+        """Settings that hold instead of the modules' own; `train.curriculum` sets them, snapshots keep them."""
 
         @model_validator(mode="after")
         def _sizes_fit(self) -> "DreamLM.Config":
@@ -96,8 +113,19 @@ class DreamLM(nn.Module):
                 raise ValueError(
                     f"a module cannot sit after layer {wrong[0]}: the layers are 0 to {self.num_layers - 1}"
                 )
+            for one in self.modules:
+                one.check(self.hidden_size)
+            if self.stage and (found := [what for _, what in self.objections(self.stage)]):
+                raise ValueError("; ".join(found))
             if self.segment % self.block:
                 raise ValueError(f"diffusion.block_size {self.block} must divide the segment of {self.segment} tokens")
+            if self.vision:
+                self.vision.check(self.seq_length)
+            if self.vision and self.diffusion:
+                raise ValueError(
+                    "vision needs a model that predicts one token after another, and diffusion fills in blocks: "
+                    "leave out one of the two"
+                )
             if self.diffusion and isinstance(self.positions, ALiBi.Config):
                 raise ValueError("positions alibi have a penalty for the past only, and diffusion also looks ahead")
             return self
@@ -122,17 +150,27 @@ class DreamLM(nn.Module):
         @property
         def image_form(self) -> ImageForm | None:
             """How pictures are taken; None by a model without eyes."""
-            return None
+            return self.vision.form if self.vision else None
 
         @property
         def masks(self) -> bool:
             """Whether the model can read a token that is hidden."""
-            return self.mask_vector or self.diffusion is not None
+            return self.mask_vector or self.block > 1
+
+        @property
+        def has_stages(self) -> bool:
+            """Whether a stage of a curriculum changes anything."""
+            return self.image_form is not None or any(one.has_stages for one in self.modules)
+
+        def objections(self, stage: Stage) -> list[tuple[str, str]]:
+            """(setting, what is wrong with it) where a stage asks for what the modules cannot do."""
+            return [objection for one in self.modules for objection in one.objections(stage)]
 
         @property
         def loss_weights(self) -> Mapping[str, float]:
             """Full weight of every objective by name: the next token, what the parts add. Reports are unweighted."""
-            return {"token": 1.0, **self.feed_forward.loss_weights} | {
+            seen = self.vision.loss_weights if self.vision else {}
+            return {"token": 1.0, **self.feed_forward.loss_weights, **seen} | {
                 f"{name}.{key}": weight
                 for name, one in zip(self.module_names, self.modules, strict=True)
                 for key, weight in one.loss_weights.items()
@@ -182,8 +220,12 @@ class DreamLM(nn.Module):
         self._modules_in_order = tuple(build_modules(config))
         self.cognition = nn.ModuleList(self._modules_in_order)
         initialise(self.cognition, config.num_layers)
-        self._stack = tuple(in_order(config, self.layers, self._modules_in_order))
-        self._run: Callable[[nn.Module, Signal], Signal] = run
+        self.vision = Vision(config.vision, config.hidden_size, config.num_heads) if config.vision else NoVision()
+        self._stack: tuple[Layer, ...] = tuple(in_order(config, self.layers, self._modules_in_order))
+        self._remembering = (*self._stack[:-1], remembering(config, self._stack[-1]))
+        self._run: Callable[[Layer, Signal], Signal] = run
+        if config.stage is not None:
+            self.enter(config.stage)
 
     @property
     def max_positions(self) -> int | None:
@@ -198,6 +240,13 @@ class DreamLM(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.embedding.weight.device
+
+    def enter(self, stage: Stage) -> None:
+        """Go on as a stage of a curriculum asks, and say so in the configuration; weights keep their shapes."""
+        for module in self._modules_in_order:
+            module.enter(stage)
+        self.vision.look(stage.images)
+        self.config = self.config.model_copy(update={"stage": stage})
 
     def checkpoint_activations(self, enabled: bool) -> None:
         """Keep only each layer's input for the backward pass and compute the rest again; same losses and gradients."""
@@ -232,14 +281,24 @@ class DreamLM(nn.Module):
         documents_BT: Int[Tensor, "B T"],
         carry: Carry,
         boundaries: bool = True,
+        view: View = NO_PLACES,
     ) -> Signal:
         """Hidden vectors after the final norm, and the carry behind these tokens.
 
         documents_BT: index of each token's document within its row, never decreasing; -1 is padding.
         boundaries: False promises that every row is one document without padding; attention then needs no mask.
+        view: what `look` gives for these tokens, where any of them is a place of a picture.
         Cost: O(T * (P + T)) in attention, for P tokens already in the carry.
         """
-        return self.finished([*self.segments(tokens_BT, documents_BT, carry, boundaries)])
+        return self.finished([*self.segments(tokens_BT, documents_BT, carry, boundaries, view)])
+
+    def look(self, sight: Sight | None) -> View:
+        """What the places of a batch show; None when it has no picture.
+
+        Raises: UserMistake when there are pictures and no `vision`.  Cost: one pass of the encoder over all pictures.
+        """
+        view: View = self.vision(sight)
+        return view
 
     def segments(
         self,
@@ -247,14 +306,29 @@ class DreamLM(nn.Module):
         documents_BT: Int[Tensor, "B T"],
         carry: Carry,
         boundaries: bool = True,
+        view: View = NO_PLACES,
+        vectors: bool = True,
     ) -> Iterator[Signal]:
-        """The signals of `forward` before the final norm, one for each segment or part of one."""
+        """The signals of `forward` before the final norm, one for each segment or part of one.
+
+        view: as in `forward`.
+        vectors: False promises that nobody looks at them; what only they need of the last layer is not computed.
+        """
         begin, end = carry.tokens, carry.tokens + tokens_BT.shape[1]
         records, size = carry.records, self.config.segment if self.cognition else end
         for phase in phases(begin, end, size, carry.left_padding if self.cognition else ()):
             span = slice(phase.begin - begin, phase.end - begin)
             inner = replace(carry, records=records or phase.end < end)
-            signal = self._segment(tokens_BT[:, span], documents_BT[:, span].to(torch.int32), inner, phase, boundaries)
+            segment, inner = advance(
+                inner,
+                documents_BT[:, span].to(torch.int32),
+                phase,
+                boundaries,
+                self.positions,
+                self.compute_dtype(),
+            )
+            hidden_BSD = self.embed(tokens_BT[:, span], segment.position_BT, view.columns(span))
+            signal = self.through(Signal(hidden_BSD, segment, inner), vectors)
             carry = replace(signal.carry, records=records)
             yield replace(signal, carry=carry)
 
@@ -263,19 +337,23 @@ class DreamLM(nn.Module):
         joined = join(signals)
         return replace(joined, hidden=self.norm(joined.hidden))
 
-    def embed(self, tokens_BT: Int[Tensor, "B T"], position_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        """What the first layer reads; with a mask vector a token may be `mask_id`."""
+    def embed(
+        self, tokens_BT: Int[Tensor, "B T"], position_BT: Int[Tensor, "B T"], view: View = NO_PLACES
+    ) -> Float[Tensor, "B T D"]:
+        """What the first layer reads; with a mask vector a token may be `mask_id`, with a view a place."""
+        text_BT = view.text(tokens_BT)
         if self.mask_vector is None:
-            hidden_BTD = self.embedding(tokens_BT)
+            hidden_BTD = self.embedding(text_BT)
         else:
-            hidden_BTD = self.embedding(tokens_BT.clamp(max=self.vocab_size - 1))
-            hidden_BTD = torch.where((tokens_BT == self.mask_id)[:, :, None], self.mask_vector, hidden_BTD)
+            hidden_BTD = self.embedding(text_BT.clamp(max=self.vocab_size - 1))
+            hidden_BTD = torch.where((text_BT == self.mask_id)[:, :, None], self.mask_vector, hidden_BTD)
+        hidden_BTD = view.show(hidden_BTD, tokens_BT)
         embedded: Tensor = self.dropout(self.positions.embed(hidden_BTD, position_BT))
         return embedded
 
-    def through(self, signal: Signal) -> Signal:
-        """The signal behind the last layer."""
-        for layer in self._stack:
+    def through(self, signal: Signal, vectors: bool = True) -> Signal:
+        """The signal behind the last layer.  vectors: as in `segments`."""
+        for layer in self._stack if vectors else self._remembering:
             signal = self._run(layer, signal)
         return signal
 
@@ -283,17 +361,6 @@ class DreamLM(nn.Module):
         """Unnormalised log-probabilities of the next token, in fp32."""
         logits: Tensor = self.head.logits(hidden)
         return logits
-
-    def _segment(
-        self,
-        tokens_BT: Int[Tensor, "B T"],
-        documents_BT: Int[Tensor, "B T"],
-        carry: Carry,
-        phase: Phase,
-        boundaries: bool,
-    ) -> Signal:
-        segment, carry = advance(carry, documents_BT, phase, boundaries, self.positions, self.compute_dtype())
-        return self.through(Signal(self.embed(tokens_BT, segment.position_BT), segment, carry))
 
     def compute_dtype(self) -> torch.dtype:
         """What attention computes in."""

@@ -1,8 +1,8 @@
 """The parts of a decoder, built from its configuration, and how a signal passes one of them."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import nn
@@ -65,13 +65,20 @@ def in_order(
                 yield module
 
 
-def run(layer: nn.Module, signal: Signal) -> Signal:
+Layer: TypeAlias = Callable[[Signal], Signal]
+
+
+def remembering(config: "DreamLM.Config", last: Layer) -> Layer:
+    """The last of a stack, without what only its vectors are for; a module needs them, and so does a loss."""
+    return last if not isinstance(last, Block) or config.feed_forward.loss_weights else last.remember
+
+
+def run(layer: Layer, signal: Signal) -> Signal:
     """The signal behind a layer."""
-    result: Signal = layer(signal)
-    return result
+    return layer(signal)
 
 
-def run_checkpointed(layer: nn.Module, signal: Signal) -> Signal:
+def run_checkpointed(layer: Layer, signal: Signal) -> Signal:
     """The same, with only the layer's input kept for the backward pass."""
     result: Signal = checkpoint(layer, signal, use_reentrant=False)
     return result

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dreamlm.core.nn.phase import Phase
 from dreamlm.core.nn.positions.positions import Placement, Positions
+from dreamlm.core.nn.visibility import Visibility, visibility
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ class Segment:
     documents_BT: Int[Tensor, "B T"]
     position_BT: Int[Tensor, "B T"]
     """Position within the document, from 0; 0 for padding."""
-    visible: Bool[Tensor, "#B 1 T S"] | None
-    """Which of the S past and present tokens a token attends to; None needs no mask: the causal
-    triangle without past, or one token that sees its whole past."""
+    visible: Visibility | None
+    """Which of the past and present tokens a token attends to; None needs no mask: the causal triangle
+    without past, or one token that sees its whole past."""
     placement: Placement
     """What marks queries and keys with their position."""
     phase: Phase
@@ -150,7 +151,7 @@ def advance(
     segment = Segment(
         documents_BT,
         position_BT,
-        _visible(carry.tokens, documents_BT, seen_BS, boundaries),
+        _visible(carry.tokens, seen_BS, boundaries),
         positions.place(position_BT, dtype),
         phase,
     )
@@ -180,19 +181,9 @@ def positions_in_documents(
     return position_BT, latest_BT[:, -1], count_BT[:, -1] - origin_BT[:, -1]
 
 
-def _visible(
-    past: int, documents_BT: Int[Tensor, "B T"], seen_BS: Int[Tensor, "B S"], boundaries: bool
-) -> Bool[Tensor, "#B 1 T S"] | None:
-    length = documents_BT.shape[1]
-    if not boundaries and (past == 0 or length == 1):
+def _visible(past: int, seen_BS: Int[Tensor, "B S"], boundaries: bool) -> Visibility | None:
+    if boundaries:
+        return visibility(seen_BS, past)
+    if past == 0 or seen_BS.shape[1] == past + 1:
         return None
-    query_T = torch.arange(past, past + length, device=documents_BT.device)
-    key_S = torch.arange(past + length, device=documents_BT.device)
-    causal_TS = key_S <= query_T[:, None]
-    if not boundaries:
-        return causal_TS[None, None]
-    same_BTS = documents_BT[:, :, None] == seen_BS[:, None, :]
-    real_BTS = (documents_BT >= 0)[:, :, None] & same_BTS
-    # Padding sees itself alone: an empty row would be a softmax over nothing.
-    itself_TS = key_S == query_T[:, None]
-    return ((real_BTS & causal_TS) | itself_TS)[:, None]
+    return visibility(torch.zeros_like(seen_BS[:1]), past)

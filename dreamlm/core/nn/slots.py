@@ -6,8 +6,10 @@ Shapes: B rows, N slots of a row, P clean tokens read before.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
+
+from dreamlm.core.nn.visibility import Visibility, Whole
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,10 @@ class Slots:
     begin_BN: Int[Tensor, "B N"]
     """Column of the clean text at which the slot's block begins: it sees what lies before, and its own block."""
 
-    def visible(self, seen_BP: Int[Tensor, "B P"]) -> Bool[Tensor, "B 1 N P+N"]:
+    def visible(self, seen_BP: Int[Tensor, "B P"]) -> Visibility:
         """Which clean tokens, by their documents, and then which slots each slot attends to."""
         column_P = torch.arange(seen_BP.shape[1], device=seen_BP.device)
         documents_BN1, begin_BN1 = self.documents_BN[:, :, None], self.begin_BN[:, :, None]
         clean_BNP = (seen_BP[:, None] == documents_BN1) & (column_P < begin_BN1) & (documents_BN1 >= 0)
         block_BNN = (documents_BN1 == self.documents_BN[:, None]) & (begin_BN1 == self.begin_BN[:, None])
-        return torch.cat([clean_BNP, block_BNN], dim=2)[:, None]
+        return Whole(torch.cat([clean_BNP, block_BNN], dim=2)[:, None])

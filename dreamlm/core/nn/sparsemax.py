@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from typing import Any, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from dreamlm.core.nn.visibility import Visibility
 
 BLOCK_SCORES = 1 << 22
 """Scores held at once, for rows times heads times queries of a block times keys: about 16 MB in fp32."""
@@ -19,7 +21,7 @@ def sparsemax_attention(
     query_BHTK: Float[Tensor, "B H T K"],
     key_BHSK: Float[Tensor, "B H S K"],
     value_BHSJ: Float[Tensor, "B H S J"],
-    visible: Bool[Tensor, "#B 1 T S"] | None,
+    visible: Visibility | None,
     scale: float,
 ) -> Float[Tensor, "B H T J"]:
     """sparsemax(scale * q k^T) v, in fp32 inside; a query that may see nothing gets 0.
@@ -60,7 +62,7 @@ class _SparsemaxAttention(torch.autograd.Function):
         query_BHTK: Tensor,
         key_BHSK: Tensor,
         value_BHSJ: Tensor,
-        visible: Tensor | None,
+        visible: Visibility | None,
         scale: float,
     ) -> Tensor:
         with torch.autocast(query_BHTK.device.type, enabled=False):
@@ -71,21 +73,21 @@ class _SparsemaxAttention(torch.autograd.Function):
                 weights_BHCS = (scores_BHCS - threshold_BHC1).relu_()
                 mixed.append((weights_BHCS @ value_BHSJ[:, :, keys].float()).to(value_BHSJ.dtype))
                 thresholds.append(threshold_BHC1)
-        ctx.save_for_backward(query_BHTK, key_BHSK, value_BHSJ, visible, torch.cat(thresholds, dim=2))
-        ctx.scale = scale
+        ctx.save_for_backward(query_BHTK, key_BHSK, value_BHSJ, torch.cat(thresholds, dim=2))
+        ctx.visible, ctx.scale = visible, scale
         return torch.cat(mixed, dim=2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         """The projection's derivative at its support of n: identity less 1/n everywhere; zero outside."""
-        query_BHTK, key_BHSK, value_BHSJ, visible, threshold_BHT1 = ctx.saved_tensors
+        query_BHTK, key_BHSK, value_BHSJ, threshold_BHT1 = ctx.saved_tensors
         grad_query_BHTK = torch.empty_like(query_BHTK)
         grad_key_BHSK = torch.zeros_like(key_BHSK, dtype=torch.float32)
         grad_value_BHSJ = torch.zeros_like(value_BHSJ, dtype=torch.float32)
-        for queries, keys in _blocks(query_BHTK, key_BHSK, visible):
+        for queries, keys in _blocks(query_BHTK, key_BHSK, ctx.visible):
             grad_mixed_BHCJ = grad_outputs[0][:, :, queries].float()
-            scores_BHCS = _scores(query_BHTK, key_BHSK, visible, ctx.scale, queries, keys)
+            scores_BHCS = _scores(query_BHTK, key_BHSK, ctx.visible, ctx.scale, queries, keys)
             weights_BHCS = scores_BHCS.sub_(threshold_BHT1[:, :, queries]).relu_()
             grad_value_BHSJ[:, :, keys] += weights_BHCS.mT @ grad_mixed_BHCJ
             support_BHCS = weights_BHCS > 0
@@ -98,7 +100,7 @@ class _SparsemaxAttention(torch.autograd.Function):
         return grad_query_BHTK, grad_key_BHSK.to(key_BHSK.dtype), grad_value_BHSJ.to(value_BHSJ.dtype), None, None
 
 
-def _blocks(query_BHTK: Tensor, key_BHSK: Tensor, visible: Tensor | None) -> Iterator[tuple[slice, slice]]:
+def _blocks(query_BHTK: Tensor, key_BHSK: Tensor, visible: Visibility | None) -> Iterator[tuple[slice, slice]]:
     """Queries that are computed together, and the keys that any of them may see."""
     rows, heads, length = query_BHTK.shape[:3]
     seen = key_BHSK.shape[2]
@@ -109,7 +111,7 @@ def _blocks(query_BHTK: Tensor, key_BHSK: Tensor, visible: Tensor | None) -> Ite
 
 
 def _scores(
-    query_BHTK: Tensor, key_BHSK: Tensor, visible: Tensor | None, scale: float, queries: slice, keys: slice
+    query_BHTK: Tensor, key_BHSK: Tensor, visible: Visibility | None, scale: float, queries: slice, keys: slice
 ) -> Float[Tensor, "B H C S"]:
     """Less each query's highest, without which large scores have no digits left for weights; -inf where hidden."""
     scores_BHCS = (query_BHTK[:, :, queries].float() * scale) @ key_BHSK[:, :, keys].float().mT
@@ -118,7 +120,7 @@ def _scores(
         query_C = torch.arange(past + queries.start, past + queries.stop, device=device)
         hidden = torch.arange(keys.stop, device=device) > query_C[:, None]
     else:
-        hidden = ~visible[:, :, queries]
+        hidden = ~visible.mask(queries, keys)
     scores_BHCS.masked_fill_(hidden, -torch.inf)
     highest_BHC1 = scores_BHCS.amax(dim=-1, keepdim=True)
     return scores_BHCS.sub_(highest_BHC1.clamp_(min=torch.finfo(torch.float32).min))

@@ -5,8 +5,8 @@
     dropout        a token becomes the model's mask vector
     noise          is added to the thoughts that modules read
 
-Targets stay what they are, and so do padding and the end-of-document token that opens a document. What is drawn comes
-from torch's global generator, which belongs to the micro-batch, as dropout's draws do.
+Targets stay what they are, and so do padding, places of pictures and the end-of-document token that opens a document.
+What is drawn comes from torch's global generator, which belongs to the micro-batch, as dropout's draws do.
 
 A token that moves ahead is an answer: until its true place comes, the model would only have to copy it. So
 
@@ -132,7 +132,7 @@ class Disturbed(Augmentation):
         if not model.training:
             return Inputs(tokens_BT)
         chosen_B = torch.rand(len(tokens_BT), device=tokens_BT.device) < self._config.probability
-        may_BT = (documents_BT >= 0) & (tokens_BT != self._end_id) & chosen_B[:, None]
+        may_BT = (documents_BT >= 0) & (tokens_BT >= 0) & (tokens_BT != self._end_id) & chosen_B[:, None]
         shown_BT = None
         if self._config.local_shuffle > 1:
             block = None if model.config.diffusion is None else model.config.block

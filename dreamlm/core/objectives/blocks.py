@@ -2,8 +2,9 @@
 
 A slot stands for a token of the text and predicts the one behind it. Blocks begin at multiples of the block size; a
 document that begins inside a block has the rest of it as its first, shorter one. A document that ends inside a block
-goes on with end-of-document tokens to the block's end, in slots of its own (padding slots): a model that writes a block
-does not know beforehand how much of it the text will need, so the one that learns must not see it either.
+goes on with filler to the block's end, in slots of its own (padding slots): a model that writes a block does not know
+beforehand how much of it the text will need, so the one that learns must not see it either. Filler is a token of its
+own: were it the end token, a block with the one that opens a document would look like one whose document has ended.
 
 Shapes: B rows, X = T + 1 tokens of a window, N slots of a row, U blocks over all rows and documents.
 """
@@ -71,16 +72,19 @@ def lay_out(
     documents_BX: Int[Tensor, "B X"],
     position_BT: Int[Tensor, "B T"],
     size: int,
-    end_id: int,
+    filler_id: int,
 ) -> Blocks:
-    """The blocks of `size` tokens of a batch of windows.  position_BT: place of each input in its document."""
+    """The blocks of `size` tokens of a batch of windows.
+
+    position_BT: place of each input in its document.  filler_id: what stands behind a document's end; no text holds it.
+    """
     rows, length = position_BT.shape
     device = tokens_BX.device
     # What has only padding behind it is the last thing that its document is asked for, and no slot.
     documents_BT = torch.where(documents_BX[:, 1:] >= 0, documents_BX[:, :-1], -1).long()
     column_BT = torch.arange(length, device=device).expand(rows, -1)
     text = [tokens_BX[:, :-1], tokens_BX[:, 1:], documents_BT, position_BT, column_BT, (column_BT - 1).clamp(min=0)]
-    padding = _padding(documents_BT, position_BT, size, end_id)
+    padding = _padding(tokens_BX[:, 1:], documents_BT, position_BT, size, filler_id)
     token_BN, target_BN, documents_BN, position_BN, column_BN, before_BN = (
         torch.cat(parts, dim=1) for parts in zip(text, padding, strict=True)
     )
@@ -103,7 +107,11 @@ def lay_out(
 
 
 def _padding(
-    documents_BT: Int[Tensor, "B T"], position_BT: Int[Tensor, "B T"], size: int, end_id: int
+    target_BT: Int[Tensor, "B T"],
+    documents_BT: Int[Tensor, "B T"],
+    position_BT: Int[Tensor, "B T"],
+    size: int,
+    filler_id: int,
 ) -> list[Int[Tensor, "B G"]]:
     """Slots from each document's end to its block's: token, target, document, position, column, slot before."""
     rows, length = documents_BT.shape
@@ -126,10 +134,11 @@ def _padding(
         return table_BG
 
     before_G = torch.where(step_G == 1, end_G, length + place_G - 1)
-    ends = torch.full((rows, most), end_id, device=device)
+    # The first of them stands for the token that ends the document.
+    token_G = torch.where(step_G == 1, target_BT[row_G, end_G], filler_id)
     return [
-        ends,
-        ends,
+        filled(token_G, filler_id),
+        torch.full((rows, most), filler_id, device=device),
         filled(documents_BT[row_G, end_G], -1),
         filled(position_BT[row_G, end_G] + step_G, 0),
         filled(end_G + step_G, 0),

@@ -33,17 +33,17 @@ class DiffusionObjective(Objective):
     """
 
     def __init__(
-        self, model: DreamLM, label_smoothing: float, end_id: int, augmentation: Augmentation = UNTOUCHED
+        self, model: DreamLM, label_smoothing: float, filler_id: int, augmentation: Augmentation = UNTOUCHED
     ) -> None:
-        """end_id: the token that ends a document.  The model has `diffusion` in its configuration."""
+        """filler_id: what stands behind a document's end.  The model has `diffusion` in its configuration."""
         super().__init__()
         assert model.config.diffusion is not None, "not a diffusion model"
         self.model = model
-        self.label_smoothing, self.end_id, self.augmentation = label_smoothing, end_id, augmentation
+        self.label_smoothing, self.filler_id, self.augmentation = label_smoothing, filler_id, augmentation
         self.schedule = SCHEDULES[model.config.diffusion.noise_schedule]
 
     def forward(self, tokens_BX: Int[Tensor, "B X"], documents_BX: Int[Tensor, "B X"], boundaries: bool) -> Losses:
-        blocks = blocks_of(self.model, tokens_BX, documents_BX, self.end_id)
+        blocks = blocks_of(self.model, tokens_BX, documents_BX, self.filler_id)
         count_U = self.schedule.counts(stratified_times(len(blocks.size_U), tokens_BX.device), blocks.size_U)
         masked_BN = blocks.masked(count_U, torch.rand(blocks.unit_BN.shape, device=tokens_BX.device))
         importance_BN = blocks.importance(count_U, masked_BN, self.schedule)
@@ -58,11 +58,13 @@ class DiffusionObjective(Objective):
         return Losses(losses, nll, real_BT.sum(), probes)
 
 
-def blocks_of(model: DreamLM, tokens_BX: Int[Tensor, "B X"], documents_BX: Int[Tensor, "B X"], end_id: int) -> Blocks:
+def blocks_of(
+    model: DreamLM, tokens_BX: Int[Tensor, "B X"], documents_BX: Int[Tensor, "B X"], filler_id: int
+) -> Blocks:
     """The blocks of a batch of windows that begin with nothing before them."""
     documents_BT = documents_BX[:, :-1].to(torch.int32)
     position_BT, _, _ = positions_in_documents(model.start(len(tokens_BX)), documents_BT)
-    return lay_out(tokens_BX, documents_BX, position_BT, model.config.block, end_id)
+    return lay_out(tokens_BX, documents_BX, position_BT, model.config.block, filler_id)
 
 
 def read_clean(
@@ -72,9 +74,10 @@ def read_clean(
     boundaries: bool,
     augmentation: Augmentation = UNTOUCHED,
 ) -> list[Signal]:
-    """The clean path: one signal for each segment, with the carry behind it."""
-    inputs = augmentation.inputs(model, tokens_BX[:, :-1], documents_BX[:, :-1])
-    return [*model.segments(inputs.tokens_BT, documents_BX[:, :-1], inputs.start(model), boundaries)]
+    """The clean path: one signal for each segment, with the carry behind it, and vectors that mean nothing."""
+    documents_BT = documents_BX[:, :-1]
+    inputs = augmentation.inputs(model, tokens_BX[:, :-1], documents_BT)
+    return [*model.segments(inputs.tokens_BT, documents_BT, inputs.start(model), boundaries, vectors=False)]
 
 
 def fill_in(model: DreamLM, blocks: Blocks, masked_BN: Tensor, clean: Sequence[Signal]) -> Signal:

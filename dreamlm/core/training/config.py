@@ -7,6 +7,8 @@ from pydantic import Field, field_validator
 
 from dreamlm.core.config import ConfigModel
 from dreamlm.core.objectives.augmentation import Disturbed
+from dreamlm.core.objectives.picture_augmentation import DisturbedPictures
+from dreamlm.core.training.curriculum import CurriculumConfig
 from dreamlm.core.training.lengths import LengthSchedule
 from dreamlm.core.training.optim import AdamW, OptimizerConfig
 from dreamlm.core.training.precision import Precision
@@ -27,6 +29,8 @@ class TrainingConfig(ConfigModel):
     """Shrink and grow micro-batches by the memory they take; default only halve them when it runs out."""
     lengths: tuple[LengthSchedule.Stage, ...] = ()
     """Stages at the beginning of the run in which windows are cut into shorter rows; default whole windows."""
+    curriculum: CurriculumConfig = ()
+    """Stages of the run that change what the model does: a list, or "dreaming"; default the model's own settings."""
     optimizer: OptimizerConfig = AdamW.Config()
     schedule: ScheduleConfig = Cosine.Config()
     max_grad_norm: float = Field(1.0, gt=0.0)
@@ -35,6 +39,8 @@ class TrainingConfig(ConfigModel):
     """Share of the target probability spread over the vocabulary; reported losses are always without it."""
     augmentation: Disturbed.Config | None = None
     """Disturb what some rows read in training, never what they predict; {} is the usual measure, default none."""
+    picture_augmentation: DisturbedPictures.Config | None = None
+    """See each picture a little otherwise whenever it comes in training; {} is the usual measure, default none."""
     precision: Precision = "auto"
     """`auto` measures whether bf16 pays on this device, and keeps its choice for the whole run."""
     activation_checkpointing: bool = False

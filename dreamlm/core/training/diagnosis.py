@@ -1,21 +1,22 @@
 """Finding the cause of a loss or gradient that is not finite."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.heads.lm import LanguageModelHead
 from dreamlm.core.nn.signal import Signal
-from dreamlm.core.objectives.causal import CausalObjective
-from dreamlm.core.training.backend.backend import Backend, WindowBatch, on_device
+from dreamlm.core.objectives.objective import Losses
+from dreamlm.core.training.backend.backend import Backend, WindowBatch
 from dreamlm.core.types import Stream
 
 
 def name_cause(backend: Backend, stream: Stream, micro_batches: Sequence[WindowBatch]) -> str:
     """The first layer whose output is not finite and the documents it was reading, in a sentence.
 
-    Runs the micro-batches forward again with a watch on every layer. Collective, inside `backend.whole()`.
+    Runs the objective on the micro-batches again with a watch on every layer. Collective, inside `backend.whole()`.
     """
     bad_weights = [name for name, p in backend.model.named_parameters() if not torch.isfinite(p).all()]
     if bad_weights:
@@ -49,11 +50,10 @@ def _on_the_way_back(backend: Backend, stream: Stream, micro_batches: Sequence[W
 
 def _first_bad_gradient(backend: Backend, micro: WindowBatch) -> str:
     """The weight nearest to the loss whose gradient over this micro-batch alone is not finite, or nothing."""
-    torch.manual_seed(micro.seed)
-    names, weights = zip(*reversed(list(backend.model.named_parameters())), strict=True)
-    with backend.autocast():
-        losses = CausalObjective(backend.model, 0.0)(*on_device(micro.batch, backend.device))
-    gradients = torch.autograd.grad(losses.objectives["token"] / losses.tokens, weights, allow_unused=True)
+    learning = [(name, weight) for name, weight in backend.model.named_parameters() if weight.requires_grad]
+    names, weights = zip(*reversed(learning), strict=True)
+    losses = _losses(backend, micro)
+    gradients = torch.autograd.grad(sum(losses.objectives.values()) / losses.tokens, weights, allow_unused=True)
     found = (
         name for name, grad in zip(names, gradients, strict=True) if grad is not None and not grad.isfinite().all()
     )
@@ -61,42 +61,49 @@ def _first_bad_gradient(backend: Backend, micro: WindowBatch) -> str:
 
 
 def _first_bad_layer(backend: Backend, micro: WindowBatch) -> tuple[str, list[int]]:
+    """Its name, or that of a loss behind it, and the rows that it was reading; both empty when all is finite."""
     found: list[tuple[str, list[int]]] = []
 
-    def watch(name: str) -> Callable[[nn.Module, object, object], None]:
-        def look(module: nn.Module, inputs: object, output: object) -> None:
+    def watch(name: str) -> Callable[[nn.Module, Any, object], None]:
+        def look(module: nn.Module, inputs: Any, output: object) -> None:
+            if isinstance(module, LanguageModelHead):
+                output = module.token_nll(*inputs[:2])
             first = output[0] if isinstance(output, tuple) else output
             values = first.hidden if isinstance(first, Signal) else first
             if isinstance(values, Tensor) and values.is_floating_point() and not found:
-                bad = ~torch.isfinite(values).flatten(1).all(dim=1) if values.ndim > 1 else ~torch.isfinite(values)
+                bad = ~torch.isfinite(values)
                 if bad.any():
-                    found.append((name, bad.nonzero().flatten().tolist()))
+                    found.append((name, _rows(bad, micro)))
 
         return look
 
-    handles = [
-        module.register_forward_hook(watch(name))
-        for name, module in backend.model.named_modules()
-        if name and name != "head"
-    ]
+    handles = [module.register_forward_hook(watch(name)) for name, module in backend.model.named_modules() if name]
     try:
-        torch.manual_seed(micro.seed)
-        tokens, documents, boundaries = on_device(micro.batch, backend.device)
-        with torch.no_grad(), backend.autocast():
-            carry = backend.model.start(len(tokens), records=False)
-            hidden_BTD = backend.model(tokens[:, :-1], documents[:, :-1], carry, boundaries).hidden
-            if not found:
-                found += _bad_head(backend.model, hidden_BTD, tokens, documents)
+        with torch.no_grad():
+            losses = _losses(backend, micro)
     finally:
         for handle in handles:
             handle.remove()
+    bad_losses = [name for name, loss in losses.objectives.items() if not loss.isfinite()]
+    found += [(f"the loss {name}", _everywhere(micro)) for name in bad_losses]
     return found[0] if found else ("", [])
 
 
-def _bad_head(model: DreamLM, hidden_BTD: Tensor, tokens: Tensor, documents: Tensor) -> list[tuple[str, list[int]]]:
-    """The head and the rows whose loss is not finite although what the head read is; training calls no hook of it."""
-    real_BT = (documents[:, 1:] >= 0) & (documents[:, :-1] >= 0)
-    target_BT = torch.where(real_BT, tokens[:, 1:], -1)
-    nll_BT = model.head.token_nll(hidden_BTD.flatten(0, 1), target_BT.flatten()).view(target_BT.shape)
-    bad_B = ~torch.isfinite(nll_BT).all(dim=1)
-    return [("head", bad_B.nonzero().flatten().tolist())] if bad_B.any() else []
+def _losses(backend: Backend, micro: WindowBatch) -> Losses:
+    """As the step that failed computed them: by the objective it trains by, with what that drew."""
+    torch.manual_seed(micro.seed)
+    with backend.autocast():
+        losses: Losses = backend.objective.forward(*micro.inputs(backend.device))
+    return losses
+
+
+def _rows(bad: Tensor, micro: WindowBatch) -> list[int]:
+    """The rows of a micro-batch to which values belong that are laid out by rows or by tokens; else all of them."""
+    rows = len(micro.batch.tokens)
+    if bad.ndim == 0 or len(bad) not in (rows, rows * micro.length):
+        return _everywhere(micro)
+    return bad.reshape(rows, -1).any(dim=1).nonzero().flatten().tolist()
+
+
+def _everywhere(micro: WindowBatch) -> list[int]:
+    return [*range(len(micro.batch.tokens))]

@@ -6,6 +6,19 @@ from typing import Any, final
 
 
 @dataclass(frozen=True)
+class StagePlace:
+    """Where in its curriculum a run is."""
+
+    name: str
+    number: int
+    """From 1."""
+    of: int
+    """How many stages there are."""
+    last_step: int | None
+    """The step that the stage ends with; None for the last one, which stays."""
+
+
+@dataclass(frozen=True)
 class RunStart:
     """What is known before the first step."""
 
@@ -20,6 +33,8 @@ class RunStart:
     device: str
     world_size: int
     resumed: bool
+    stage: StagePlace | None = None
+    """Of the curriculum, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +62,8 @@ class StepReport:
     """Targets of a row: fewer than a window's where windows are cut."""
     loss_factors: Mapping[str, float] = field(default_factory=dict)
     """Share of its full weight that each loss had which begins late or grows, by name."""
+    stage: StagePlace | None = None
+    """Of the curriculum, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +133,8 @@ class EvaluationReport:
     sources: Mapping[str, float]
     """Nats per token of each source."""
     best: bool
+    stage: StagePlace | None = None
+    """That the model was in, if there is a curriculum."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ exactly once, only with less text before it. Shapes: B windows, P pieces of a wi
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import final
 
 import numpy as np
@@ -66,7 +67,8 @@ def objections(
 def cut_rows(batch: Batch, length: int) -> Batch:
     """Each row of T+1 tokens as T / `length` rows of `length`+1; neighbours share a token, which is a target once.
 
-    Documents are counted from 0 again within each row, so that rows of one document need no mask.
+    Documents are counted from 0 again within each row, so that rows of one document need no mask. Rows that show places
+    of one picture share it.
     """
     pieces = (batch.tokens.shape[1] - 1) // length
     if pieces == 1:
@@ -74,9 +76,11 @@ def cut_rows(batch: Batch, length: int) -> Batch:
     place_PL = np.arange(pieces)[:, None] * length + np.arange(length + 1)
     documents_BL = batch.documents[:, place_PL].reshape(-1, length + 1)
     first_B1 = np.maximum(documents_BL[:, :1], 0)
+    pictures = batch.pictures
     return Batch(
         tokens=batch.tokens[:, place_PL].reshape(-1, length + 1),
         documents=np.where(documents_BL < 0, documents_BL, documents_BL - first_B1),
         sources=batch.sources.repeat(pieces),
         windows=tuple(window for window in batch.windows for _ in range(pieces)),
+        pictures=pictures and replace(pictures, of=pictures.of[:, place_PL].reshape(-1, length + 1)),
     )

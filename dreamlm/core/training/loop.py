@@ -12,11 +12,14 @@ from dataclasses import replace
 from functools import partial
 from typing import final
 
+import torch
+
 from dreamlm.core.errors import Interrupted, LossNotFinite, TrainingFailed
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.training import memory, sanity
 from dreamlm.core.training.backend.backend import Backend, Measured, Tensors, Update, WindowBatch
 from dreamlm.core.training.config import TrainingConfig
+from dreamlm.core.training.curriculum import Curriculum
 from dreamlm.core.training.diagnosis import name_cause
 from dreamlm.core.training.interruption import StopRequest
 from dreamlm.core.training.lengths import LengthSchedule, cut_rows
@@ -40,9 +43,11 @@ class Trainer:
         self._config, self._backend, self._stream, self._schedule = config, backend, stream, schedule
         self._saver, self._hooks, self._around = around.saver, around.hooks, around
         self._lengths = LengthSchedule(config.lengths, stream.seq_length)
-        self._teller = Teller(config, backend, around.hooks, stream.seq_length, self._lengths)
+        self._curriculum = Curriculum(config.curriculum)
+        self._teller = Teller(config, backend, around.hooks, stream.seq_length, self._lengths, self._curriculum)
         self._imported = False
         self._first_weights: dict[str, tuple[float, float]] = {}
+        self._looked = False
         self._saved_at = time.monotonic()
 
     def run(self, state: TrainingState, fresh: bool, imported: bool = False) -> TrainingState:
@@ -55,6 +60,7 @@ class Trainer:
         """
         self._imported = imported
         with StopRequest(self._hooks.on_notice) as stop:
+            self._enter(state.step)  # the first snapshot is one of the first stage
             self._teller.start(state)
             if fresh:
                 with self._backend.whole():
@@ -77,6 +83,8 @@ class Trainer:
 
     def _step(self, state: TrainingState) -> TrainingState:
         """One optimizer step."""
+        self._enter(state.step)
+        self._teller.stage(state)
         windows, cursor = self._stream.draw(state.cursor, state.global_rows)
         length = self._length(state)
         loss_factors = self._backend.model.config.loss_factors(state.progress)
@@ -100,6 +108,10 @@ class Trainer:
             state = self._check_early(state, measured) if self._config.sanity_checks else state
         return self._with_rows(state, measured)
 
+    def _enter(self, step: int) -> None:
+        if self._curriculum.enter(self._backend.model, step) and self._config.compile:
+            torch.compiler.reset()  # what was compiled for another stage only counts against the limit of compilations
+
     def _length(self, state: TrainingState) -> int:
         """Targets of this step's rows; says so where they change."""
         length = self._lengths.at(state.progress)
@@ -120,7 +132,9 @@ class Trainer:
             with within_memory(memory.READING.failure):  # it reads all of them, however many rows each has
                 micro_batches = self._share(now, windows, length)
             if state.step == 0:
-                sanity.check_batch(micro_batches[0].batch, self._backend.model.vocab_size, self._around.padding_id)
+                model, padding_id = self._backend.model, self._around.padding_id
+                sanity.check_batch(micro_batches[0].batch, model.vocab_size, padding_id, model.config.image_form)
+            self._looked |= self._backend.model.vision.looks and any(micro.batch.pictures for micro in micro_batches)
             self._around.rows.begin(now)
             measured = self._backend.forward_backward(micro_batches)
             self._around.rows.end()
@@ -174,8 +188,12 @@ class Trainer:
 
     def _check_early(self, state: TrainingState, measured: Measured) -> TrainingState:
         if self._first_weights and state.step == sanity.MOVING_STEPS and not state.skipped_steps:
+            looked, stage = self._backend.any(self._looked), self._curriculum.place(state.step - 1)
+            follow = stage is not None and stage.last_step is not None
             with self._backend.whole():
-                sanity.check_weights_moved(self._first_weights, self._backend.model)
+                remark = sanity.check_weights_moved(self._first_weights, self._backend.model, looked, follow)
+            if remark:
+                self._hooks.on_notice(remark)
         if len(state.early_losses) >= sanity.EARLY_STEPS or not math.isfinite(measured.nll) or self._imported:
             return state
         losses = (*state.early_losses, measured.nll)

@@ -4,7 +4,7 @@ One process of plain PyTorch halves its micro-batch and repeats the step. A rank
 for it inside a collective. It leaves a word for them, all of them end, and whoever started them may start them again.
 
 The windows of a step stay the same either way, and its gradient is summed from more parts: the losses differ from
-those of the larger micro-batch by rounding only, where there is no dropout, whose draws belong to a micro-batch.
+those of the larger micro-batch by rounding, and where something belongs to a micro-batch by that (see `rows.py`).
 """
 
 import os

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, final
 
 from dreamlm.core.errors import is_out_of_space
+from dreamlm.core.training.by_stage import by_stage
 from dreamlm.core.training.hooks import (
     EvaluationReport,
     Hook,
+    Hooks,
     IterationReport,
     PreferenceMeasured,
     RewardReport,
@@ -126,6 +128,7 @@ class TensorBoard(Hook):
                 for name, values in report.probes.items()
                 for place, value in enumerate(values)
             },
+            **({} if report.stage is None else {"train/stage": report.stage.number}),
         }
         self._add(scalars, report.step)
 
@@ -182,7 +185,8 @@ class TensorBoard(Hook):
 
 @final
 class ReportFile(Hook):
-    """`training_report.json`: how the run ended, how it last began, and every evaluation; replaced as a whole.
+    """`training_report.json`: how the run ended, how it last began, every evaluation, and the stages of a curriculum;
+    replaced as a whole.
 
     All but the end is read from the run's metrics, so that it does not matter how often the run was stopped. Damaged
     lines do not count; `MetricsFile` tells of them when the run goes on.
@@ -207,6 +211,8 @@ class ReportFile(Hook):
         report = {"end": ended, "start": start[-1] if start else {}, "evaluations": evaluations}
         if rewards := list(self._events("reward")):
             report["rewards"] = rewards
+        if any(one.get("stage") for one in start):
+            report["stages"] = by_stage(self._events("step"), evaluations)
         temporary = self._path.with_suffix(".json.tmp")
         temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         temporary.replace(self._path)
@@ -220,6 +226,13 @@ class ReportFile(Hook):
                 if line.startswith(begins) and (event := _event(line)) is not None:
                     del event["event"]
                     yield event
+
+
+def complete_report(metrics: MetricsFile, report: ReportFile, end: RunEnd) -> None:
+    """Write down the end of a run that was killed behind its last snapshot; where it is written, do nothing."""
+    if not report.tells(end.step):
+        metrics.keep_until(end.step)
+        Hooks([metrics, report]).on_end(end)
 
 
 def _event(line: bytes) -> dict[str, Any] | None:

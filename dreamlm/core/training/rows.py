@@ -6,7 +6,8 @@
 4. a size that ran out of memory is never tried again, and each time rows had to be halved the next look waits longer
 
 The windows of a step stay the same, so do the tokens of an optimizer step. As with every change of the micro-batch,
-the losses differ by rounding, and by the draws of dropout, which belong to a micro-batch.
+the losses differ by rounding, and by what belongs to a micro-batch: draws of dropout, augmentation and noise times, the
+rows that a contrastive loss compares, the balance of experts.
 """
 
 from abc import ABC, abstractmethod

@@ -9,6 +9,7 @@ import torch
 
 from dreamlm.core.training.backend.backend import Backend, Measured, Update
 from dreamlm.core.training.config import TrainingConfig
+from dreamlm.core.training.curriculum import Curriculum
 from dreamlm.core.training.hooks import EvaluationReport, Hook, RunEnd, RunStart, StepReport
 from dreamlm.core.training.lengths import LengthSchedule
 from dreamlm.core.training.meters import Throughput, matmul_peak, training_flops_per_token
@@ -21,10 +22,17 @@ class Teller:
     """Makes the reports of one run, and measures its speed meanwhile."""
 
     def __init__(
-        self, config: TrainingConfig, backend: Backend, hooks: Hook, seq_length: int, lengths: LengthSchedule
+        self,
+        config: TrainingConfig,
+        backend: Backend,
+        hooks: Hook,
+        seq_length: int,
+        lengths: LengthSchedule,
+        curriculum: Curriculum,
     ) -> None:
         """Collective."""
         self._config, self._backend, self._hooks, self._seq_length = config, backend, hooks, seq_length
+        self._curriculum = curriculum
         self._throughput = Throughput()
         self._begun = time.monotonic()
         self._last_nll: float | None = None
@@ -44,11 +52,11 @@ class Teller:
     def start(self, state: TrainingState) -> None:
         self._begun = time.monotonic()
         tokens_per_step = state.global_rows * self._seq_length
-        coming = math.ceil((self._config.train_tokens - state.tokens) / tokens_per_step)
+        planned_steps = state.step + math.ceil((self._config.train_tokens - state.tokens) / tokens_per_step)
         self._hooks.on_start(
             RunStart(
                 step=state.step,
-                planned_steps=state.step + coming,
+                planned_steps=planned_steps,
                 tokens=state.tokens,
                 train_tokens=self._config.train_tokens,
                 tokens_per_step=tokens_per_step,
@@ -58,9 +66,17 @@ class Teller:
                 device=str(self._backend.device),
                 world_size=self._backend.world_size,
                 resumed=state.step > 0,
+                stage=self._curriculum.place(state.step),
             )
         )
+        for remark in self._curriculum.remarks(planned_steps, self._backend.model.config):
+            self._hooks.on_notice(remark)
         self.pause()
+
+    def stage(self, state: TrainingState) -> None:
+        """`state` is that before a step; says so where a stage begins."""
+        if text := self._curriculum.beginning(state.step):
+            self._hooks.on_notice(f"step {state.step + 1:,}: {text}")
 
     def step(
         self,
@@ -89,6 +105,7 @@ class Teller:
                 micro_rows=state.micro_rows,
                 length=length,
                 loss_factors=loss_factors,
+                stage=self._curriculum.place(state.step - 1),
             )
         )
 
@@ -103,6 +120,7 @@ class Teller:
                 bits_per_byte=found.bits_per_byte,
                 sources=found.sources,
                 best=best,
+                stage=self._curriculum.place(state.step - 1),
             )
         )
 

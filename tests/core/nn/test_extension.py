@@ -84,6 +84,20 @@ def test_rotary_frequencies_get_yarn_from_the_trained_length_to_the_new_one() ->
     }
 
 
+@pytest.mark.parametrize(
+    "scaling", ["none", {"type": "linear", "factor": 2}, {"type": "yarn", "factor": 2, "original_length": 8}], ids=str
+)
+def test_no_layer_at_all_is_a_choice_too_and_reads_on_as_the_model_is(scaling: object) -> None:
+    model = trained({"scaling": scaling})
+    whole, none = longer(model, 64), longer(model, 64, ())
+    assert none.config.positions.scaling.layers == ()
+    unscaled = DreamLM.Config.model_validate(model.config.model_dump() | {"seq_length": 64, "positions": "rope"})
+    as_it_is = unscaled.build(50)
+    as_it_is.load_state_dict(model.state_dict())
+    assert torch.equal(hidden(none, tokens(64)), hidden(as_it_is, tokens(64)))
+    assert not torch.equal(hidden(none, tokens(64)), hidden(whole, tokens(64)))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_length_of_training_changes_nothing(kind: str) -> None:
     model = trained(kind)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dreamlm.core.nn import sparsemax
 from dreamlm.core.nn.sparsemax import simplex_threshold, sparsemax_attention
+from dreamlm.core.nn.visibility import Whole
 
 ROWS, HEADS, WIDTH = 2, 3, 8
 
@@ -75,7 +76,7 @@ def test_attention_and_its_gradients_equal_those_through_entmax(
     if shape == "masked per row":
         random = torch.rand(ROWS, 1, queries, keys, generator=torch.Generator().manual_seed(2))
         visible = visible & (random < 0.6) | torch.eye(queries, keys, dtype=torch.bool)
-    given_mask = visible if shape.startswith("masked") else None
+    given_mask = Whole(visible) if shape.startswith("masked") else None
     results = []
     for attend in (
         lambda *three: sparsemax_attention(*three, given_mask, WIDTH**-0.5),
@@ -93,7 +94,7 @@ def test_a_query_that_may_see_nothing_gets_nothing_and_stays_finite() -> None:
     three = inputs(4, 4)
     visible = causal(4, 4)
     visible[..., 2, :] = False
-    mixed = sparsemax_attention(*three, visible, 1.0)
+    mixed = sparsemax_attention(*three, Whole(visible), 1.0)
     mixed.square().sum().backward()
     assert not mixed[:, :, 2].any()
     assert mixed[:, :, [0, 1, 3]].any(dim=-1).all()

@@ -8,7 +8,7 @@ from torch import Tensor
 from dreamlm.core.nn.noise import SCHEDULES
 from dreamlm.core.objectives.blocks import Blocks, lay_out
 
-END, MASK = 0, 99
+FILLER, MASK = 98, 99
 
 
 def positions(documents: list[int]) -> list[int]:
@@ -21,13 +21,13 @@ def positions(documents: list[int]) -> list[int]:
 
 def blocks(tokens: list[list[int]], documents: list[list[int]], size: int) -> Blocks:
     position_BT = torch.tensor([positions(row[:-1]) for row in documents])
-    return lay_out(torch.tensor(tokens), torch.tensor(documents, dtype=torch.int32), position_BT, size, END)
+    return lay_out(torch.tensor(tokens), torch.tensor(documents, dtype=torch.int32), position_BT, size, FILLER)
 
 
-def test_a_document_that_ends_within_a_block_goes_on_with_ends() -> None:
+def test_a_document_that_ends_within_a_block_goes_on_with_filler_behind_its_end() -> None:
     found = blocks([[0, 1, 2, 0, 3, 4, 5, 6, 7]], [[0, 0, 0, 1, 1, 1, 1, 1, 1]], size=4)
-    assert found.token_BN.tolist() == [[0, 1, 2, 0, 3, 4, 5, 6, END]]
-    assert found.target_BN.tolist() == [[1, 2, 0, 3, 4, 5, 6, 7, END]]
+    assert found.token_BN.tolist() == [[0, 1, 2, 0, 3, 4, 5, 6, 0]]
+    assert found.target_BN.tolist() == [[1, 2, 0, 3, 4, 5, 6, 7, FILLER]]
     assert found.documents_BN.tolist() == [[0, 0, 0, 1, 1, 1, 1, 1, 0]]
     assert found.position_BN.tolist() == [[0, 1, 2, 0, 1, 2, 3, 4, 3]]
     assert found.begin_BN.tolist() == [[0, 0, 0, 0, 4, 4, 4, 4, 0]]
@@ -84,8 +84,10 @@ def naive(tokens: list[int], documents: list[int], size: int) -> list[tuple[obje
         slots.append((document, column, place[column], tokens[column], tokens[column + 1], given))
         goes_on = column + 1 < length and documents[column + 1] == document and documents[column + 2] >= 0
         if not goes_on and not last:
+            behind = [tokens[column + 1], *[FILLER] * size]
             for further in range(column + 1, (column // size + 1) * size):
-                slots.append((document, further, place[column] + further - column, END, END, False))
+                token = behind[further - column - 1]
+                slots.append((document, further, place[column] + further - column, token, FILLER, False))
     sizes = [sum(one[0] == other[0] and one[1] // size == other[1] // size for other in slots) for one in slots]
     return [(*slot, count) for slot, count in zip(slots, sizes, strict=True)]
 

@@ -20,7 +20,7 @@ from dreamlm.core.objectives import blocks as blocks_module
 from dreamlm.core.objectives.causal import CausalObjective
 from dreamlm.core.objectives.diffusion import DiffusionObjective, blocks_of, fill_in, read_clean
 
-VOCAB, END = 31, 0
+VOCAB, END, FILLER = 32, 0, 31
 DOCUMENTS = torch.tensor([[0] * 17, [0] * 6 + [1] * 11, [0] * 3 + [1] * 9 + [2] * 5, [0] * 12 + [-1] * 5])
 MODULES = ((), ("segment_summary",))
 
@@ -38,12 +38,12 @@ def model(block: int, modules: tuple[str, ...] = (), schedule: NoiseName = "line
 
 
 def window(rows: int = 4) -> Tensor:
-    return torch.randint(1, VOCAB, (rows, 17), generator=torch.Generator().manual_seed(1))
+    return torch.randint(1, FILLER, (rows, 17), generator=torch.Generator().manual_seed(1))
 
 
 def hidden(diffuser: DreamLM, tokens_BX: Tensor, documents_BX: Tensor, masked_BN: Tensor) -> Tensor:
     """Vectors of all slots."""
-    blocks = blocks_of(diffuser, tokens_BX, documents_BX, END)
+    blocks = blocks_of(diffuser, tokens_BX, documents_BX, FILLER)
     found: Tensor = fill_in(diffuser, blocks, masked_BN, read_clean(diffuser, tokens_BX, documents_BX, True)).hidden
     return found.detach()
 
@@ -53,12 +53,20 @@ def test_with_blocks_of_one_token_it_is_the_causal_model(modules: tuple[str, ...
     diffuser, tokens = model(1, modules), window()
     with torch.no_grad():
         causal = CausalObjective(diffuser, 0.1)(tokens, DOCUMENTS, True)
-        diffusion = DiffusionObjective(diffuser, 0.1, END)(tokens, DOCUMENTS, True)
-        exact = bound(diffuser, tokens, DOCUMENTS, True, END, samples=3, seed=0)
+        diffusion = DiffusionObjective(diffuser, 0.1, FILLER)(tokens, DOCUMENTS, True)
+        exact = bound(diffuser, tokens, DOCUMENTS, True, FILLER, samples=3, seed=0)
     assert torch.allclose(diffusion.nll, causal.nll, rtol=1e-6)
     assert torch.allclose(diffusion.objectives["token"], causal.objectives["token"], rtol=1e-6)
     assert exact.nll_BT.sum().item() == pytest.approx(causal.nll.item(), rel=1e-6)
     assert exact.variance_B.max() < 1e-9
+
+
+def test_blocks_of_one_token_have_no_mask_and_train_every_weight() -> None:
+    learner, causal = model(1), model(1).config.model_copy(update={"diffusion": None})
+    assert learner.state_dict().keys() == causal.build(VOCAB).state_dict().keys()
+    DiffusionObjective(learner, 0.0, FILLER)(window(), DOCUMENTS, True).objectives["token"].backward()
+    assert all(one.grad is not None and one.grad.any() for one in learner.parameters())
+    assert model(2).mask_vector is not None
 
 
 @pytest.mark.parametrize("modules", MODULES, ids=str)
@@ -69,7 +77,7 @@ def test_a_hidden_token_changes_nothing_in_its_block_or_before(modules: tuple[st
     before = hidden(diffuser, tokens, documents, masked)
     for target in (4, 5, 9):
         changed = tokens.clone()
-        changed[:, target + 1] = (tokens[:, target + 1] + 3) % VOCAB
+        changed[:, target + 1] = (tokens[:, target + 1] + 3) % FILLER
         after = hidden(diffuser, changed, documents, masked)
         end = (target // 4 + 1) * 4
         assert torch.equal(before[:, :end], after[:, :end]), f"the token behind slot {target} is seen under its mask"
@@ -81,7 +89,7 @@ def test_a_block_is_seen_in_both_directions_and_the_next_block_is_not() -> None:
     nothing = torch.zeros(4, 16, dtype=torch.bool)
     before = hidden(diffuser, tokens, documents, nothing)
     changed = tokens.clone()
-    changed[:, 7] = (tokens[:, 7] + 3) % VOCAB
+    changed[:, 7] = (tokens[:, 7] + 3) % FILLER
     after = hidden(diffuser, changed, documents, nothing)
     assert torch.equal(before[:, :4], after[:, :4])
     assert not torch.allclose(before[:, 4], after[:, 4])
@@ -93,7 +101,7 @@ def test_all_blocks_at_once_are_each_block_alone(modules: tuple[str, ...]) -> No
     diffuser, tokens, documents = model(4, modules), window(1), DOCUMENTS[:1]
     masked = torch.rand(1, 16, generator=torch.Generator().manual_seed(2)) < 0.5
     at_once = hidden(diffuser, tokens, documents, masked)
-    slots = blocks_of(diffuser, tokens, documents, END).slots(masked, diffuser.mask_id)
+    slots = blocks_of(diffuser, tokens, documents, FILLER).slots(masked, diffuser.mask_id)
     for begin in range(0, 16, 4):
         with torch.no_grad():
             carry = diffuser.start(1)
@@ -108,7 +116,7 @@ def test_all_blocks_at_once_are_each_block_alone(modules: tuple[str, ...]) -> No
 
 def exact_bound(diffuser: DreamLM, tokens_BX: Tensor, documents_BX: Tensor) -> float:
     """Every way to hide tokens, of blocks that do not see one another's masks: mean over k of n/k times the losses."""
-    blocks = blocks_of(diffuser, tokens_BX, documents_BX, END)
+    blocks = blocks_of(diffuser, tokens_BX, documents_BX, FILLER)
     clean = read_clean(diffuser, tokens_BX, documents_BX, True)
     total = 0.0
     for unit, size in enumerate(blocks.size_U.tolist()):
@@ -137,7 +145,7 @@ def test_every_schedule_estimates_the_bound_that_all_masks_give(
     schedule: NoiseName, small: tuple[Tensor, Tensor, float]
 ) -> None:
     tokens, documents, exact = small
-    objective = DiffusionObjective(model(4, schedule=schedule, seq_length=8), 0.0, END)
+    objective = DiffusionObjective(model(4, schedule=schedule, seq_length=8), 0.0, FILLER)
     torch.manual_seed(3)
     with torch.no_grad():
         many = tokens.expand(400, -1), documents.expand(400, -1)
@@ -151,7 +159,7 @@ def test_the_evaluated_bound_is_exact_in_the_mean_and_knows_its_error(small: tup
     tokens, documents, exact = small
     diffuser = model(4, seq_length=8)
     with torch.no_grad():
-        found = [bound(diffuser, tokens, documents, True, END, samples=4, seed=seed) for seed in range(60)]
+        found = [bound(diffuser, tokens, documents, True, FILLER, samples=4, seed=seed) for seed in range(60)]
     sums = torch.stack([one.nll_BT.sum() for one in found])
     assert sums.mean().item() == pytest.approx(exact, abs=4 * sums.std().item() / math.sqrt(60))
     told = torch.stack([one.variance_B[0] for one in found]).mean().sqrt().item()
@@ -160,14 +168,14 @@ def test_the_evaluated_bound_is_exact_in_the_mean_and_knows_its_error(small: tup
 
 def test_the_bound_of_a_window_is_its_own() -> None:
     diffuser, tokens = model(4), window()
-    whole = bound(diffuser, tokens, DOCUMENTS, True, END, samples=2, seed=0)
+    whole = bound(diffuser, tokens, DOCUMENTS, True, FILLER, samples=2, seed=0)
     for row in range(4):
-        alone = bound(diffuser, tokens[row : row + 1], DOCUMENTS[row : row + 1], True, END, samples=2, seed=0)
+        alone = bound(diffuser, tokens[row : row + 1], DOCUMENTS[row : row + 1], True, FILLER, samples=2, seed=0)
         assert torch.allclose(alone.nll_BT[0], whole.nll_BT[row], rtol=1e-5)
     for length in (12, 13, 15):  # how much padding is behind the text does not matter, none included
-        trimmed = bound(diffuser, tokens[3:, :length], DOCUMENTS[3:, :length], True, END, samples=2, seed=0)
+        trimmed = bound(diffuser, tokens[3:, :length], DOCUMENTS[3:, :length], True, FILLER, samples=2, seed=0)
         assert torch.allclose(trimmed.nll_BT[0], whole.nll_BT[3, : length - 1], rtol=1e-5)
-    other = bound(diffuser, tokens, DOCUMENTS, True, END, samples=2, seed=1)
+    other = bound(diffuser, tokens, DOCUMENTS, True, FILLER, samples=2, seed=1)
     assert not torch.allclose(other.nll_BT, whole.nll_BT)
 
 
@@ -183,8 +191,8 @@ def learned_cost(end: float) -> float:
     """Nats per token of new random documents, after some learning from others."""
     config = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "seq_length": 16, "diffusion": {"block_size": 8}}
     torch.manual_seed(0)
-    learner = DreamLM.Config.model_validate(config).build(8)
-    objective = DiffusionObjective(learner, 0.0, END)
+    learner = DreamLM.Config.model_validate(config).build(9)
+    objective = DiffusionObjective(learner, 0.0, 8)
     optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-2, weight_decay=0.0)
     generator = torch.Generator().manual_seed(1)
     for _ in range(150):
@@ -194,7 +202,7 @@ def learned_cost(end: float) -> float:
         optimizer.zero_grad()
     tokens, documents = random_documents(1024, 16, end, generator)
     with torch.no_grad():
-        found = bound(learner, tokens, documents, True, END, samples=4, seed=0)
+        found = bound(learner, tokens, documents, True, 8, samples=4, seed=0)
     return found.nll_BT.sum().item() / tokens[:, 1:].numel()
 
 
@@ -202,7 +210,7 @@ def test_where_documents_end_is_not_given_away(monkeypatch: pytest.MonkeyPatch) 
     """Nobody can know when the next document ends; a model that saw how far its block goes would."""
     end = 0.15
     entropy = -end * math.log(end) - (1 - end) * math.log((1 - end) / 7)
-    assert entropy - 0.01 < learned_cost(end) < entropy + 0.15
+    assert entropy - 0.01 < learned_cost(end) < entropy + 0.25
     # The planted defect: blocks that stop where their document does.
     without = blocks_module._padding
     monkeypatch.setattr(blocks_module, "_padding", lambda *layout: [part[:, :0] for part in without(*layout)])

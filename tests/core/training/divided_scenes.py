@@ -24,11 +24,22 @@ THOUGHTS = {
     "segment_length": SEGMENT,
     "modules": [{"type": "thought_stack", "thought_dims": (4, 4, 2), "stack_size": 2}],
 }
+DREAMS = {
+    "segment_length": SEGMENT,
+    "modules": [
+        {
+            **{"type": "dreaming", "num_dream_sequences": 2, "dream_length": 2, "num_experts": 16, "dream_size": 8},
+            **{"expert_num_layers": 1, "expert_num_heads": 2, "graph_num_heads": 2},
+        }
+    ],
+}
+"""More experts than the dreams of a rank can use, so that the ranks' idle experts differ."""
 DIFFUSION = {"diffusion": {"block_size": 4}}
 MODELS: dict[str, dict[str, Any]] = {
     "plain": {},
     "summary": SUMMARY,
     "thoughts": THOUGHTS,
+    "dreams": DREAMS,
     "diffusion": DIFFUSION,
     "diffusion-summary": DIFFUSION | SUMMARY,
     "diffusion-thoughts": DIFFUSION | THOUGHTS,
@@ -64,6 +75,7 @@ class Case(NamedTuple):
 FAST = [
     Case("thoughts", tied=False, lengths="resting"),
     Case("diffusion-summary", checkpointing=True),
+    Case("dreams", checkpointing=True),
     Case("lossless", stage=2, lengths="uneven"),
 ]
 ALL = [
@@ -85,7 +97,7 @@ RESUMED = [case for case in ALL if case in SLOW or case.lengths == "resting"]
 def objective(case: Case) -> Objective:
     model = zero_scenes.objective(**MODELS[case.model], tie_embeddings=case.tied).model
     model.checkpoint_activations(case.checkpointing)
-    return objective_of(model, label_smoothing=0.1, end_id=0)
+    return objective_of(model, 0.1, 0)
 
 
 def single(case: Case) -> SingleProcess:

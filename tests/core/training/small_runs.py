@@ -11,7 +11,7 @@ from stream_of_text import VOCAB, TextStream
 
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.objectives.augmentation import UNTOUCHED
-from dreamlm.core.objectives.causal import CausalObjective
+from dreamlm.core.objectives.choose import objective_of
 from dreamlm.core.training.backend.backend import Tensors
 from dreamlm.core.training.backend.single import SingleProcess
 from dreamlm.core.training.config import TrainingConfig
@@ -77,6 +77,7 @@ class Run:
     samples: Callable[[int], list[Sample]] = lambda step: []
     validate: Callable[[], Validation] = lambda: Validation(1.0, 1.0, {"text": 1.0})
     rows: RowPolicy = field(default_factory=SameRows)
+    decoder: type[DreamLM.Config] = DreamLM.Config
 
     def config(self) -> TrainingConfig:
         few = {"train_tokens": 4 * 16 * 20, "per_gpu_batch_size": 4, "precision": "fp32", "eval_tokens": 640}
@@ -85,11 +86,11 @@ class Run:
     def backend(self) -> SingleProcess:
         torch.manual_seed(0)
         sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "seq_length": 16, "dropout": 0.1}
-        model = DreamLM.Config.model_validate({**sizes, **self.model_options}).build(VOCAB)
+        model = self.decoder.model_validate({**sizes, **self.model_options}).build(VOCAB)
         config = self.config()
         model.checkpoint_activations(config.activation_checkpointing)
         augmentation = config.augmentation.build(model, VOCAB, 0, 63) if config.augmentation else UNTOUCHED
-        objective = CausalObjective(model, config.label_smoothing, augmentation)
+        objective = objective_of(model, config.label_smoothing, 0, augmentation)
         weights = model.config.loss_weights
         return SingleProcess(
             objective, config.optimizer, weights, config.max_grad_norm, config.precision, compile=False

@@ -4,12 +4,13 @@ import errno
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from dreamlm.core.training.hooks import EvaluationReport, RunEnd, RunStart, StepReport
+from dreamlm.core.training.hooks import EvaluationReport, RunEnd, RunStart, StagePlace, StepReport
 from dreamlm.core.training.meters import Throughput
 from dreamlm.core.training.recorders import MetricsFile, ReportFile, TensorBoard
 
@@ -120,6 +121,15 @@ def test_tensorboard_events_hold_the_scalars(tmp_path: Path) -> None:
     events.Reload()
     assert [event.value for event in events.Scalars("train/nll")] == [2.0]
     assert [event.step for event in events.Scalars("validation/source/text")] == [3]
+
+
+def test_the_number_of_the_stage_is_a_curve(tmp_path: Path) -> None:
+    recorder = TensorBoard(tmp_path)
+    recorder.on_start(start(0))
+    for step, number in ((1, 1), (2, 2)):
+        recorder.on_step(replace(report(step), stage=StagePlace("any", number, 2, None)))
+    recorder.on_end(END)
+    assert scalars(tmp_path, "train/stage") == [(1, 1.0), (2, 2.0)]
 
 
 def test_throughput_counts_tokens_over_wall_time_without_pauses() -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from small_runs import Run
 from zero_scenes import (
     CASES,
+    DREAMS,
     EXPERT_FACTORS,
     EXPERT_STAGES,
     EXPERTS,
@@ -31,6 +32,7 @@ from zero_scenes import (
     held_out_loss,
     single,
     train,
+    train_staged,
 )
 
 from dreamlm.core.training.backend.backend import Tensors
@@ -114,6 +116,20 @@ def test_experts_that_one_rank_uses_and_the_other_does_not_learn_as_in_one_proce
     alone = single("fp32", **EXPERTS)
     alone.weigh(EXPERT_FACTORS)
     assert_close(seen[f"z{stage}-experts"], train(alone, range(STEPS)), TOLERANCE["fp32"])
+
+
+@pytest.mark.parametrize("stage", EXPERT_STAGES)
+def test_two_processes_pass_the_edges_of_a_curriculum_as_one_does(
+    seen: dict[str, Any], folder: Path, stage: int
+) -> None:
+    alone = single("fp32", **DREAMS)
+    assert_close(seen[f"z{stage}-staged"], train_staged(alone), TOLERANCE["fp32"])
+    reference, found = alone.gather(), snapshot(folder, f"z{stage}-staged")
+    counts, expected = (
+        {name: count.item() for name, count in one.optimizer.items() if name.endswith("/step")}
+        for one in (found, reference)
+    )
+    assert counts == expected
 
 
 @pytest.mark.parametrize("stage", EXPERT_STAGES)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from dreamlm.core.modules.stage import Stage
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.objectives.augmentation import Disturbed
 from dreamlm.core.objectives.causal import CausalObjective
@@ -49,6 +50,14 @@ EXPERTS = {"feed_forward": {"type": "moe", "num_experts": 32, "expert_size": 5}}
 EXPERT_WEIGHTS = {"token": 1.0, "moe_balance": 0.01}
 EXPERT_FACTORS = {"moe_balance": 50.0}
 """What the loop may tell a backend: here so much that nobody overlooks it."""
+DREAM_SIZES = {"num_experts": 6, "moe_top_k": 1, "expert_num_layers": 1, "expert_num_heads": 2, "graph_num_heads": 2}
+DREAMS = {"segment_length": 4, "modules": [{"type": "dreaming", **DREAM_SIZES}]}
+DREAM_WEIGHTS = {"token": 1.0, "dreaming.balance": 0.01}
+FEW_DREAMS, MANY_DREAMS = (
+    Stage(dream_length=length, num_dream_sequences=dreams, graph_reasoning_hops=hops)
+    for length, dreams, hops in ((1, 1, 1), (3, 2, 2))
+)
+"""The first has no edges between steps of dreams, so nothing of their weights reaches a loss in it."""
 
 
 def objective(**options: Any) -> CausalObjective:
@@ -68,8 +77,8 @@ def augmented() -> CausalObjective:
 
 def single(precision: str, optimizer: str = "adamw", **options: Any) -> SingleProcess:
     torch.set_num_threads(1)
-    chosen = OPTIMIZERS[optimizer]
-    return SingleProcess(objective(**options), chosen, EXPERT_WEIGHTS, MAX_NORM, precision, compile=False)
+    chosen, weights = OPTIMIZERS[optimizer], EXPERT_WEIGHTS | DREAM_WEIGHTS
+    return SingleProcess(objective(**options), chosen, weights, MAX_NORM, precision, compile=False)
 
 
 def micro_batch(step: int, number: int) -> WindowBatch:
@@ -94,6 +103,15 @@ def train(backend: Backend, steps: Sequence[int]) -> list[list[float]]:
         update = backend.update(1.0 / (step + 1))
         assert update.applied
         seen.append([measured.nll, update.gradient_norm, update.learning_rate])
+    return seen
+
+
+def train_staged(backend: Backend) -> list[list[float]]:
+    """Through an edge of a curriculum, and back."""
+    seen = []
+    for step in range(STEPS):
+        backend.model.enter(MANY_DREAMS if step in (2, 3) else FEW_DREAMS)
+        seen += train(backend, [step])
     return seen
 
 

@@ -14,6 +14,8 @@ from small_runs import Run, Shelf
 from torch import distributed
 from zero_scenes import (
     CASES,
+    DREAM_WEIGHTS,
+    DREAMS,
     EXPERT_FACTORS,
     EXPERT_STAGES,
     EXPERT_WEIGHTS,
@@ -32,6 +34,7 @@ from zero_scenes import (
     objective,
     share,
     train,
+    train_staged,
 )
 
 from dreamlm.core.errors import DreamLMError
@@ -136,7 +139,7 @@ class ZeroRun(Run):
 
     def backend(self) -> Backend:  # type: ignore[override]
         alone, config = super().backend(), self.config()
-        return build_backend(config, alone._objective, {"token": 1.0}, config.precision, PLACE)
+        return build_backend(config, alone.objective, {"token": 1.0}, config.precision, PLACE)
 
 
 def together(folder: Path) -> dict[str, Any]:
@@ -218,6 +221,9 @@ def main(folder: Path) -> None:
         backend = zero(Case(stage, "fp32"), EXPERT_WEIGHTS, objective(**EXPERTS))
         backend.weigh(EXPERT_FACTORS)
         seen[f"z{stage}-experts"] = train(backend, range(STEPS))
+        dreaming = zero(Case(stage, "fp32"), DREAM_WEIGHTS, objective(**DREAMS))
+        seen[f"z{stage}-staged"] = train_staged(dreaming)
+        keep(folder, f"z{stage}-staged", dreaming.gather())
         seen[f"z{stage}-augmented"] = train(zero(Case(stage, "fp32"), {"token": 1.0}, augmented()), range(STEPS))
     seen["mistakes"] = mistakes(folder)
     seen["together"] = together(folder)

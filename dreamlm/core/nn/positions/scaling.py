@@ -56,7 +56,7 @@ class Unscaled(Scaling):
         return frequency_K2
 
     def extended(self, trained: int, length: int, layers: LayerChoice | None) -> "YaRN":
-        return YaRN(factor=length / trained, original_length=trained, layers=layers or "all")
+        return YaRN(factor=length / trained, original_length=trained, layers="all" if layers is None else layers)
 
 
 @final
@@ -82,7 +82,7 @@ class LinearScaling(Scaling):
 
     def extended(self, trained: int, length: int, layers: LayerChoice | None) -> "LinearScaling":
         factor = self.factor * length / trained
-        return self.model_copy(update={"factor": factor, "layers": layers or self.layers})
+        return self.model_copy(update={"factor": factor, "layers": self.layers if layers is None else layers})
 
 
 @final
@@ -125,9 +125,8 @@ class YaRN(Scaling):
         return frequency_K2 * (1.0 - interpolated_K2) + frequency_K2 / self.factor * interpolated_K2
 
     def extended(self, trained: int, length: int, layers: LayerChoice | None) -> "YaRN":
-        return self.model_copy(
-            update={"factor": max(length / self.original_length, 1.0), "layers": layers or self.layers}
-        )
+        factor = max(length / self.original_length, 1.0)
+        return self.model_copy(update={"factor": factor, "layers": self.layers if layers is None else layers})
 
     def _pair_turning(self, turns: float, theta: float, pairs: int) -> float:
         """Number of the pair, as a real number, that turns so many times within `original_length`."""

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from dreamlm.core.nn.decoder import DreamLM
-from dreamlm.core.types import Batch
+from dreamlm.core.nn.vision.view import sight_of
+from dreamlm.core.objectives.objective import Objective
+from dreamlm.core.types import Batch, ImageForm, Pictures
 
 
 class MicroBatch(ABC):
@@ -43,6 +45,10 @@ class MicroBatch(ABC):
         Its tokens cost what they did. Padding completes a row's last segment, which counts in modules' own losses then.
         """
 
+    def with_picture(self, form: ImageForm) -> Self:
+        """The same for a model that takes pictures in that form, with one at least; nobody looks at what is added."""
+        return self
+
     @abstractmethod
     def inputs(self, device: torch.device) -> tuple[Any, ...]:
         """What the objective's forward pass takes."""
@@ -66,10 +72,21 @@ class WindowBatch(MicroBatch):
     def padded(self, length: int) -> Self:
         room = ((0, 0), (0, length - self.length))
         tokens, documents = np.pad(self.batch.tokens, room), np.pad(self.batch.documents, room, constant_values=-1)
-        return replace(self, batch=replace(self.batch, tokens=tokens, documents=documents))
+        pictures = self.batch.pictures
+        if pictures is not None:
+            pictures = replace(pictures, of=np.pad(pictures.of, room, constant_values=-1))
+        return replace(self, batch=replace(self.batch, tokens=tokens, documents=documents, pictures=pictures))
 
-    def inputs(self, device: torch.device) -> tuple[Tensor, Tensor, bool]:
-        return on_device(self.batch, device)
+    def with_picture(self, form: ImageForm) -> Self:
+        if self.batch.pictures is not None:
+            return self
+        nowhere = np.full(self.batch.tokens.shape, -1, dtype=np.int32)
+        pictures = Pictures(np.zeros((1, 3, form.size, form.size), dtype=np.uint8), nowhere)
+        return replace(self, batch=replace(self.batch, pictures=pictures))
+
+    def inputs(self, device: torch.device) -> tuple[Any, ...]:
+        sight = sight_of(self.batch, device)
+        return on_device(self.batch, device) if sight is None else (*on_device(self.batch, device), sight)
 
 
 @dataclass(frozen=True)
@@ -114,10 +131,13 @@ class Backend(ABC):
     can_repeat: ClassVar[bool]
     """Whether `discard` makes up for a `forward_backward` that failed: ranks that waited for this one cannot go on."""
 
+    objective: Objective
+    """What it trains by."""
+
     @property
-    @abstractmethod
     def model(self) -> DreamLM:
         """The live model. Its weights may be divided among ranks: look at them, or run it, inside `whole()`."""
+        return self.objective.model
 
     @abstractmethod
     def whole(self) -> AbstractContextManager[None]:
@@ -181,5 +201,6 @@ def on_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, bool]
 
 
 def real_targets(batch: Batch) -> int:
-    """How many targets of the batch are real, counted on the host."""
-    return int(((batch.documents[:, 1:] >= 0) & (batch.documents[:, :-1] >= 0)).sum())
+    """How many targets of the batch are real, counted on the host: neither padding, nor behind it, nor of a picture."""
+    real = (batch.documents[:, 1:] >= 0) & (batch.documents[:, :-1] >= 0) & (batch.tokens[:, 1:] >= 0)
+    return int(real.sum())

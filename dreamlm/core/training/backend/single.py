@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 
-from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.objectives.objective import Objective
 from dreamlm.core.training.backend.backend import (
     Backend,
@@ -36,17 +35,13 @@ class SingleProcess(Backend):
         self.rank, self.world_size = 0, 1
         self.precision = precision
         self.device = objective.model.device
-        self._objective = objective
+        self.objective = objective
         self._parameters = objective.trained()
         self._optimizers = optimizer.build(self._parameters)
         self._loss_weights = loss_weights
         self._factors: Mapping[str, float] = {}
         self._max_grad_norm = max_grad_norm
         self._forward: nn.Module = torch.compile(objective) if compile else objective  # type: ignore[assignment]
-
-    @property
-    def model(self) -> DreamLM:
-        return self._objective.model
 
     def whole(self) -> AbstractContextManager[None]:
         return nullcontext()

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, distributed, nn
 
 from dreamlm.core.errors import TrainingFailed, UserMistake
-from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.objectives.objective import Objective
 from dreamlm.core.training.backend import process_group, zero_fetching, zero_tensors
 from dreamlm.core.training.backend.backend import (
@@ -47,8 +46,10 @@ class ZeroBackend(Backend):
     not decay and has no step counted, at every stage.
 
     Departs: where a model has modules and the passes of the ranks are of different lengths, shorter ones are padded
-    (`MicroBatch.padded`), which modules' own losses and what is drawn for dropout notice. At stage 3 in bf16, results
-    are rounded elsewhere: DeepSpeed's linear layers keep no bf16 copy of the weights for the backward pass.
+    (`MicroBatch.padded`), which modules' own losses and what is drawn for dropout notice. A model that takes pictures
+    has one in each micro-batch (`MicroBatch.with_picture`): what is drawn notices, and its eyes decay in steps without
+    any. At stage 3 in bf16, results are rounded elsewhere: DeepSpeed's linear layers keep no bf16 copy of the weights
+    for the backward pass.
     """
 
     can_repeat = False
@@ -71,7 +72,7 @@ class ZeroBackend(Backend):
         self.rank, self.world_size = place.rank, place.world_size
         self.precision = precision
         self.device = objective.model.device
-        self._objective = objective
+        self.objective = objective
         self._parameters = objective.trained()
         self._stage, self._max_grad_norm = stage, max_grad_norm
         if compile:
@@ -90,10 +91,6 @@ class ZeroBackend(Backend):
             self._optimizer.pieces = zero_tensors.find_pieces(self._engine)
         for group in self._groups():
             group["initial_lr"] = group["lr"]
-
-    @property
-    def model(self) -> DreamLM:
-        return self._objective.model
 
     def whole(self) -> AbstractContextManager[None]:
         return zero_fetching.whole_weights(self._engine)
@@ -138,9 +135,12 @@ class ZeroBackend(Backend):
     def _in_step(self, micro_batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
         """Where the model has modules, as long as the longest that another rank passes at the same time. Collective.
 
+        Where it takes pictures, each with one at least, so that every rank passes the encoder.
         A longer one has more segments, for which layers are fetched once more and modules get a gradient, and all
         ranks must exchange the same weights and gradients in the same order.
         """
+        if (form := self.model.config.image_form) is not None:
+            micro_batches = [micro.with_picture(form) for micro in micro_batches]
         if not self.model.config.modules:
             return micro_batches
         lengths = torch.tensor([micro.length for micro in micro_batches], device=self.device)
