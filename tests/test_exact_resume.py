@@ -55,11 +55,20 @@ class Worker:
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
 
-    def train(self, run: Path, stop_after: float | None = None, number: int = signal.SIGKILL) -> str:
-        """Train in a new process until it ends or gets the signal, seconds after training began; how it ended."""
+    def train(
+        self,
+        run: Path,
+        stop_after: float | None = None,
+        number: int = signal.SIGKILL,
+        kill_at: tuple[str, int] | None = None,
+    ) -> str:
+        """Train in a new process until it ends or gets the signal, seconds after training began; how it ended.
+
+        kill_at: ("step", n) is SIGKILL just behind step n, ("save", n) behind the snapshot of step n.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([str(run), stop_after, number]) + "\n")
+        self._process.stdin.write(json.dumps([str(run), stop_after, number, kill_at]) + "\n")
         self._process.stdin.flush()
         return self._process.stdout.readline().strip()
 

@@ -12,8 +12,12 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from dreamlm.cli.canvas import Canvas, Piece, PlainCanvas
 from dreamlm.cli.live_line import LiveLine, PlainLine
 from dreamlm.core.errors import DreamLMError
+
+Styled = tuple[str, str]
+"""A piece of text, and its style in rich's words."""
 
 
 class Console:
@@ -22,6 +26,8 @@ class Console:
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
         self._line: LiveLine | None = None
+        self._drawing: Any = None
+        """rich's console, while a canvas is drawn by it: then what stays has to come through it too."""
 
     @property
     def talks_to_a_person(self) -> bool:
@@ -98,6 +104,28 @@ class Console:
         else:
             self.notice(f"{mark} {text}")
 
+    def panel(self, title: str, rows: Sequence[tuple[str, Sequence[Styled]]]) -> None:
+        """Something to look at while the command works: a frame on a terminal, else a heading and indented lines.
+
+        rows: what stands in front of a line, and the line.
+        """
+        width = max(len(front) for front, _ in rows)
+        if not self.talks_to_a_person:
+            lines = (f"  {front:<{width}}  {''.join(text for text, _ in line)}" for front, line in rows)
+            self.notice("\n".join([title, *lines]))
+            return
+        from rich.console import Console as RichConsole
+        from rich.panel import Panel
+        from rich.text import Text
+
+        console = self._drawing or RichConsole(stderr=True, highlight=False)
+        shown = []
+        for front, line in rows:
+            # A table would take 1.6 times as long.
+            for place, part in enumerate(Text.assemble(*line).wrap(console, console.width - width - 5)):
+                shown.append(Text.assemble((f"{'' if place else front:<{width}} ", "bold"), part))
+        console.print(Panel(Text("\n").join(shown), title=Text(title), title_align="left"))
+
     @contextmanager
     def live(self) -> Iterator[LiveLine]:
         """One line that keeps changing while the block works; without a terminal, a plain line now and then."""
@@ -107,6 +135,23 @@ class Console:
         finally:
             line, self._line = self._line, None
             line.close()
+
+    @contextmanager
+    def canvas(self) -> Iterator[Canvas]:
+        """Lines that are drawn again and again while the block works, and are gone behind it; without a terminal, plain
+        lines that stay."""
+        if not self.talks_to_a_person:
+            yield PlainCanvas(sys.stderr)
+            return
+        from rich.console import Console as RichConsole
+
+        self._drawing = RichConsole(stderr=True, highlight=False, markup=False)
+        canvas = TerminalCanvas(self._drawing)
+        try:
+            yield canvas
+        finally:
+            self._drawing = None
+            canvas.close()
 
 
 class TerminalLine(LiveLine):
@@ -137,6 +182,40 @@ class TerminalLine(LiveLine):
 
     def close(self) -> None:
         self._live.stop()
+
+
+class TerminalCanvas(Canvas):
+    """Lines at the bottom of the terminal, as many of them as fit. Drawn by a thread, however often they change."""
+
+    def __init__(self, console: Any) -> None:
+        """console: rich's."""
+        from rich.live import Live
+
+        self._lines: Sequence[Sequence[Piece]] = ()
+        self._live = Live(
+            console=console, transient=True, refresh_per_second=12, redirect_stdout=False, get_renderable=self._drawn
+        )
+        self._live.start()
+
+    def show(self, lines: Sequence[Sequence[Piece]]) -> None:
+        self._lines = lines
+
+    def close(self) -> None:
+        self._live.stop()
+
+    def _drawn(self) -> Any:
+        from rich.text import Text
+
+        lines = [Text.assemble(*((piece.text, _style(piece.shade)) for piece in line)) for line in self._lines]
+        return Text("\n").join(lines)
+
+
+def _style(shade: float | None) -> str:
+    """Black on a green that goes from nearly white to dark, so that it can be read on any terminal."""
+    if shade is None:
+        return ""
+    light = round(240 - 150 * shade)
+    return f"black on #{light:02x}{round(245 - 50 * shade):02x}{light:02x}"
 
 
 def _json(value: Any, indent: int | None = None) -> str:

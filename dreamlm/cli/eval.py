@@ -57,6 +57,9 @@ def evaluate(
     thoughts: Annotated[
         bool, typer.Option("--thoughts", help="Measure a thought_stack: its thoughts, and what other stacks cost.")
     ] = False,
+    retrieval: Annotated[
+        bool, typer.Option("--retrieval", help="Measure how held-out pictures find their captions, and the reverse.")
+    ] = False,
     extend_max_seq_len: ExtendOption = None,
     rescale_layers: RescaleOption = None,
     seed: SeedOption = None,
@@ -72,7 +75,8 @@ def evaluate(
     Perplexity, cross-entropy and bits per byte with confidence intervals, on the held-out part of the corpus that the
     model was trained on, of --corpus, or on --text. With --diversity, texts are written as the preset's generate
     section says, or --set generate.KEY=VALUE. With --thoughts, the thoughts of held-out documents are measured, and
-    the loss with zeroed, shuffled and another document's thoughts.
+    the loss with zeroed, shuffled and another document's thoughts. With --retrieval, each held-out picture is compared
+    with each held-out caption.
     """
     from dreamlm.cli.places import model_place
     from dreamlm.wiring.evaluation import EvaluationRequest
@@ -92,7 +96,7 @@ def evaluate(
         device or "auto",
         extend_max_seq_len,
         layer_choice(rescale_layers),
-        _sections(diversity, prompts, reference, thoughts),
+        [*_sections(diversity, prompts, reference, thoughts), *_comparing(retrieval)],
     )
     with console.live() as line:
         report = run_evaluation(
@@ -126,6 +130,12 @@ def _sections(
                 )
         return asked
     return [DiversityRequest(diversity, [] if prompts is None else prompts_in(prompts), reference), *asked]
+
+
+def _comparing(retrieval: bool) -> list["SectionRequest"]:
+    from dreamlm.wiring.retrieval import RetrievalRequest
+
+    return [RetrievalRequest()] if retrieval else []
 
 
 def _write(report: "EvaluationReport", folder: Path) -> None:

@@ -1,6 +1,8 @@
 """`dreamlm generate`: a trained model continues prompts."""
 
 import sys
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,6 +29,10 @@ def generate(
     prompts: Annotated[
         list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Default: one a line, or JSON lines, on stdin.")
     ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option("--image", metavar="FILE", help="A picture before the prompt, if any; may be repeated."),
+    ] = None,
     run: RunOption = None,
     checkpoint: CheckpointOption = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="Divides the logits; 0 is greedy.")] = None,
@@ -50,6 +56,20 @@ def generate(
         str | None,
         typer.Option("--confidence", metavar="probability|entropy", help="What makes one of its tokens sure."),
     ] = None,
+    show_denoising: Annotated[
+        bool, typer.Option("--show-denoising", help="Watch on stderr how a diffusion model fills in its blocks.")
+    ] = False,
+    show_dreams: Annotated[
+        bool, typer.Option("--show-dreams", help="Show on stderr what a dreaming model dreams of each segment.")
+    ] = False,
+    dreams_out: Annotated[
+        Path | None,
+        typer.Option("--dreams-out", metavar="FILE", help="Write its dreams there: .json, .graphml, .png or .html."),
+    ] = None,
+    dream_neighbours: Annotated[
+        int | None,
+        typer.Option("--dream-neighbours", min=1, metavar="N", help="Nearest tokens of each role; default 5."),
+    ] = None,
     stop: Annotated[
         list[str] | None, typer.Option("--stop", metavar="TEXT", help="Ends the text before it; may be repeated.")
     ] = None,
@@ -64,14 +84,18 @@ def generate(
 ) -> None:
     """Let a model write: one text for each prompt.
 
-    What is not given here is as in the preset's generate section. With --json, one line of JSON for each text.
+    What is not given here is as in the preset's generate section. With --json, one line of JSON for each text. With
+    --image, one text for each picture: a caption, or what goes on behind the prompt.
     """
+    from dreamlm.cli.denoising import require_blocks, watching
+    from dreamlm.cli.dreams import DreamLog
     from dreamlm.cli.places import model_place
-    from dreamlm.cli.prompts import batches, chosen_prompts
+    from dreamlm.cli.prompts import batches, chosen_prompts, prompts_for
     from dreamlm.core.generation.generate import generate as continue_prompts
     from dreamlm.core.training.memory import WRITING, within_memory
     from dreamlm.presets.resolve import resolve_values
     from dreamlm.wiring.loading import load
+    from dreamlm.wiring.pictures import opened_pictures
 
     console = Console(as_json)
     options = {
@@ -89,39 +113,65 @@ def generate(
         "--seed": ("seed", seed),
         "--batch-size": ("rows", batch_size),
     }
-    wanted = chosen_prompts(prompts or (), sys.stdin)
+    wanted = prompts_for(image, prompts or ()) if image else chosen_prompts(prompts or (), sys.stdin)
+    dreams = DreamLog(console, show_dreams, dreams_out, dream_neighbours)
     loaded = load(
         model_place(checkpoint, run),
         device or "auto",
         extend_max_seq_len=extend_max_seq_len,
         rescale_layers=layer_choice(rescale_layers),
     )
+    if show_denoising:
+        require_blocks(loaded.model)
+    pictures = [one for one in opened_pictures(loaded.model, image or ()) for _ in range(samples)]
+    names = [name for name in image or () for _ in range(samples)]
     values = loaded.preset.model_dump(mode="json")
     config = resolve_values(values, str(loaded.folder), [*(sets or ()), *assignments("generate", options)]).generate
-    streamed = not as_json and prompts is not None and len(prompts) * samples == 1 and sys.stdout.isatty()
+    alone = not image and prompts is not None and len(prompts) * samples == 1
+    streamed = alone and not as_json and not show_denoising and not dreams.take_the_screen and sys.stdout.isatty()
     repeated = (prompt for prompt in wanted for _ in range(samples))
     written = 0
-    with within_memory(WRITING.failure):
+    with within_memory(WRITING.failure), dreams.watching(loaded) as on_segments:
         for batch in batches(repeated, config.rows):
+            dreams.begin(batch)
             if streamed:
                 console.raw(batch[0])
-                continue_prompts(
-                    loaded.model, loaded.tokenizer, batch, config, lambda prompt, piece: console.raw(piece)
+                [text] = continue_prompts(
+                    loaded.model,
+                    loaded.tokenizer,
+                    batch,
+                    config,
+                    lambda prompt, piece: console.raw(piece),
+                    on_segments=on_segments,
                 )
                 console.result("")
+                dreams.end(text.text)
                 return
-            for text in continue_prompts(loaded.model, loaded.tokenizer, batch, config, first_prompt=written):
-                _tell(console, text, first=written == 0)
+            with watching(console, loaded.tokenizer, batch, written, show_denoising) as watcher:
+                texts = continue_prompts(
+                    loaded.model,
+                    loaded.tokenizer,
+                    batch,
+                    config,
+                    watcher.on_text,
+                    on_segments=on_segments,
+                    on_blocks=watcher.on_blocks,
+                    pictures=pictures[written : written + len(batch)],
+                    first_prompt=written,
+                )
+            for text in texts:
+                dreams.end(text.text)
+                _tell(console, text, names[written] if names else None, first=written == 0)
                 written += 1
 
 
-def _tell(console: Console, text: "Generation", first: bool) -> None:
+def _tell(console: Console, text: "Generation", image: Path | None, first: bool) -> None:
     if console.as_json:
-        console.json_line(text)
+        console.json_line(text if image is None else {"image": str(image), **asdict(text)})
         return
     if text.dropped_prompt_tokens:
         console.warning(f"the model could not read the prompt's first {text.dropped_prompt_tokens} tokens")
     # Texts have empty lines of their own; a rule keeps two of them apart.
     if not first:
         console.result("---")
-    console.result(text.prompt + text.text)
+    console.result(text.prompt + text.text if image is None else f"{image}: {text.prompt}{text.text.lstrip()}")

@@ -37,6 +37,8 @@ class LiveTraining(Hook):
         if start.world_size > 1:
             where += f" in {start.world_size} processes"
         begins = f"resumes at step {start.step}" if start.resumed else "starts"
+        if start.resumed and start.stage is not None:
+            begins += f" in stage {start.stage.name}"
         self._console.notice(
             f"training {begins}: {count(start.parameters)} parameters, {count(start.train_tokens)} tokens in "
             f"{start.planned_steps:,} steps of {start.tokens_per_step:,}, {where}"
@@ -47,6 +49,7 @@ class LiveTraining(Hook):
         self._speed = _MEMORY * self._speed + (1 - _MEMORY) * fresh if self._speed else fresh
         parts = [
             f"step {report.step:,}/{self._planned_steps:,}",
+            *_stage(report),
             f"loss {report.nll:.3f}",
             f"lr {report.learning_rate:.2e}",
             f"{count(self._speed)} tokens/s",
@@ -148,6 +151,15 @@ class JsonTraining(Hook):
 
     def on_end(self, end: RunEnd) -> None:
         self._tell("end", end)
+
+
+def _stage(report: StepReport) -> list[str]:
+    """Which stage of how many, and its steps that are left; the last one stays."""
+    if report.stage is None:
+        return []
+    stage = report.stage
+    left = "" if stage.last_step is None else f", {stage.last_step - report.step:,} steps left"
+    return [f"stage {stage.name} {stage.number}/{stage.of}{left}"]
 
 
 def outcome(end: RunEnd) -> str:

@@ -50,6 +50,19 @@ def chosen_prompts(arguments: Sequence[str], stdin: TextIO) -> Iterator[str]:
     return read_prompts(stdin)
 
 
+def prompts_for(images: Sequence[Path], arguments: Sequence[str]) -> Iterator[str]:
+    """What stands behind each picture: nothing, one prompt for all, or one for each.
+
+    Raises: UserMistake when there are neither as many prompts as pictures, nor one, nor none.
+    """
+    if len(arguments) in (0, 1):
+        return iter([*(arguments or [""])] * len(images))
+    if len(arguments) != len(images):
+        what = f"{len(arguments)} prompts cannot be shared among {len(images)} pictures"
+        raise UserMistake(what, where="--image", hint="give one prompt for each --image, or one for all, or none")
+    return iter(arguments)
+
+
 def batches(prompts: Iterable[str], size: int) -> Iterator[list[str]]:
     """The prompts in lists of at most `size`, each as soon as it is full."""
     source = iter(prompts)

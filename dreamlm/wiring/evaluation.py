@@ -106,7 +106,7 @@ def evaluate(request: EvaluationRequest, show: ShowProgress) -> EvaluationReport
             held_out,
             names,
             lambda done, total: show("batches measured", done, total),
-            likelihood_of(loaded.model, loaded.tokenizer.end_of_document_id, preset.eval.bound_samples),
+            likelihood_of(loaded.model, loaded.tokenizer.padding_id, preset.eval.bound_samples),
         )
     return EvaluationReport(perplexity, tuple(section.measure(show) for section in prepared))
 
@@ -129,6 +129,7 @@ def _corpus(named: Path | None, loaded: Loaded) -> Corpus:
             where=str(folder),
             hint="measure on its text with --text FILE, or on another corpus with --corpus DIR",
         )
+    corpus.require_form(loaded.model.config.image_form)
     if named is None and corpus.fingerprint != loaded.state.corpus:
         raise UserMistake(
             "the corpus of the model's preset was prepared anew and is not the one that the model was trained on",

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamlm.checkpoints.snapshot import read_snapshot
+from dreamlm.checkpoints.snapshot import Snapshot, read_snapshot
 from dreamlm.checkpoints.store import Store
 from dreamlm.core.errors import CheckpointError, UserMistake
+from dreamlm.core.modules.stage import Stage
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.extension import extended
 from dreamlm.core.nn.positions.positions import LayerChoice
@@ -18,7 +19,7 @@ from dreamlm.core.tokenizer import Tokenizer
 from dreamlm.core.training.memory import LOADING, within_memory
 from dreamlm.core.training.state import TrainingState
 from dreamlm.presets.resolve import resolve_values
-from dreamlm.presets.schema import Preset
+from dreamlm.presets.schema import ModelConfig, Preset
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def load(
 ) -> Loaded:
     """The model of a snapshot folder, or of a run folder's newest snapshot; every byte is verified.
 
+    It is in the stage of its curriculum in which the snapshot was taken.
     extend_max_seq_len: tokens of a window, when more than in training; `Loaded.preset` then says so too.
     rescale_layers: which layers see positions re-scaled for that; None is those re-scaled before, or all.
 
@@ -56,14 +58,29 @@ def load(
     weights = dict(snapshot.model)
     on_device = choose_device(device)
     with within_memory(LOADING.failure):
+        config = configuration(preset, snapshot)
         if extend_max_seq_len is not None:
-            config, weights = extended(preset.model, weights, extend_max_seq_len, rescale_layers)
-            preset = preset.model_copy(update={"model": config})
-        model = preset.model.build(snapshot.config["vocab_size"]).to(on_device)
+            config, weights = extended(config, weights, extend_max_seq_len, rescale_layers)
+        preset = preset.model_copy(update={"model": config})
+        model = config.build(snapshot.config["vocab_size"]).to(on_device)
         fill(model, weights, folder)
     return Loaded(
         model.eval(), tokenizer, preset, TrainingState.from_json(dict(training_state(snapshot.state))), folder
     )
+
+
+def configuration(preset: Preset, snapshot: Snapshot) -> ModelConfig:
+    """What the model of a snapshot is built from: the preset's, in the stage that the snapshot was taken in.
+
+    Only `config.json` tells of the stage; a preset says what a run was asked for, whatever stage it is in.
+    """
+    stage = snapshot.config.get("stage")
+    return preset.model if stage is None else preset.model.model_copy(update={"stage": Stage.model_validate(stage)})
+
+
+def model_like(preset: Preset, snapshot: Snapshot) -> DreamLM:
+    """A model with fresh weights of the shape, and in the stage, of a snapshot's."""
+    return configuration(preset, snapshot).build(snapshot.config["vocab_size"])
 
 
 def fill(model: DreamLM, weights: Mapping[str, Tensor], folder: Path) -> None:

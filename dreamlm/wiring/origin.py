@@ -20,6 +20,7 @@ from dreamlm.core.hub import from_hub
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.extension import extended
 from dreamlm.core.nn.positions.learned import Learned
+from dreamlm.core.nn.vision.clip import Clip
 from dreamlm.core.tokenizer import Pretrained, Tokenizer
 from dreamlm.presets.difference import leaves
 from dreamlm.presets.layers import merge
@@ -27,9 +28,9 @@ from dreamlm.presets.resolve import resolve_values
 from dreamlm.presets.schema import Preset
 from dreamlm.wiring.loading import snapshot_folder
 
-OWN = ("dropout", "mask_vector", "modules", "segment_length", "seq_length")
+OWN = ("dropout", "mask_vector", "modules", "segment_length", "seq_length", "stage", "vision")
 """What a preset says about the model whatever it starts from: how it is trained, and what is added to it."""
-_ADDED = {"cognition.": "modules", "mask_vector": "masks"}
+_ADDED = {"cognition.": "modules", "mask_vector": "masks", "vision.": "vision"}
 """How the names of weights begin that the origin need not have, and which of its keys says that it has them."""
 _LEAVE_OUT = "leave it out, here and in the presets that this one extends"
 _FILES = ["*.json", "*.safetensors"]
@@ -79,9 +80,10 @@ def completed(preset: Preset, before: Mapping[str, Any] | None = None) -> Preset
     """The preset with the decoder and the tokenizer of `model.init_from`, where it names one and leaves them open.
 
     before: the resolved preset of the run that goes on. It knows what the model it once started from was like, so
-    that model need not be there any more.
+    that model need not be there any more. A vision tower that `model.vision` names is completed likewise.
     Raises: PresetError listing what the preset says otherwise; UserMistake, CheckpointError about the model.
     """
+    preset = _with_tower(preset, before)
     name = preset.model.init_from
     if name is None or (before is not None and not _same(name, before["model"].get("init_from"))):
         return preset
@@ -93,6 +95,19 @@ def completed(preset: Preset, before: Mapping[str, Any] | None = None) -> Preset
         before = {"model": _decided(origin, preset.model), "tokenizer": origin.tokenizer.model_dump(mode="json")}
     model = {**merge(before["model"], said["model"]), "init_from": before["model"].get("init_from", name)}
     return resolve_values({"tokenizer": before["tokenizer"], **said, "model": model}, preset.name)
+
+
+def _with_tower(preset: Preset, before: Mapping[str, Any] | None) -> Preset:
+    """With the architecture of a CLIP filled in: as the run that goes on knows it, or as its folder says."""
+    vision = preset.model.vision
+    if not isinstance(vision, Clip.Config):
+        return preset
+    known = (before or {"model": {}})["model"].get("vision") or {}
+    if known.get("type") == vision.type and _same(vision.path, known["path"]):
+        remembered = {key: known[key] for key in ("path", "image_size", "architecture", "mean", "std")}
+        vision = Clip.Config.model_validate({**vision.model_dump(), **remembered})
+    model = preset.model.model_copy(update={"vision": vision.completed()})
+    return preset.model_copy(update={"model": model})
 
 
 def _same(name: str, before: str | None) -> bool:
@@ -107,7 +122,7 @@ def initial_model(preset: Preset, vocab_size: int) -> DreamLM:
     Raises: CheckpointError when the origin's weights are not those of its configuration; as `Origin` otherwise.
     """
     if preset.model.init_from is None:
-        return preset.model.build(vocab_size)
+        return _with_tower_weights(preset.model.build(vocab_size))
     origin = Origin.open(preset.model.init_from)
     weights = origin.weights(preset.model, vocab_size)
     model = preset.model.build(len(weights["embedding.weight"]) if "embedding.weight" in weights else vocab_size)
@@ -119,6 +134,14 @@ def initial_model(preset: Preset, vocab_size: int) -> DreamLM:
         what = f"the weights to start from are not those of their configuration: {', '.join(different)}"
         raise CheckpointError(what, where=str(origin.folder))
     model.load_state_dict(weights, strict=False)
+    return model if origin.config.vision else _with_tower_weights(model)
+
+
+def _with_tower_weights(model: DreamLM) -> DreamLM:
+    """With the weights of the CLIP that `model.vision` names."""
+    config, encoder = model.config.vision, getattr(model.vision, "encoder", None)
+    if isinstance(config, Clip.Config) and isinstance(encoder, Clip):
+        encoder.load(config.path)
     return model
 
 
@@ -134,7 +157,7 @@ def _decided(origin: Origin, asked: DreamLM.Config) -> dict[str, Any]:
 def _conflicts(preset: Preset, said: Mapping[str, Any], origin: Origin) -> Iterator[Mistake]:
     """Everything that the preset itself says and the origin has otherwise."""
     theirs = dict(leaves(_decided(origin, preset.model)))
-    own = {"init_from", *OWN} - {key for key in ("mask_vector", "modules") if getattr(origin.config, key)}
+    own = {"init_from", *OWN} - {key for key in ("mask_vector", "modules", "vision") if getattr(origin.config, key)}
     for key, value in leaves(said["model"]):
         if key.partition(".")[0] not in own and theirs.get(key) != value:
             message = f"is {value!r} here, {theirs.get(key)!r} in the model to start from"

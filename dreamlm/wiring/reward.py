@@ -17,7 +17,7 @@ from dreamlm.core.rl.reward_state import RewardState
 from dreamlm.core.tokenizer import Tokenizer
 from dreamlm.core.training.memory import LOADING, within_memory
 from dreamlm.presets.resolve import resolve_values
-from dreamlm.wiring.loading import choose_device
+from dreamlm.wiring.loading import choose_device, model_like
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def load_reward_model(path: str | Path, device: str = "auto") -> LoadedReward:
     on_device = choose_device(device)
     with within_memory(LOADING.failure):
         preset = resolve_values(snapshot.preset, str(folder / "preset.json"))
-        trunk = preset.model.build(snapshot.config["vocab_size"]).to(on_device)
+        trunk = model_like(preset, snapshot).to(on_device)
         model = RewardModel(trunk, Tokenizer.load(folder))
         restore(model, snapshot)
     return LoadedReward(model.eval(), model.tokenizer, report, folder)

@@ -41,7 +41,7 @@ from dreamlm.core.training.memory import BUILDING, within_memory
 from dreamlm.core.training.precision import choose_precision
 from dreamlm.core.training.recorders import MetricsFile, TensorBoard
 from dreamlm.data_sources.pairs import Pairs
-from dreamlm.wiring.loading import choose_device, fill, load
+from dreamlm.wiring.loading import choose_device, fill, load, model_like
 from dreamlm.wiring.places import RunFolder
 from dreamlm.wiring.preferences import measured_by, reward_data
 from dreamlm.wiring.reward_start import RewardRequest, RewardStart, pairs_of, start_of
@@ -130,7 +130,7 @@ class _RewardTraining:
     def __init__(self, start: RewardStart, pairs: Pairs, around: _Surroundings) -> None:
         self._start, self._around, self._config = start, around, start.preset.rl.reward_model
         with within_memory(BUILDING.failure):
-            trunk = start.preset.model.build(start.snapshot.config["vocab_size"])
+            trunk = model_like(start.preset, start.snapshot)
             fill(trunk, start.snapshot.model, start.folder)
             self._model = RewardModel(trunk.to(around.device).eval(), Tokenizer.load(start.folder))
         self._data = reward_data(pairs, self._model, self._measured_once(), around.hook)

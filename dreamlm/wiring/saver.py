@@ -35,8 +35,8 @@ class SnapshotSaver:
     ) -> None:
         """`folder` holds the tokenizer's files; `untrained`: weights of the model that stay as they are, on the CPU."""
         self._store, self._kind, self._untrained = store, kind, untrained
+        self._model, self._tokenizer = model, tokenizer
         self._preset = preset.model_dump(mode="json")
-        self._config = transformers_config(model, tokenizer)
         self._tokenizer_files = {name: (folder / name).read_bytes() for name in (TOKENIZER_FILE, CONFIG_FILE)}
 
     def save(self, state: RunState, tensors: Tensors) -> Path:
@@ -46,7 +46,7 @@ class SnapshotSaver:
             heads={name: weight for name, weight in tensors.model.items() if name.startswith(HEADS)},
             optimizer=tensors.optimizer,
             state=state.to_json(),
-            config=self._config,
+            config=transformers_config(self._model, self._tokenizer),
             preset=self._preset,
             tokenizer_files=self._tokenizer_files,
         )
@@ -81,7 +81,10 @@ class NoSaver:
 
 
 def transformers_config(model: DreamLM, tokenizer: Tokenizer) -> Mapping[str, Any]:
-    """`config.json`: the model's own configuration, under the keys by which transformers recognises a folder."""
+    """`config.json`: the model's own configuration, under the keys by which transformers recognises a folder.
+
+    It has the stage of a curriculum that the model is in just now, as `stage`.
+    """
     return {
         "model_type": "dreamlm",
         "architectures": ["DreamLMForCausalLM"],

@@ -79,9 +79,7 @@ class PreparedThoughts:
                 documents,
                 evaluation.rows,
                 interventions,
-                lambda read: likelihood_of(
-                    model, loaded.tokenizer.end_of_document_id, evaluation.bound_samples, read=read
-                ),
+                lambda read: likelihood_of(model, loaded.tokenizer.padding_id, evaluation.bound_samples, read=read),
                 lambda done, total: show("batches read with other thoughts", done, total),
             )
         evolutions = self._evolutions(found, documents)

@@ -20,7 +20,7 @@ from dreamlm.checkpoints.store import Store
 from dreamlm.core.errors import ResumeMismatch, UserMistake
 from dreamlm.core.evaluation.likelihood import likelihood_of
 from dreamlm.core.generation.generate import generate
-from dreamlm.core.objectives.choose import augmentation_of, objective_of
+from dreamlm.core.objectives.choose import augmentation_of, objective_of, picture_augmentation_of
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.training.backend.backend import Backend, Tensors
 from dreamlm.core.training.backend.choose import build_backend, choose_backend
@@ -29,7 +29,7 @@ from dreamlm.core.training.hooks import Hook, Hooks, RunEnd, Sample
 from dreamlm.core.training.loop import Trainer
 from dreamlm.core.training.memory import BUILDING, fitting, launcher_limit, within_memory
 from dreamlm.core.training.precision import choose_precision
-from dreamlm.core.training.recorders import MetricsFile, ReportFile, TensorBoard
+from dreamlm.core.training.recorders import MetricsFile, ReportFile, TensorBoard, complete_report
 from dreamlm.core.training.sharing import validate_together
 from dreamlm.core.training.state import Sizing, TrainingState
 from dreamlm.core.training.surroundings import Surroundings, Validation
@@ -129,13 +129,9 @@ def _already_finished(state: TrainingState, hook: Hook) -> TrainingState:
 
 
 def _complete_report(folder: RunFolder, state: TrainingState, hook: Hook) -> None:
-    """Write down the end of a run that was killed after its last snapshot."""
-    report = ReportFile(folder.report, folder.metrics)
-    if not report.tells(state.step):
-        end = RunEnd("finished", state.step, state.tokens, 0.0, None, state.last_validation_loss, None)
-        metrics = MetricsFile(folder.metrics, hook.on_notice)
-        metrics.keep_until(state.step)
-        Hooks([metrics, report]).on_end(end)
+    end = RunEnd("finished", state.step, state.tokens, 0.0, None, state.last_validation_loss, None)
+    metrics, report = MetricsFile(folder.metrics, hook.on_notice), ReportFile(folder.report, folder.metrics)
+    complete_report(metrics, report, end)
 
 
 def _require_optimizer(snapshot: Snapshot, run: Path) -> None:
@@ -239,7 +235,8 @@ class _Training:
         model.to(self._around.device)
         model.checkpoint_activations(train.activation_checkpointing)
         augmentation = augmentation_of(train.augmentation, model, self._tokenizer)
-        objective = objective_of(model, train.label_smoothing, self._tokenizer.end_of_document_id, augmentation)
+        pictures = picture_augmentation_of(train.picture_augmentation)
+        objective = objective_of(model, train.label_smoothing, self._tokenizer.padding_id, augmentation, pictures)
         return build_backend(train, objective, self._preset.model.loss_weights, precision, self._around.place)
 
     def _first_state(self, precision: str) -> TrainingState:
@@ -287,7 +284,7 @@ class _Training:
 
     def _validate(self) -> Validation:
         measuring = self._preset.eval
-        likelihood = likelihood_of(self._backend.model, self._tokenizer.end_of_document_id, measuring.bound_samples)
+        likelihood = likelihood_of(self._backend.model, self._tokenizer.padding_id, measuring.bound_samples)
         names = self._corpus.source_names
         return validate_together(self._backend, self._held_out, measuring.rows, names, likelihood)
 

@@ -105,6 +105,7 @@ def test_weights_in_bf16_stay_bf16(tmp_path: Path) -> None:
         ({"feed_forward": "moe"}, {}, "feed_forward moe"),
         ({"logit_soft_cap": 30.0}, {}, "logit_soft_cap"),
         ({}, {"modules": [{"type": "dreams"}]}, "modules"),
+        ({}, {"vision": {"type": "lite"}}, "vision"),
         ({}, {"sliding_window": 4}, "sliding_window"),
         ({"attention_gate": True, "qk_norm": False}, {}, "attention_gate without qk_norm"),
     ],

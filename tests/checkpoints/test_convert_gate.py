@@ -1,15 +1,18 @@
-"""Gated attention survives an export, as Qwen3Next."""
+"""Gated attention survives an export, as Qwen3Next, and comes back from one."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from test_convert import build, logits, save
 
 from dreamlm.checkpoints.convert.llama import export
-from dreamlm.checkpoints.convert.stock import read_decoder
-from dreamlm.core.errors import UserMistake
+from dreamlm.checkpoints.convert.stock import read_decoder, read_weights
+from dreamlm.core.errors import CheckpointError, UserMistake
 from dreamlm.core.nn.decoder import DreamLM
 
 YARN = {"type": "yarn", "factor": 4, "original_length": 16, "beta_fast": 8, "beta_slow": 2}
@@ -113,7 +116,75 @@ def test_a_gate_that_the_configuration_does_not_name_is_refused(tmp_path: Path) 
         export(save(tmp_path, gated(), attention_gate=False), tmp_path / "stock")
 
 
-def test_an_exported_gate_is_not_taken_over_again(tmp_path: Path) -> None:
+def taken_over(folder: Path) -> DreamLM:
+    config = read_decoder(folder)
+    model = config.build(258).eval()
+    told = model.load_state_dict(read_weights(folder, config), strict=False)
+    assert told.missing_keys == ["head.weight"] * config.tie_embeddings
+    assert not told.unexpected_keys
+    return model
+
+
+@pytest.mark.parametrize("scaling", [None, LINEAR, YARN], ids=["plain", "linear", "yarn"])
+@pytest.mark.parametrize(("tied", "kv_heads"), [(False, 2), (True, None)])
+def test_an_exported_gate_is_taken_over_again_bit_by_bit(
+    tmp_path: Path, tied: bool, kv_heads: int | None, scaling: dict[str, Any] | None
+) -> None:
+    model = gated(scaling, tie_embeddings=tied, num_kv_heads=kv_heads)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("norm.weight"):
+                weight.clamp_(min=0.5)
+    export(save(tmp_path, model), tmp_path / "stock")
+    back, tokens = taken_over(tmp_path / "stock"), some_tokens(2, 64)
+    for name, weight in back.named_parameters():
+        assert torch.equal(weight, model.get_parameter(name)), name
+    assert back.config.kv_heads == model.config.kv_heads
+    assert back.config.positions == model.config.positions
+    assert torch.equal(logits(back, tokens), logits(model, tokens))
+
+
+def test_what_transformers_saves_of_an_exported_gate_has_its_logits_here(tmp_path: Path) -> None:
+    """Norm weights of any size too: what less 1 rounded away is missing there as well."""
+    peer, tokens = peer_of(save(tmp_path, gated()), tmp_path / "stock"), some_tokens(2, 64)
+    peer.save_pretrained(tmp_path / "again", max_shard_size="20KB")
+    assert len(list((tmp_path / "again").glob("*.safetensors"))) > 1
+    with torch.no_grad():
+        expected = peer(tokens).logits
+    assert (logits(taken_over(tmp_path / "again"), tokens) - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def changed_weights(folder: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights[name] = change(weights[name])
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_gates_within_a_head_and_projections_without_them_are_refused_by_name(tmp_path: Path) -> None:
     export(save(tmp_path, gated()), tmp_path / "stock")
-    with pytest.raises(UserMistake, match="a model of type 'qwen3_next' cannot be taken over"):
+    config, name = read_decoder(tmp_path / "stock"), "model.layers.1.self_attn.q_proj.weight"
+    changed_weights(tmp_path / "stock", name, lambda weight: weight + 1e-3 * torch.arange(len(weight))[:, None])
+    with pytest.raises(UserMistake, match=r"one gate, these have .*: layers\.1\.attention\.query\.weight\n"):
+        read_weights(tmp_path / "stock", config)
+    changed_weights(tmp_path / "stock", name, lambda weight: weight[:-4].contiguous())
+    with pytest.raises(CheckpointError, match=r"layers\.1\.attention\.query\.weight has 60 rows"):
+        read_weights(tmp_path / "stock", config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "feature"),
+    [
+        ({"layer_types": ["full_attention", "linear_attention"]}, "layer_types linear_attention"),
+        ({"num_experts": 4, "mlp_only_layers": [1]}, "num_experts 4"),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.25}},
+            "default partial_rotary_factor 0.25",
+        ),
+    ],
+)
+def test_what_else_a_qwen3_next_has_is_refused_by_name(tmp_path: Path, settings: dict[str, Any], feature: str) -> None:
+    export(save(tmp_path, gated()), tmp_path / "stock")
+    file = tmp_path / "stock" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    with pytest.raises(UserMistake, match=f"cannot express this model's {feature}"):
         read_decoder(tmp_path / "stock")

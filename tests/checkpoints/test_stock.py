@@ -91,7 +91,7 @@ def test_sizes_that_no_decoder_has_are_refused_with_the_reason(tmp_path: Path) -
 def test_a_model_of_another_kind_is_refused_with_those_that_are_not(tmp_path: Path) -> None:
     with pytest.raises(UserMistake, match="type 'gpt2' cannot be taken over") as caught:
         read_decoder(folder_of(tmp_path, {"model_type": "gpt2"}))
-    assert caught.value.valid == ("dreamlm", "llama", "qwen3")
+    assert caught.value.valid == ("dreamlm", "llama", "qwen3", "qwen3_next")
 
 
 def weights_in(folder: Path, **more: torch.Tensor) -> Path:

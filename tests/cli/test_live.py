@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,15 @@ from dreamlm.cli.console import Console
 from dreamlm.cli.live import JsonTraining, LiveTraining
 from dreamlm.cli.live_line import LiveLine, PlainLine, count, duration
 from dreamlm.cli.progress import PreparationProgress
-from dreamlm.core.training.hooks import EvaluationReport, RewardReport, RunEnd, RunStart, Sample, StepReport
+from dreamlm.core.training.hooks import (
+    EvaluationReport,
+    RewardReport,
+    RunEnd,
+    RunStart,
+    Sample,
+    StagePlace,
+    StepReport,
+)
 
 
 class Clock:
@@ -64,6 +73,22 @@ def test_a_step_shows_loss_rate_speed_and_the_time_left(capsys: pytest.CaptureFi
     assert capsys.readouterr().err == (
         "training starts: 3.21M parameters, 10.0k tokens in 10 steps of 1,000, fp32 on cpu\n"
     )
+
+
+def test_a_step_shows_its_stage_and_how_much_of_it_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    line = Shown()
+    live = LiveTraining(Console(), line)
+    live.on_start(replace(start, step=1999, planned_steps=9000, resumed=True, stage=StagePlace("hops", 2, 3, 4000)))
+    live.on_step(step(2000, stage=StagePlace("hops", 2, 3, 4000)))
+    live.on_step(step(4001, stage=StagePlace("causal", 3, 3, None)))
+    assert [text.partition("  loss")[0] for text in line.texts] == [
+        "step 2,000/9,000  stage hops 2/3, 2,000 steps left",
+        "step 4,001/9,000  stage causal 3/3",
+    ]
+    assert capsys.readouterr().err.startswith("training resumes at step 1999 in stage hops: ")
+    JsonTraining(Console(as_json=True)).on_step(step(1, stage=StagePlace("hops", 2, 3, 4000)))
+    event = json.loads(capsys.readouterr().out)
+    assert event["stage"] == {"name": "hops", "number": 2, "of": 3, "last_step": 4000}
 
 
 def test_milestones_go_to_stderr_and_the_outcome_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,19 +22,37 @@ from dreamlm.presets.resolve import resolve
 
 SIZES: Mapping[str, Any] = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "seq_length": LENGTH}
 SEGMENT = 4
-MODULE_SIZES: Mapping[str, Mapping[str, Any]] = {"thought_stack": {"thought_dims": (2, 3, 2), "stack_size": 2}}
-"""Of a module, by its type, whose defaults are too large for a test."""
-NUMBERS: Mapping[str, Any] = {
-    "num_kv_heads": 2,
-    "logit_soft_cap": 2.0,
-    "dropout": 0.2,
-    "noise_std": 0.0,
-    "block_size": 4,
+EYES: Mapping[str, Any] = {"num_prefix_tokens": 2, "token_mask_prob": 0.5}
+TOWER: Mapping[str, Any] = {
+    **{"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+    **{"image_size": 8, "patch_size": 4, "hidden_act": "gelu", "layer_norm_eps": 1e-5},
 }
-"""Fields, wherever they are, with which another number is another path through the code."""
-SIZES_ONLY = frozenset({*SIZES, "intermediate_size", "segment_length", "norm_epsilon"})
+MODULE_SIZES: Mapping[str, Mapping[str, Any]] = {
+    "clip": {**EYES, "image_size": 8, "architecture": TOWER},
+    "dreaming": {
+        **{"num_dream_sequences": 2, "dream_length": 2, "graph_reasoning_hops": 2},
+        **{"num_experts": 3, "expert_num_layers": 1, "expert_num_heads": 4, "graph_num_heads": 2},
+    },
+    "lite": {**EYES, "image_size": 16, "width": 16},
+    "thought_stack": {"thought_dims": (2, 3, 2), "stack_size": 2},
+    "vit": {**EYES, "image_size": 14, "width": 16, "num_layers": 1, "num_heads": 2},
+}
+"""Of a module or an encoder, by its type, whose defaults are too large for a test."""
+NUMBERS: Mapping[str, tuple[Any, ...]] = {
+    "num_kv_heads": (2,),
+    "logit_soft_cap": (2.0,),
+    "dropout": (0.2,),
+    "dream_size": (16,),
+    "moe_noise_std": (0.0,),
+    "moe_top_k": (1,),
+    "noise_std": (0.0,),
+    "num_edge_types": (1,),
+    "block_size": (4,),
+}
+"""Fields, wherever they are, with which other numbers are other paths through the code."""
+SIZES_ONLY = frozenset({*SIZES, "intermediate_size", "segment_length", "norm_epsilon", "stage"})
 """Fields of the decoder with which another number is only another number; contract 9 goes to their smallest."""
-REQUIRED: Mapping[str, Any] = {"factor": 4.0, "original_length": 8}
+REQUIRED: Mapping[str, Any] = {"factor": 4.0, "original_length": 8, "path": "clip"}
 """Values of fields without a default, wherever they are."""
 Case = tuple[str, Subject]
 
@@ -44,7 +62,7 @@ def cases() -> Mapping[str, Subject]:
     plain = DreamLM.Config.model_validate(SIZES)
     names: dict[DreamLM.Config, list[str]] = {}
     subjects: dict[DreamLM.Config, Subject] = {}
-    modules = [*_modules(plain), *_modules(plain, diffusion="block_diffusion"), *_masked(plain)]
+    modules = [*_modules(plain), *_modules(plain, diffusion="block_diffusion"), *_masked(plain), *_staged(plain)]
     kinds = [*_trunks(plain), *modules, *_presets()]
     for name, subject in [("plain", Subject(plain)), *kinds]:
         names.setdefault(subject.config, []).append(name)
@@ -98,6 +116,14 @@ def _masked(plain: DreamLM.Config) -> Iterator[Case]:
         yield f"thought_stack{name} augmented", _with_modules(plain, thoughts, trunk)
 
 
+def _staged(plain: DreamLM.Config) -> Iterator[Case]:
+    """Modules in a stage that asks for other sizes than their own."""
+    within = {"stage": {"dream_length": 2, "num_dream_sequences": 3, "graph_reasoning_hops": 1}}
+    for kind in (one for one in _members(AnyModule) if one.has_stages):
+        smallest = {"type": _type(kind), **_small(kind)}
+        yield f"{_type(kind)} in a stage", _with_modules(plain, [smallest], within)
+
+
 def _presets() -> Iterator[Case]:
     for name in library.names():
         shape = resolve(name).model
@@ -108,6 +134,8 @@ def _presets() -> Iterator[Case]:
         kept = {field: getattr(shape, field) for field in DreamLM.Config.model_fields}
         if shape.diffusion is not None and shape.diffusion.block_size is not None:
             sizes["diffusion"] = shape.diffusion.model_copy(update={"block_size": SEGMENT})
+        if shape.vision is not None:
+            sizes["vision"] = shape.vision.model_copy(update=_small(type(shape.vision)))
         yield f"preset {name}", _subject(DreamLM.Config.model_validate({**kept, **sizes, "modules": modules}))
 
 
@@ -117,7 +145,7 @@ def _shrunk(module: Any) -> Any:
 
 
 def _values(name: str, annotation: Any) -> Iterator[tuple[str, Any]]:
-    return iter([(str(NUMBERS[name]), NUMBERS[name])]) if name in NUMBERS else _choices(annotation)
+    return ((str(value), value) for value in NUMBERS[name]) if name in NUMBERS else _choices(annotation)
 
 
 def _choices(annotation: Any) -> Iterator[tuple[str, Any]]:
@@ -127,7 +155,7 @@ def _choices(annotation: Any) -> Iterator[tuple[str, Any]]:
             yield from ((str(value), value) for value in get_args(member))
         elif member is bool:
             yield from (("off", False), ("on", True))
-        elif isinstance(member, type) and issubclass(member, ConfigModel):
+        elif isinstance(member, type) and issubclass(member, ConfigModel) and "type" in member.model_fields:
             yield from _configurations(member)
 
 

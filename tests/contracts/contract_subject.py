@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from contract_pictures import pictured, words
 from torch import Tensor, nn
 
 from dreamlm.core.nn.decoder import DreamLM
@@ -48,8 +49,14 @@ class Subject:
 
     def losses(self, model: DreamLM, ids_BX: Tensor, documents_BX: Tensor, seed: int = 5) -> Losses:
         torch.manual_seed(seed)
-        losses: Losses = self.objective(model, 0.0)(ids_BX, documents_BX, True)
+        tokens_BX, sight = pictured(self.config, ids_BX, VOCAB)
+        losses: Losses = self.objective(model, 0.0)(tokens_BX, documents_BX, True, *sight)
         return losses
+
+    @property
+    def answers(self) -> int:
+        """How many ids a target may be."""
+        return words(self.config, VOCAB)
 
     def step_loss(self, losses: Losses) -> Tensor:
         """What training takes the gradient of."""
@@ -103,7 +110,9 @@ def run(
     """Logits and the carry behind them; random parts draw what belongs to the seed."""
     torch.manual_seed(seed)
     start = model.start(len(ids)) if carry is None else carry
-    signal: Signal = model(ids, one_document(ids) if documents is None else documents, start, boundaries)
+    shown, sight = pictured(model.config, ids, VOCAB)
+    own = one_document(ids) if documents is None else documents
+    signal: Signal = model(shown, own, start, boundaries, model.look(*sight or [None]))
     return model.logits(signal.hidden), signal.carry
 
 

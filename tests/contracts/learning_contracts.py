@@ -50,7 +50,8 @@ def every_parameter_learns(subject: Subject, training: bool) -> None:
 
 
 def _frozen(model: DreamLM) -> set[str]:
-    return {f"cognition.{index}.{name}" for index, module in enumerate(model.cognition) for name in module.frozen}
+    cognition = {f"cognition.{index}.{name}" for index, module in enumerate(model.cognition) for name in module.frozen}
+    return cognition | {name for name, one in model.named_parameters() if not one.requires_grad}
 
 
 @promise(4, "it matters")
@@ -67,6 +68,7 @@ def it_matters(subject: Subject, training: bool) -> None:
             assert apart(logits(model, ids), whole) > MATTERS, f"the weights of {name} do not change logits"
     _states_matter(model, ids)
     _mask_matters(model, ids)
+    _blank_matters(model, ids)
     if subject.head is not None:
         _head_matters(subject, model)
     if subject.baseline is not None:
@@ -81,6 +83,7 @@ def _parts(model: DreamLM) -> Iterator[tuple[str, nn.Module]]:
     for index, layer in enumerate(model.layers):
         parts |= {f"layers.{index}.{name}": part for name, part in layer.named_children()}
     parts |= {module.name: module for module in model.cognition}
+    parts |= {name: part for name, part in model.vision.named_children() if name in ("encoder", "prefix")}
     return ((name, part) for name, part in parts.items() if any(True for _ in part.parameters()))
 
 
@@ -119,14 +122,33 @@ def _mask_matters(model: DreamLM, ids: Tensor) -> None:
     assert torch.equal(before[:, :5], after[:, :5]), "the vector of a hidden token changes what comes before it"
 
 
+def _blank_matters(model: DreamLM, ids: Tensor) -> None:
+    if model.config.vision is None:
+        return
+    before = logits(model, ids)
+    model.vision.look(False)
+    blind = logits(model, ids)
+    with torch.no_grad():
+        model.vision.blank.add_(1.0)
+        after = logits(model, ids)
+        model.vision.blank.sub_(1.0)
+    model.vision.look(True)
+    assert apart(blind, before) > MATTERS, "what is to be seen does not change logits"
+    assert apart(blind, after) > MATTERS, "the vector of a blank place does not change logits"
+
+
 def _states_matter(model: DreamLM, ids: Tensor) -> None:
     with torch.no_grad():
         carry = run(model, ids[:, :9])[1]
     after = logits(model, ids[:, 9:], None, carry)
+    shown = {module.name: module.shown for module in model.cognition}
     for name, state in carry.states.items():
         for key, changed in _changed(state):
             moved = logits(model, ids[:, 9:], None, replace(carry, states={**carry.states, name: changed}))
-            assert apart(moved, after) > MATTERS, f"{key} in the state of {name} does not change logits"
+            if key in shown.get(name, ()):
+                assert torch.equal(moved, after), f"{key} in the state of {name} is only shown, but changes logits"
+            else:
+                assert apart(moved, after) > MATTERS, f"{key} in the state of {name} does not change logits"
 
 
 def _changed(state: KeyValueCache | ModuleState) -> Iterator[tuple[str, KeyValueCache | ModuleState]]:
@@ -186,8 +208,11 @@ def degenerate(config: DreamLM.Config) -> Iterator[tuple[str, DreamLM.Config]]:
         "positions": _smallest(config.positions),
         "feed_forward": _smallest(config.feed_forward),
         "modules": tuple(_smallest(one) for one in anywhere),
+        "stage": config.stage and _smallest(config.stage),
     }
     short: dict[str, Any] = {"segment_length": 1} if config.modules else {}
+    if config.vision is not None:
+        short["vision"] = _smallest(config.vision)
     if config.diffusion is not None:
         short["diffusion"] = _smallest(config.diffusion)
     shortest = {"seq_length": 2, **short}

@@ -94,6 +94,10 @@ class CallsALearnerFrozen(Sound):
     frozen = frozenset({"value.weight"})
 
 
+class CallsItsMemoryShown(Sound):
+    shown = frozenset({"note"})
+
+
 class DoesNothing(Sound):
     def read(self, hidden_BTD: Tensor, memory: Mapping[str, Tensor]) -> Tensor:
         return 0 * super().read(hidden_BTD, memory)

@@ -23,6 +23,7 @@ DEFECTS = [
     (planted.PeeksWhereNothingFollows, no_copying),
     (planted.LearnsNothing, every_parameter_learns),
     (planted.CallsALearnerFrozen, every_parameter_learns),
+    (planted.CallsItsMemoryShown, it_matters),
     (planted.DoesNothing, it_matters),
     (planted.IgnoresItsMemory, it_matters),
     (planted.ActsBeforeItKnows, it_matters),

@@ -34,6 +34,12 @@ EXAMPLE = {
     },
 }
 """A preset as the public originals write it."""
+DREAM_SIZES = {
+    "dreaming_simple": (2, 3, 2, 1),
+    "dreaming_complex": (4, 5, 3, 2),
+    "dreaming_very_complex": (4, 7, 4, 3),
+}
+"""Dreams, their steps, hops, layers of an expert."""
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +61,22 @@ def test_a_library_preset_obeys_the_published_schema_and_resolves(
 
 
 def test_the_library_has_the_promised_presets_and_the_default_among_them() -> None:
-    assert {"best_general", "best_qa", "qa_plus_wiki", "tiny"} <= set(names())
+    systems = {"diffusion_thought", *DREAM_SIZES}
+    tiny = {"tiny", "tiny_diffusion_thought", "tiny_dreaming", "tiny_multimodal", "tiny_thought"}
+    assert {"best_general", "best_qa", "qa_plus_wiki", *systems, *tiny} <= set(names())
     assert DEFAULT_PRESET == "best_general"
+
+
+@pytest.mark.parametrize("name", DREAM_SIZES)
+def test_a_dreaming_preset_has_the_promised_sizes(name: str) -> None:
+    (one,) = resolve(name).model.modules
+    sizes = (one.num_dream_sequences, one.dream_length, one.graph_reasoning_hops, one.expert_num_layers)
+    assert sizes == DREAM_SIZES[name]
 
 
 @pytest.mark.parametrize("name", [name for name in names() if name.startswith("tiny")])
 def test_tiny_presets_need_no_network(name: str) -> None:
-    assert {source.type for source in resolve(name).data.sources} == {"python_docs"}
+    assert {source.type for source in resolve(name).data.sources} <= {"python_docs", "unicode_glyphs"}
 
 
 def test_the_public_originals_example_means_what_it_says(

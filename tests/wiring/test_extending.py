@@ -58,6 +58,7 @@ def test_chosen_layers_alone_are_rescaled(trained: Trained) -> None:
     assert part.preset.model.positions.model_dump()["scaling"]["layers"] == (1,)
     assert not torch.equal(logits(whole, 64), logits(part, 64))
     assert not torch.equal(logits(none, 64), logits(part, 64))
+    assert not torch.equal(logits(none, 64), logits(whole, 64))
 
 
 def test_layers_without_a_length_and_a_shorter_window_are_mistakes(trained: Trained) -> None:

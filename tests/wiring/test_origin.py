@@ -111,6 +111,16 @@ def test_training_goes_on_from_it_and_comes_back_as_a_stock_folder(
         torch.testing.assert_close(again(tokens).logits, logits(loaded.model, tokens), atol=1e-5, rtol=1e-5)
 
 
+def test_a_gated_run_comes_back_from_its_export_with_its_logits(trained: Trained, start: Start, tmp_path: Path) -> None:
+    loaded = dreamlm.load(trained("model.attention_gate=true"), device="cpu")
+    assert export(loaded.folder, tmp_path / "exported").architecture == "Qwen3NextForCausalLM"
+    preset = completed(start(tmp_path / "exported"))
+    assert preset.model.attention_gate
+    model = initial_model(preset, loaded.tokenizer.vocab_size).eval()
+    tokens = random_tokens(loaded.tokenizer.vocab_size)
+    assert torch.equal(logits(model, tokens), logits(loaded.model, tokens))
+
+
 def test_a_run_that_goes_on_does_not_need_the_origin_again(place: Workplace, start: Start, tmp_path: Path) -> None:
     save_stock(tmp_path / "stock")
     start(tmp_path / "stock", seq_length=32)
@@ -191,6 +201,15 @@ def test_modules_may_be_added_and_begin_fresh(trained: Trained, start: Start) ->
     before = dreamlm.load(run, device="cpu")
     model = initial_model(preset, before.tokenizer.vocab_size)
     assert len(model.cognition) == 1
+    assert all(torch.equal(model.state_dict()[name], weight) for name, weight in before.model.state_dict().items())
+
+
+def test_a_model_of_text_may_get_eyes_and_begins_to_see_with_fresh_ones(trained: Trained, start: Start) -> None:
+    run = trained()
+    preset = completed(start(run, vision={"type": "lite", "image_size": 16, "num_prefix_tokens": 2}))
+    before = dreamlm.load(run, device="cpu")
+    model = initial_model(preset, before.tokenizer.vocab_size)
+    assert model.config.image_form is not None
     assert all(torch.equal(model.state_dict()[name], weight) for name, weight in before.model.state_dict().items())
 
 

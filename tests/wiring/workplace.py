@@ -40,6 +40,20 @@ class Workplace:
         return witness
 
 
+def furnish(folder: Path) -> Workplace:
+    """A tiny preset, and the text that it is about; DREAMLM_HOME is set before."""
+    write_text(folder / "text.jsonl", documents=200, seed=0)
+    values = {
+        "model": {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "seq_length": 32},
+        "tokenizer": {"type": "bpe", "vocab_size": 300},
+        "data": {"sources": [{"type": "jsonl", "paths": [str(folder / "text.jsonl")]}]},
+        "train": {"train_tokens": 8 * 32 * 6, "per_gpu_batch_size": 8, "precision": "fp32"},
+        "generate": {"max_new_tokens": 4},
+    }
+    (folder / "small.json").write_text(json.dumps(values))
+    return Workplace(folder)
+
+
 def write_text(path: Path, documents: int, seed: int) -> None:
     words = random.Random(seed)
     lines = [" ".join(words.choice(["cat", "dog", "saw", "the", "a"]) for _ in range(40)) for _ in range(documents)]

@@ -6,18 +6,25 @@
 3. Its norms multiply by 1 + weight: weights of norms are stored less 1.
 4. Layers of its other kinds (linear attention, experts) and rotation of only a part of each head are switched off.
 
+The way back gives what such a folder computes with: bit by bit what was exported, save norm weights below 1/2, which
+less 1 are rounded, by 2^-24 at most.  Imports no torch.
+
 Source: transformers, `models/qwen3_next/modeling_qwen3_next.py`. Before version 5.15, a model without linear attention
 generates there only with `use_cache=False`.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dreamlm.checkpoints.convert.refusal import inexpressible
 from dreamlm.checkpoints.tensors import RawTensor
+from dreamlm.core.errors import CheckpointError, UserMistake
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _GATE, _QUERY, _OUTPUT = (f".attention.{part}.weight" for part in ("gate", "query", "output"))
 _NORM = "norm.weight"
@@ -51,6 +58,34 @@ def qwen3_next_tensors(own: Mapping[str, RawTensor], where: str) -> dict[str, Ra
     if types := sorted({tensor.dtype for tensor in own.values()} - {"F32"}):
         raise inexpressible(f"attention_gate in {', '.join(types)}: norm weights less 1 would be rounded", where)
     return {name: _converted(name, own) for name in own if not name.endswith(_GATE)}
+
+
+def own_tensors(stock: Mapping[str, "Tensor"], num_heads: int, where: str) -> dict[str, "Tensor"]:
+    """The weights of a Qwen3Next, by dreamlm's names already, as a gated decoder computes with them; norms in fp32.
+
+    Raises: UserMistake naming the projections that gate the components of a head apart; CheckpointError when one has
+    no gates.
+    """
+    own = dict(stock)
+    several = []
+    for name, weight in stock.items():
+        if name.endswith(_QUERY):
+            if len(weight) % (2 * num_heads):
+                what = f"{name} has {len(weight)} rows: no query and gate for each of {num_heads} heads"
+                raise CheckpointError(what, where=where)
+            query_HKD, gate_HKD = weight.view(num_heads, 2, -1, weight.shape[1]).unbind(dim=1)
+            own[name] = query_HKD.flatten(0, 1)
+            own[name.removesuffix(_QUERY) + _GATE] = gate_HKD[:, 0].contiguous()
+            if not gate_HKD.equal(gate_HKD[:, :1].expand_as(gate_HKD)):
+                several.append(name)
+        elif name.endswith(_OUTPUT):
+            own[name] = weight / 2
+        elif name.endswith(_NORM):
+            own[name] = weight.float() + 1
+    if several:
+        what = f"a head of a dreamlm decoder has one gate, these have one for each component: {', '.join(several)}"
+        raise UserMistake(what, where=where)
+    return own
 
 
 def _converted(name: str, own: Mapping[str, RawTensor]) -> RawTensor:

@@ -1,4 +1,4 @@
-"""Model folders of transformers, Llama, Qwen3 or dreamlm's own, as a decoder's configuration and weights.
+"""Model folders of transformers, Llama, Qwen3, Qwen3Next or dreamlm's own, as a decoder's configuration and weights.
 
     read_decoder(folder) -> DreamLM.Config     refuses by name what a decoder cannot express
     read_weights(folder, config) -> tensors    by dreamlm's names, from one safetensors file or from its shards
@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dreamlm.checkpoints.convert.naming import own_name
+from dreamlm.checkpoints.convert.qwen3_next import own_tensors
 from dreamlm.checkpoints.convert.rope import own_rope
 from dreamlm.core.errors import CheckpointError, UserMistake
 from dreamlm.core.nn.decoder import DreamLM
@@ -24,7 +25,7 @@ from dreamlm.core.nn.decoder import DreamLM
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 SHARDS = "model.safetensors.index.json"
-KINDS = ("dreamlm", "llama", "qwen3")
+KINDS = ("dreamlm", "llama", "qwen3", "qwen3_next")
 _COMPUTED = ".rotary_emb.inv_freq"
 """Ends the name of a constant that old exports stored among the weights."""
 
@@ -50,7 +51,8 @@ def read_decoder(folder: Path) -> DreamLM.Config:
         "intermediate_size": config.intermediate_size,
         "seq_length": config.max_position_embeddings,
         "positions": own_rope(config.rope_parameters, str(folder)),
-        "qk_norm": config.model_type == "qwen3",
+        "attention_gate": config.model_type == "qwen3_next",
+        "qk_norm": config.model_type != "llama",
         "tie_embeddings": config.tie_word_embeddings,
         "norm_epsilon": config.rms_norm_eps,
     }
@@ -62,11 +64,12 @@ def read_decoder(folder: Path) -> DreamLM.Config:
 
 
 def read_weights(folder: Path, config: DreamLM.Config) -> dict[str, Tensor]:
-    """The weights on the CPU, in the precision of the files; a tied head is left to the embedding.
+    """The weights on the CPU, in the precision of the files (norms of a Qwen3Next: fp32); a tied head is left to the
+    embedding.
 
     Raises: CheckpointError when files are missing or damaged; UserMistake naming weights a decoder has no place for.
     """
-    stock = _configuration(folder).model_type != "dreamlm"
+    kind = _configuration(folder).model_type
     weights: dict[str, Tensor] = {}
     homeless = []
     for path in _files(folder):
@@ -75,7 +78,7 @@ def read_weights(folder: Path, config: DreamLM.Config) -> dict[str, Tensor]:
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"the weights cannot be read: {error}", where=str(path)) from error
         for name, tensor in tensors.items():
-            own = own_name(name) if stock else name
+            own = name if kind == "dreamlm" else own_name(name)
             if own is not None:
                 weights[own] = tensor
             elif not name.endswith(_COMPUTED):
@@ -85,7 +88,7 @@ def read_weights(folder: Path, config: DreamLM.Config) -> dict[str, Tensor]:
         raise UserMistake(what, where=str(folder))
     if config.tie_embeddings:
         weights.pop("head.weight", None)
-    return weights
+    return own_tensors(weights, config.num_heads, str(folder)) if kind == "qwen3_next" else weights
 
 
 def _configuration(folder: Path) -> Any:
@@ -110,8 +113,11 @@ def _inexpressible(config: Any) -> Iterator[str]:
     if config.hidden_act not in ("silu", "swish"):
         yield f"hidden_act {config.hidden_act}"
     yield from (f"{key} true" for key in ("attention_bias", "mlp_bias") if getattr(config, key, False))
-    windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    yield from (f"layer_types {kind}" for kind in sorted(windows))
+    others = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    yield from (f"layer_types {kind}" for kind in sorted(others))
+    dense = set(getattr(config, "mlp_only_layers", None) or ())
+    if getattr(config, "num_experts", 0) and not dense.issuperset(range(config.num_hidden_layers)):
+        yield f"num_experts {config.num_experts}"
     if getattr(config, "quantization_config", None):
         yield "quantization_config"
 

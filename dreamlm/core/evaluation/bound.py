@@ -39,7 +39,7 @@ def bound(
     tokens_BX: Int[Tensor, "B X"],
     documents_BX: Int[Tensor, "B X"],
     boundaries: bool,
-    end_id: int,
+    filler_id: int,
     samples: int,
     seed: int,
     read: Reading = read_plainly,
@@ -51,7 +51,7 @@ def bound(
     Source: Arriola et al. 2025, "Block Diffusion", equation 8, in the form of `core.nn.noise`, where schedules agree.
     """
     schedule = SCHEDULES["linear"]
-    blocks = blocks_of(model, tokens_BX, documents_BX, end_id)
+    blocks = blocks_of(model, tokens_BX, documents_BX, filler_id)
     clean = read(model, tokens_BX, documents_BX, boundaries, records=True)
     length = tokens_BX.shape[1] - 1
     texts = zip(tokens_BX.cpu().numpy(), (documents_BX >= 0).cpu().numpy(), strict=True)

@@ -13,10 +13,11 @@ from typing import TypeAlias, final, overload
 import numpy as np
 import numpy.typing as npt
 
+from dreamlm.core.pictures import Shown, gathered
 from dreamlm.core.types import Batch
 
-Fill: TypeAlias = Callable[[int, int, npt.NDArray[np.int64]], None]
-"""Given a source and a place in it, fills an array with the tokens from there on."""
+Fill: TypeAlias = Callable[[int, int, npt.NDArray[np.int64]], Sequence[Shown]]
+"""Given a source and a place in it, fills an array with the tokens from there on; returns the pictures they show."""
 
 
 @final
@@ -33,9 +34,13 @@ class ByDocument:
         seq_length: int,
         padding_id: int,
         utf8_bytes: int,
+        places: int = 0,
     ) -> None:
-        """A document has one token more than targets: the one that opens it; its last target opens the next."""
-        self.tokens, self.utf8_bytes = int(targets_D.sum()), utf8_bytes
+        """A document has one token more than targets: the one that opens it; its last target opens the next.
+
+        places: how many of the targets are places of pictures, which nobody predicts.
+        """
+        self.tokens, self.utf8_bytes = int(targets_D.sum()) - places, utf8_bytes
         self._fill, self._padding_id = fill, padding_id
         self._longest = min(seq_length, int(targets_D.max(initial=1)))
         pieces_D = -(-targets_D // seq_length)
@@ -61,11 +66,17 @@ class ByDocument:
         """The pieces of these numbers, longest first; what a row lacks is padding, document -1."""
         tokens = np.full((end - begin, int(self._length_N[begin]) + 1), self._padding_id, dtype=np.int64)
         documents = np.full(tokens.shape, -1, dtype=np.int32)
+        shown = []
         for row, piece in enumerate(range(begin, end)):
             real = int(self._length_N[piece]) + 1
-            self._fill(int(self._source_N[piece]), int(self._start_N[piece]), tokens[row, :real])
+            shown.append(self._fill(int(self._source_N[piece]), int(self._start_N[piece]), tokens[row, :real]))
             documents[row, :real] = 0
-        return Batch(tokens=tokens, documents=documents, sources=self._source_N[begin:end].astype(np.int32))
+        return Batch(
+            tokens=tokens,
+            documents=documents,
+            sources=self._source_N[begin:end].astype(np.int32),
+            pictures=gathered(shown, tokens.shape[1]),
+        )
 
 
 @final

@@ -1,48 +1,24 @@
-"""The report as one HTML page that needs nothing else: tables of figures, and pictures inside it.
+"""The report as one HTML page that needs nothing else: tables of figures, and pictures inside it."""
 
-It is well-formed XML too, so that a test can read it without a browser.
-"""
-
-from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from dreamlm.core.evaluation.bootstrap import Interval
 from dreamlm.core.evaluation.report import PerplexityReport
 from dreamlm.core.evaluation.section import EvaluationReport, Section, figure_text
+from dreamlm.core.html_parts import figure, page, table
 
 ABSENT = "-"
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
-table { border-collapse: collapse; margin: 1rem 0; }
-th, td { text-align: left; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #ddd; vertical-align: top; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-figure { margin: 1.5rem 0; } img { max-width: 100%; height: auto; }
-figcaption, .unit, .note { color: #666; font-size: .9rem; }
-"""
 
 
 def html_page(report: EvaluationReport, page_of_plots: bytes, pictures: Mapping[str, bytes]) -> str:
     """The page.  page_of_plots: a PNG; pictures: a PNG for each picture of a section, by the name of its file."""
-    lines = [
-        "<!DOCTYPE html>",
-        '<html lang="en">',
-        "<head>",
-        '<meta charset="utf-8" />',
-        '<meta name="viewport" content="width=device-width, initial-scale=1" />',
-        "<title>dreamlm evaluation</title>",
-        f"<style>{STYLE}</style>",
-        "</head>",
-        "<body>",
-        "<h1>Evaluation</h1>",
+    body = [
         *_perplexity(report.perplexity),
-        *_figure(page_of_plots, "Loss by position and by source, and the figures of every section."),
+        *figure(page_of_plots, "Loss by position and by source, and the figures of every section."),
         *(line for section in report.sections for line in _section(section, pictures)),
-        "</body>",
-        "</html>",
     ]
-    return "\n".join(lines) + "\n"
+    return page("dreamlm evaluation", "Evaluation", body)
 
 
 def _perplexity(report: PerplexityReport) -> Iterable[str]:
@@ -82,27 +58,17 @@ def _section(section: Section, pictures: Mapping[str, bytes]) -> Iterable[str]:
     for note in section.notes:
         yield f'<p class="note">Note: {escape(note)}</p>'
     for picture in section.pictures:
-        yield from _figure(pictures[section.file_of(picture)], picture.caption)
+        yield from figure(pictures[section.file_of(picture)], picture.caption)
 
 
 def _table(header: Sequence[str], rows: Sequence[tuple[str, float | None, Interval | None, str]]) -> Iterable[str]:
-    yield "<table>"
-    yield "<thead><tr>" + "".join(f"<th>{escape(name)}</th>" for name in header) + "</tr></thead>"
-    yield "<tbody>"
-    for name, value, interval, unit in rows:
-        number = ABSENT if value is None else figure_text(value)
-        between = ABSENT if interval is None else f"{figure_text(interval.low)} to {figure_text(interval.high)}"
-        yield (
-            f'<tr><td>{escape(name)}</td><td class="number">{number}</td><td class="number">{between}</td>'
-            f'<td class="unit">{escape(unit)}</td></tr>'
+    cells = [
+        (
+            name,
+            ABSENT if value is None else figure_text(value),
+            ABSENT if interval is None else f"{figure_text(interval.low)} to {figure_text(interval.high)}",
+            unit,
         )
-    yield "</tbody>"
-    yield "</table>"
-
-
-def _figure(picture: bytes, caption: str) -> Iterable[str]:
-    said = escape(caption)
-    yield "<figure>"
-    yield f'<img alt="{said}" src="data:image/png;base64,{b64encode(picture).decode("ascii")}" />'
-    yield f"<figcaption>{said}</figcaption>"
-    yield "</figure>"
+        for name, value, interval, unit in rows
+    ]
+    yield from table(header, ("", "number", "number", "unit"), cells)

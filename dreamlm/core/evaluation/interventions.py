@@ -26,6 +26,7 @@ from dreamlm.core.modules.ring import Ring
 from dreamlm.core.modules.state import ModuleState
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.signal import Carry, Signal
+from dreamlm.core.nn.vision.view import NO_PLACES, View
 from dreamlm.core.rng import derive_seed
 
 STACK = "thoughts"
@@ -124,13 +125,14 @@ class Intervened:
         documents_BX: Int[Tensor, "B X"],
         boundaries: bool,
         records: bool,
+        view: View = NO_PLACES,
     ) -> list[Signal]:
         carry, size, signals = model.start(len(tokens_BX)), model.config.segment, list[Signal]()
         own, row_B = stack_of(carry, self.module), torch.arange(len(tokens_BX), device=model.device)
         for begin in range(0, tokens_BX.shape[1] - 1, size):
             span = slice(begin, min(begin + size, tokens_BX.shape[1] - 1))
             documents_BS = documents_BX[:, span]
-            (signal,) = model.segments(tokens_BX[:, span], documents_BS, carry, boundaries)
+            (signal,) = model.segments(tokens_BX[:, span], documents_BS, carry, boundaries, view.columns(span))
             if span.stop - begin == size:
                 written_B = stack_of(signal.carry, self.module).ordered()[:, -1]
                 own = own.push(written_B, row_B, (documents_BS >= 0).any(dim=1))

@@ -10,13 +10,13 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
 from torch.nn import functional as F
 
 from dreamlm.core.evaluation.bound import bound
 from dreamlm.core.evaluation.reading import Reading, read_plainly
 from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.nn.vision.view import sight_of
+from dreamlm.core.objectives.targets import targets_of
 from dreamlm.core.types import Batch
 
 BOUND_SAMPLES = 4
@@ -55,33 +55,35 @@ class NextToken(Likelihood):
         assert model.config.diffusion is None, "a diffusion model's clean path predicts nothing"
         tokens_BX = torch.from_numpy(batch.tokens).to(model.device)
         documents_BX = torch.from_numpy(batch.documents).to(model.device)
-        signals = self._read(model, tokens_BX, documents_BX, boundaries=_several(batch), records=False)
+        view = model.look(sight_of(batch, model.device))
+        signals = self._read(model, tokens_BX, documents_BX, boundaries=_several(batch), records=False, view=view)
         hidden_BTD = model.finished(signals).hidden
-        real_BT = real_targets_BT(documents_BX)
-        target_BT = torch.where(real_BT, tokens_BX[:, 1:], -1)
+        target_BT = targets_of(tokens_BX, documents_BX)
         nll_BT = model.head.token_nll(hidden_BTD.flatten(0, 1), target_BT.flatten()).view(target_BT.shape)
         parity_error = 0.0
         if check:
             plain_T = F.cross_entropy(model.logits(hidden_BTD[0]), target_BT[0], ignore_index=-1, reduction="none")
             parity_error = float((plain_T - nll_BT[0]).abs().max())
         exact_B = np.zeros(len(tokens_BX), np.float64)
-        return WindowLosses(nll_BT.cpu().double().numpy(), real_BT.cpu().numpy(), exact_B, parity_error)
+        return WindowLosses(nll_BT.cpu().double().numpy(), (target_BT >= 0).cpu().numpy(), exact_B, parity_error)
 
 
 @final
 class DiffusionBound(Likelihood):
     """An upper bound on what a diffusion model thinks of each token; see `core.evaluation.bound`."""
 
-    def __init__(self, end_id: int, samples: int = BOUND_SAMPLES, seed: int = 0, read: Reading = read_plainly) -> None:
-        """end_id: the token that ends a document.  samples: times for each block."""
-        self._end_id, self._samples, self._seed, self._read = end_id, samples, seed, read
+    def __init__(
+        self, filler_id: int, samples: int = BOUND_SAMPLES, seed: int = 0, read: Reading = read_plainly
+    ) -> None:
+        """filler_id: see `objectives.blocks`.  samples: times for each block."""
+        self._filler_id, self._samples, self._seed, self._read = filler_id, samples, seed, read
 
     def losses(self, model: DreamLM, batch: Batch, check: bool) -> WindowLosses:
         tokens_BX = torch.from_numpy(batch.tokens).to(model.device)
         documents_BX = torch.from_numpy(batch.documents).to(model.device)
-        how = (self._end_id, self._samples, self._seed, self._read)
+        how = (self._filler_id, self._samples, self._seed, self._read)
         found = bound(model, tokens_BX, documents_BX, _several(batch), *how)
-        real_BT = real_targets_BT(documents_BX).cpu().numpy()
+        real_BT = (targets_of(tokens_BX, documents_BX) >= 0).cpu().numpy()
         return WindowLosses(found.nll_BT.cpu().numpy(), real_BT, found.variance_B.cpu().numpy())
 
 
@@ -89,15 +91,10 @@ NEXT_TOKEN = NextToken()
 
 
 def likelihood_of(
-    model: DreamLM, end_id: int, samples: int = BOUND_SAMPLES, seed: int = 0, read: Reading = read_plainly
+    model: DreamLM, filler_id: int, samples: int = BOUND_SAMPLES, seed: int = 0, read: Reading = read_plainly
 ) -> Likelihood:
     """How a model's held-out loss is measured.  read: how the text goes through the model."""
-    return NextToken(read) if model.config.diffusion is None else DiffusionBound(end_id, samples, seed, read)
-
-
-def real_targets_BT(documents_BX: Int[Tensor, "B X"]) -> Bool[Tensor, "B T"]:
-    """Where the token behind is one of the text: neither padding nor behind padding."""
-    return (documents_BX[:, 1:] >= 0) & (documents_BX[:, :-1] >= 0)
+    return NextToken(read) if model.config.diffusion is None else DiffusionBound(filler_id, samples, seed, read)
 
 
 def _several(batch: Batch) -> bool:

@@ -16,6 +16,7 @@ from dreamlm.core.evaluation.bootstrap import Interval, Resampling, bootstrap_ra
 from dreamlm.core.evaluation.diversity import Diversity
 from dreamlm.core.evaluation.likelihood import BOUND_SAMPLES, NEXT_TOKEN, Likelihood
 from dreamlm.core.evaluation.report import PerplexityReport, Score, SourceScore, perplexity_of
+from dreamlm.core.evaluation.retrieval import Retrieval
 from dreamlm.core.evaluation.score import WindowScores, no_progress, score
 from dreamlm.core.evaluation.thoughts import Thoughts
 from dreamlm.core.nn.decoder import DreamLM
@@ -43,6 +44,8 @@ class Evaluation:
         """Of the bootstrap."""
         diversity: Diversity.Config = Diversity.Config()
         """What `dreamlm eval --diversity` counts."""
+        retrieval: Retrieval.Config = Retrieval.Config()
+        """What `dreamlm eval --retrieval` compares."""
         thoughts: Thoughts.Config = Thoughts.Config()
         """What `dreamlm eval --thoughts` counts."""
 

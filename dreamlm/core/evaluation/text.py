@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from dreamlm.core.errors import DataError
 from dreamlm.core.evaluation.by_document import ByDocument
+from dreamlm.core.pictures import Shown
 from dreamlm.core.tokenizer import Tokenizer
 from dreamlm.core.types import Batch
 
@@ -31,8 +32,9 @@ class TextHeldOut:
     def by_document(self) -> ByDocument:
         """The same windows, the last at its own length."""
 
-        def fill(source: int, start: int, tokens: npt.NDArray[np.int64]) -> None:
+        def fill(source: int, start: int, tokens: npt.NDArray[np.int64]) -> Sequence[Shown]:
             tokens[:] = self._ids[start : start + len(tokens)]
+            return ()
 
         nothing, targets = np.zeros(1, dtype=np.int64), np.array([self.tokens])
         return ByDocument(

@@ -17,6 +17,7 @@ from dreamlm.core.evaluation.score import no_progress
 from dreamlm.core.evaluation.thought_metrics import Trajectory
 from dreamlm.core.inference import inference
 from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.nn.vision.view import sight_of
 from dreamlm.core.types import Batch, Documents
 
 
@@ -62,7 +63,9 @@ def collected(
         for done, batch in enumerate(batches):
             tokens_BX = torch.from_numpy(batch.tokens).to(model.device)
             documents_BX = torch.from_numpy(batch.documents).to(model.device)
-            signals = model.segments(tokens_BX[:, :-1], documents_BX[:, :-1], model.start(len(tokens_BX)))
+            view = model.look(sight_of(batch, model.device))
+            carry = model.start(len(tokens_BX))
+            signals = model.segments(tokens_BX[:, :-1], documents_BX[:, :-1], carry, view=view)
             newest = [stack_of(signal.carry, module).ordered()[:, -1].flatten(1) for signal in signals]
             newest_BNX = torch.stack(newest, dim=1).cpu().double().numpy()
             complete_B = _targets(batch) // size

@@ -8,6 +8,7 @@
 Shapes: R rows still writing, N slots of a block, X open slots of all rows, V vocabulary.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import final
@@ -17,9 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dreamlm.core.generation.draft import Draft
+from dreamlm.core.generation.filling import OnBlocks
 from dreamlm.core.generation.row import Row
 from dreamlm.core.generation.sampler import Sampler
-from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.generation.segments import Reader
 from dreamlm.core.nn.denoising import denoise
 from dreamlm.core.nn.signal import Carry
 from dreamlm.core.nn.slots import Slots
@@ -32,21 +34,38 @@ class BlockWriter:
     Source: filling in by confidence, Chang et al. 2022 (MaskGIT).
     """
 
-    def __init__(self, model: DreamLM, config: Sampler.Config, never: Sequence[int], end_id: int, window: int) -> None:
-        """never: tokens that no text holds.  window: tokens that the model may see at once, its block among them."""
+    def __init__(
+        self,
+        reader: Reader,
+        config: Sampler.Config,
+        never: Sequence[int],
+        end_id: int,
+        filler_id: int,
+        window: int,
+    ) -> None:
+        """never: tokens that no text holds.  filler_id: what stands behind a document's end, one of them.
+
+        window: tokens that the model may see at once, its block among them.
+        """
+        model = reader.model
         assert model.config.diffusion is not None, "not a diffusion model"
-        self._model, self._config, self._end_id, self._window = model, config, end_id, window
+        self._model, self._reader, self._config, self._window = model, reader, config, window
+        self._end_id, self._filler_id = end_id, filler_id
         self._never = torch.tensor(never, device=model.device)
         self._size = model.config.block
-        self._steps = config.denoising.steps or model.config.diffusion.num_diffusion_steps or self._size
+        asked = config.denoising.steps or model.config.diffusion.num_diffusion_steps or self._size
+        self._steps = min(asked, self._size)
 
-    def write(self, rows: Sequence[Row], on_text: Callable[[int, str], None]) -> None:
-        """Write all rows to their ends, a block of each at a time."""
+    def write(self, rows: Sequence[Row], on_text: Callable[[int, str], None], on_blocks: OnBlocks) -> None:
+        """Write all rows to their ends, a block of each at a time.
+
+        on_blocks: called with the block of every row, before its first step and after each.
+        """
         for row in rows:
             row.keep(min(len(row.tokens), self._window - self._size + 1))
         carry = self._read(rows)
-        while True:
-            for draft in self._filled(rows, carry):
+        for number in itertools.count():
+            for draft in self._filled(rows, carry, number, on_blocks):
                 draft.finish(on_text)
             going = [place for place, row in enumerate(rows) if row.finish_reason is None]
             if not going:
@@ -79,25 +98,25 @@ class BlockWriter:
         tokens_RT = [[0] * before + ids for before, ids in zip(padding, contexts, strict=True)]
         documents_RT = [[-1] * before + [0] * len(ids) for before, ids in zip(padding, contexts, strict=True)]
         tokens, documents = (torch.tensor(values, device=self._model.device) for values in (tokens_RT, documents_RT))
-        after: Carry = self._model(tokens, documents, carry, boundaries=any(padding)).carry
-        return after
+        return self._reader.read(rows, tokens, documents, carry, boundaries=any(padding)).carry
 
     def _read_block(self, rows: Sequence[Row], carry: Carry) -> Carry:
         """The carry behind the block that was just written."""
         ends = [self._begin(row) for row in rows]
         tokens_RN = [row.context[end - self._size : end] for row, end in zip(rows, ends, strict=True)]
         tokens = torch.tensor(tokens_RN, device=self._model.device)
-        after: Carry = self._model(tokens, torch.zeros_like(tokens), carry, boundaries=False).carry
-        return after
+        return self._reader.read(rows, tokens, torch.zeros_like(tokens), carry, boundaries=False).carry
 
-    def _filled(self, rows: Sequence[Row], carry: Carry) -> list[Draft]:
-        """The next block of every row."""
+    def _filled(self, rows: Sequence[Row], carry: Carry, number: int, on_blocks: OnBlocks) -> list[Draft]:
+        """The next block of every row, the one of that number."""
         ngram = self._config.no_repeat_ngram
         drafts = [Draft(row, row.context[self._begin(row) :], self._size, ngram) for row in rows]
+        on_blocks([draft.view(number, 0, self._steps) for draft in drafts])
         for step in range(self._steps):
             if any(draft.open for draft in drafts):
                 hidden_RND = denoise(self._model, self._slots(drafts, carry), carry, [carry]).hidden
                 self._fill(drafts, hidden_RND, step)
+                on_blocks([draft.view(number, step + 1, self._steps) for draft in drafts])
         return drafts
 
     def _slots(self, drafts: Sequence[Draft], carry: Carry) -> Slots:
@@ -120,18 +139,22 @@ class BlockWriter:
         uniform_X = torch.cat([draft.row.uniforms(len(draft.open)) for draft in drafts]).to(hidden_RND.device)
         chosen_X = sampler.choose(allowed_XV, uniform_X)
         found_X = log_probability_XV.gather(1, chosen_X[:, None])[:, 0].tolist()
-        chosen, sure_X, begin = chosen_X.tolist(), self._sureness(log_probability_XV).tolist(), 0
+        chosen, sure_X, begin = chosen_X.tolist(), self._sureness(allowed_XV).tolist(), 0
         for draft in drafts:
             quota = self._quota(draft, step)
             mine = sorted(enumerate(draft.open, start=begin), key=lambda one: float(sure_X[one[0]]), reverse=True)
             begin += len(mine)
             for place, slot in mine[:quota]:
+                if slot not in draft.open:  # behind an end that was decided in this very step
+                    continue
                 token, log_probability = chosen[place], found_X[place]
                 # What was decided in this very step may have made the proposal a repetition.
                 if token != self._end_id and draft.repeats(slot, token):
                     token = self._another(sampler, draft, slot, allowed_XV[place], uniform_X[place])
                     log_probability = log_probability_XV[place, token].item()
                 draft.put(slot, token, log_probability)
+                if token == self._end_id:
+                    draft.end_at(slot, self._filler_id)
 
     def _allowed(self, asked: Sequence[tuple[Draft, int]], logits_XV: Float[Tensor, "X V"]) -> Float[Tensor, "X V"]:
         """The logits, minus infinity where a token may not come; a slot in which nothing is left drops its blocks."""
@@ -156,10 +179,13 @@ class BlockWriter:
         factor = 1 + share * (self._config.denoising.final_temperature - 1)
         return self._config.model_copy(update={"temperature": self._config.temperature * factor})
 
-    def _sureness(self, log_probability_XV: Float[Tensor, "X V"]) -> Float[Tensor, " X"]:
+    def _sureness(self, allowed_XV: Float[Tensor, "X V"]) -> Float[Tensor, " X"]:
+        """Of what may come: it matters little how sure the model is of a token that must not."""
+        probability_XV = allowed_XV.softmax(dim=-1)
         if self._config.denoising.confidence == "probability":
-            return log_probability_XV.amax(dim=-1)
-        return (log_probability_XV.exp() * log_probability_XV).sum(dim=-1)
+            return probability_XV.amax(dim=-1)
+        sure_X: Tensor = -torch.special.entr(probability_XV).sum(dim=-1)
+        return sure_X
 
     def _another(
         self, sampler: Sampler, draft: Draft, slot: int, allowed_V: Float[Tensor, " V"], uniform: Float[Tensor, ""]

@@ -1,7 +1,9 @@
 """A block of one text while it is being filled in."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
+from dreamlm.core.generation.filling import BlockView
 from dreamlm.core.generation.ngram import NgramHoles
 from dreamlm.core.generation.row import Row
 
@@ -47,6 +49,19 @@ class Draft:
         for holes in self._holes:
             holes.put(hole, token)
         self.open.remove(slot)
+
+    def end_at(self, slot: int, filler_id: int) -> None:
+        """Nothing is asked behind a slot whose answer ends the document; filler stands there, as in training."""
+        behind = slot + 2
+        self._tokens[behind:] = [filler_id] * (len(self._tokens) - behind)
+        self.open = [one for one in self.open if one <= slot]
+
+    def view(self, number: int, step: int, steps: int) -> BlockView:
+        """What the block looks like now.  number: of the block in its text."""
+        tokens = tuple(self._tokens[self._first :])
+        decided = zip(tokens, self._log_probabilities, strict=True)
+        probabilities = tuple(0.0 if token is None else math.exp(found) for token, found in decided)
+        return BlockView(self.row.index, number, step, steps, tokens, probabilities)
 
     def finish(self, on_text: Callable[[int, str], None]) -> None:
         """Hand the answers to the row in the order of the text; what stands behind its end is dropped."""

@@ -10,14 +10,19 @@ Shapes: R rows still writing, T tokens read at once, V vocabulary.
 
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dreamlm.core.errors import RangeError, UserMistake
 from dreamlm.core.generation.blocks import BlockWriter
+from dreamlm.core.generation.filling import OnBlocks, ignore_blocks
+from dreamlm.core.generation.places import NOTHING_TO_SEE, places_of, view_of
 from dreamlm.core.generation.row import Generation, Row
 from dreamlm.core.generation.sampler import Sampler
+from dreamlm.core.generation.segments import OnSegments, Reader, ignore_segments
 from dreamlm.core.generation.window import ContextWindow
 from dreamlm.core.inference import inference
 from dreamlm.core.nn.decoder import DreamLM
@@ -36,20 +41,29 @@ def generate(
     config: Sampler.Config,
     on_text: Callable[[int, str], None] = ignore_text,
     *,
+    on_segments: OnSegments = ignore_segments,
+    on_blocks: OnBlocks = ignore_blocks,
+    pictures: Sequence[npt.NDArray[np.uint8]] = (),
     window: int | None = None,
     first_prompt: int = 0,
 ) -> list[Generation]:
     """Continue every prompt; the result has the prompts' order.
 
     on_text: called with a prompt's number and the next certain piece of its text; the pieces join to `Generation.text`.
+    on_segments: called when the model has read segments to their ends, those of the prompts too.
+    on_blocks: called while a diffusion model writes, with the block of every text of a batch, before its first step and
+    after each.
+    pictures: one before each prompt, (3, H, W) in the model's `image_form`; none by default.
     window: tokens the model may attend to at once; default the length of its training windows.
     first_prompt: number of the first prompt; a prompt's number and the seed alone decide its random numbers.
 
-    A prompt that does not fit into the window loses its oldest tokens (`Generation.dropped_prompt_tokens`).
+    A prompt that does not fit into the window loses its oldest tokens (`Generation.dropped_prompt_tokens`). A text that
+    outgrows the window behind a picture loses sight of it: what it is read again from is its last half.
     When n-gram blocking leaves no token and the document may not end yet, blocking is lifted for that one token.
     Same arguments, same texts; a text changes with its batch neighbours only where two choices tie within rounding.
 
-    Raises: RangeError for an impossible window; UserMistake when model and tokenizer do not belong together;
+    Raises: RangeError for an impossible window; UserMistake when model and tokenizer do not belong together, the model
+    takes no pictures, or a picture with its prompt does not fit into the window;
     DataError when a prompt is no valid Unicode; DreamLMError when the model's logits are not finite.
     """
     context = ContextWindow(_window_size(model, window))
@@ -59,20 +73,23 @@ def generate(
             hint="use the tokenizer that lies beside the model's weights",
         )
     encoded = tokenizer.encode_batch(prompts)
+    places = [places_of(model, picture) for picture in pictures] or [NOTHING_TO_SEE] * len(prompts)
     rows = [
-        Row(first_prompt + number, prompt, ids, tokenizer, config)
-        for number, (prompt, ids) in enumerate(zip(prompts, encoded, strict=True))
+        Row(first_prompt + number, prompt, ids, tokenizer, config, shown)
+        for number, (prompt, ids, shown) in enumerate(zip(prompts, encoded, places, strict=True))
     ]
     # The model may have more rows in its table than the tokenizer has tokens.
     never = [tokenizer.padding_id, *range(tokenizer.vocab_size, model.vocab_size)]
     end_id = tokenizer.end_of_document_id
+    reader = Reader(model, on_segments)
     with inference(model):
         for begin in range(0, len(rows), config.rows):
             some = rows[begin : begin + config.rows]
             if model.config.diffusion is None:
-                _write(model, some, config, context, never, end_id, on_text)
+                _write(reader, some, config, context, never, end_id, on_text)
             else:
-                BlockWriter(model, config, never, end_id, context.size).write(some, on_text)
+                writer = BlockWriter(reader, config, never, end_id, tokenizer.padding_id, context.size)
+                writer.write(some, on_text, on_blocks)
     return [row.result() for row in rows]
 
 
@@ -86,7 +103,7 @@ def _window_size(model: DreamLM, window: int | None) -> int:
 
 
 def _write(
-    model: DreamLM,
+    reader: Reader,
     rows: list[Row],
     config: Sampler.Config,
     context: ContextWindow,
@@ -95,10 +112,11 @@ def _write(
     on_text: Callable[[int, str], None],
 ) -> None:
     """Write all rows to their ends, one token of each at a time."""
-    sampler = config.build()
+    model, sampler = reader.model, config.build()
     for row in rows:
         row.keep(context.opening(len(row.tokens), config.max_new_tokens))
-    hidden_RD, carry = _read(model, rows)
+        row.require_picture(context.size)
+    hidden_RD, carry = _read(reader, rows)
     for step in range(config.max_new_tokens):
         logits_RV = model.logits(hidden_RD)
         forbidden = [*never, end_id] if step < config.min_new_tokens else never
@@ -117,9 +135,9 @@ def _write(
         if len(going) < len(rows):
             rows, carry = [rows[place] for place in going], carry.select(torch.tensor(going, device=model.device))
         if (step + 1) % context.stride == 0 and _slide(rows, context, config.max_new_tokens - step - 1):
-            hidden_RD, carry = _read(model, rows)
+            hidden_RD, carry = _read(reader, rows)
         else:
-            hidden_RD, carry = _read_newest(model, rows, carry)
+            hidden_RD, carry = _read_newest(reader, rows, carry)
 
 
 def _slide(rows: Iterable[Row], context: ContextWindow, coming: int) -> bool:
@@ -134,8 +152,9 @@ def _slide(rows: Iterable[Row], context: ContextWindow, coming: int) -> bool:
     return moved
 
 
-def _read(model: DreamLM, rows: Sequence[Row]) -> tuple[Float[Tensor, "R D"], Carry]:
+def _read(reader: Reader, rows: Sequence[Row]) -> tuple[Float[Tensor, "R D"], Carry]:
     """Hidden vectors behind each row's newest token, and the carry of their whole contexts."""
+    model = reader.model
     contexts = [row.context for row in rows]
     length = max(map(len, contexts))
     tokens_RT = torch.tensor([[0] * (length - len(ids)) + ids for ids in contexts], device=model.device)
@@ -144,15 +163,17 @@ def _read(model: DreamLM, rows: Sequence[Row]) -> tuple[Float[Tensor, "R D"], Ca
     )
     padding = [length - len(ids) for ids in contexts]
     carry = model.start(len(rows), left_padding=padding)
-    signal = model(tokens_RT, documents_RT, carry, boundaries=any(padding))
+    view = view_of(model, [row.places for row in rows], tokens_RT)
+    signal = reader.read(rows, tokens_RT, documents_RT, carry, boundaries=any(padding), view=view)
     return signal.hidden[:, -1], signal.carry
 
 
-def _read_newest(model: DreamLM, rows: Sequence[Row], carry: Carry) -> tuple[Float[Tensor, "R D"], Carry]:
+def _read_newest(reader: Reader, rows: Sequence[Row], carry: Carry) -> tuple[Float[Tensor, "R D"], Carry]:
     """The same, when all but the newest token of each row was read before."""
-    tokens_R1 = torch.tensor([[row.tokens[-1]] for row in rows], device=model.device)
-    documents_R1 = torch.zeros(len(rows), 1, dtype=torch.int32, device=model.device)
-    signal = model(tokens_R1, documents_R1, carry, boundaries=False)
+    device = reader.model.device
+    tokens_R1 = torch.tensor([[row.tokens[-1]] for row in rows], device=device)
+    documents_R1 = torch.zeros(len(rows), 1, dtype=torch.int32, device=device)
+    signal = reader.read(rows, tokens_R1, documents_R1, carry, boundaries=False)
     return signal.hidden[:, -1], signal.carry
 
 

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dreamlm.core.errors import DreamLMError
+from dreamlm.core.errors import DreamLMError, UserMistake
 from dreamlm.core.generation.ngram import NgramBlock
+from dreamlm.core.generation.places import NOTHING_TO_SEE, Places
 from dreamlm.core.generation.sampler import Sampler
 from dreamlm.core.generation.stopping import StopScanner
 from dreamlm.core.rng import derive_seed
@@ -38,18 +39,29 @@ class Generation:
 class Row:
     """A prompt and what was written behind it so far. Mutable: it belongs to one call of `generate`."""
 
-    def __init__(self, index: int, prompt: str, prompt_ids: list[int], tokenizer: Tokenizer, config: Sampler.Config):
-        self.index, self.prompt = index, prompt
-        self.tokens = [tokenizer.end_of_document_id, *prompt_ids]
+    def __init__(
+        self,
+        index: int,
+        prompt: str,
+        prompt_ids: list[int],
+        tokenizer: Tokenizer,
+        config: Sampler.Config,
+        places: Places = NOTHING_TO_SEE,
+    ):
+        self.index, self.prompt, self.places = index, prompt, places
+        self.tokens = [tokenizer.end_of_document_id, *places.ids, *prompt_ids]
         self.begin = 0
         """The first of the tokens that the model still sees."""
+        self.prompt_length = len(self.tokens)
+        """How many tokens the text begins with that were given."""
         self.finish_reason: FinishReason | None = None
         self._end_id, self._max_new_tokens = tokenizer.end_of_document_id, config.max_new_tokens
-        self._prompt_length, self._chosen, self._dropped = len(self.tokens), 0, 0
+        self._chosen, self._dropped = 0, 0
         self._log_probability = 0.0
         self._text: list[str] = []
         self._stream, self._scanner = TextStream(tokenizer), StopScanner(config.stop)
-        self._history = 1 if config.ngram_scope == "all" else self._prompt_length
+        # Places are no words, that their order could come again.
+        self._history = 1 + len(places.ids) if config.ngram_scope == "all" else self.prompt_length
         self._blocks = [NgramBlock(config.no_repeat_ngram, self.history)] if config.no_repeat_ngram else []
         self._generator = torch.Generator().manual_seed(derive_seed(config.seed, "generate", index))
 
@@ -74,6 +86,15 @@ class Row:
         if self._chosen == 0:
             # The opening end-of-document token is not the user's.
             self._dropped = max(0, self.begin - 1)
+
+    def require_picture(self, window: int) -> None:
+        """Raises: UserMistake when the model would see less than all of the prompt's picture."""
+        if self.places.ids and self.begin:
+            raise UserMistake(
+                f"a picture and a prompt of {len(self.tokens):,} tokens do not fit into the window of {window:,}",
+                where=f"prompt {self.index}",
+                hint="shorten the prompt",
+            )
 
     def uniform(self) -> float:
         """The row's next random number in [0, 1)."""
@@ -116,7 +137,7 @@ class Row:
         return Generation(
             self.prompt,
             "".join(self._text),
-            tuple(self.tokens[self._prompt_length :]),
+            tuple(self.tokens[self.prompt_length :]),
             self.finish_reason,
             self._log_probability / self._chosen,
             self._dropped,

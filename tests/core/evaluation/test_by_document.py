@@ -14,6 +14,7 @@ from dreamlm.core.evaluation.by_document import ByDocument
 from dreamlm.core.evaluation.perplexity import Evaluation
 from dreamlm.core.evaluation.score import score
 from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.pictures import Shown
 from dreamlm.core.types import Batch
 
 PADDING = 39
@@ -36,8 +37,9 @@ class Text:
             self.source, self.start, self.targets, self.fill, seq_length=seq_length, padding_id=PADDING, utf8_bytes=500
         )
 
-    def fill(self, source: int, start: int, tokens: npt.NDArray[np.int64]) -> None:
+    def fill(self, source: int, start: int, tokens: npt.NDArray[np.int64]) -> Sequence[Shown]:
         tokens[:] = self.tokens[source, start : start + len(tokens)]
+        return ()
 
     def documents(self) -> list[npt.NDArray[np.int64]]:
         """The tokens of each document, and the one that follows it."""

@@ -1,6 +1,7 @@
 """Untrained models whose tokens heed their thoughts, and documents by hand for them."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +9,7 @@ import torch
 
 from dreamlm.core.evaluation.by_document import ByDocument
 from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.pictures import Shown
 
 VOCAB, SEGMENT, WINDOW, STACK, END, PADDING = 31, 4, 16, 3, 0, 30
 TARGETS = (16, 5, 37, 3, 12, 8, 20, 11)
@@ -32,8 +34,9 @@ def documents(*targets: int) -> ByDocument:
     lengths = np.array(targets or TARGETS)
     tokens = np.random.default_rng(3).integers(1, PADDING, lengths.sum() + 1)
 
-    def fill(source: int, start: int, row: npt.NDArray[np.int64]) -> None:
+    def fill(source: int, start: int, row: npt.NDArray[np.int64]) -> Sequence[Shown]:
         row[:] = tokens[start : start + len(row)]
+        return ()
 
     return ByDocument(
         np.zeros(len(lengths), np.int64),

@@ -1,9 +1,14 @@
 """How a diffusion model writes: block by block, whatever it is batched with, under the same rules as any other."""
 
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
 import pytest
 import torch
 
 from dreamlm.core.errors import RangeError
+from dreamlm.core.generation.filling import BlockView
 from dreamlm.core.generation.generate import generate
 from dreamlm.core.generation.ngram import NgramHoles
 from dreamlm.core.generation.sampler import Denoising, Sampler
@@ -165,3 +170,86 @@ def test_the_temperature_falls_towards_the_end_of_a_block(tokenizer: Tokenizer) 
     one_step, falling = (generate(model, tokenizer, PROMPTS, one) for one in settings)
     assert one_step != greedy  # the only step is the first, which is hot
     assert one_step != falling
+    endless = generate(model, tokenizer, PROMPTS, sampling(temperature=5.0, denoising={**cold, "steps": 99}))
+    assert endless == falling  # of the steps that a block has no tokens for, none is waited for
+
+
+class Onlooker:
+    """Keeps what it is shown, and spoils nothing by it."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[BlockView]] = []
+
+    def __call__(self, blocks: Sequence[BlockView]) -> None:
+        self.seen.append([*blocks])
+        torch.rand(3)
+
+    def of(self, prompt: int) -> list[BlockView]:
+        return [block for blocks in self.seen for block in blocks if block.prompt == prompt]
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_who_looks_on_changes_nothing_and_sees_every_token_appear_once(tokenizer: Tokenizer, rows: int) -> None:
+    model, onlooker = diffuser(tokenizer, 8), Onlooker()
+    config = sampling(rows=rows, denoising={"steps": 3})
+    texts = generate(model, tokenizer, PROMPTS, config, on_blocks=onlooker)
+    assert texts == generate(model, tokenizer, PROMPTS, config)
+    for prompt, text in enumerate(texts):
+        views = onlooker.of(prompt)
+        written: list[int] = []
+        for number in range(views[-1].number + 1):
+            steps = [view for view in views if view.number == number]
+            assert [view.step for view in steps] == [*range(len(steps))]
+            assert {view.steps for view in steps} == {3}
+            assert set(steps[0].token_ids) == {None}
+            for before, after in pairwise(steps):
+                assert all(old in (None, new) for old, new in zip(before.token_ids, after.token_ids, strict=True))
+            assert None not in steps[-1].token_ids
+            for view in steps:
+                assert [p > 0 for p in view.probabilities] == [token is not None for token in view.token_ids]
+                assert max(view.probabilities) <= 1
+            written += [token for token in steps[-1].token_ids if token is not None]
+        assert tuple(written[: len(text.token_ids)]) == text.token_ids
+
+
+def test_surer_tokens_appear_first(tokenizer: Tokenizer) -> None:
+    model, onlooker = diffuser(tokenizer, 8), Onlooker()
+    config = sampling(greedy=True, max_new_tokens=8, min_new_tokens=8, denoising={"steps": 2})
+    generate(model, tokenizer, [""], config, on_blocks=onlooker)
+    whole = Onlooker()
+    one_step = config.model_copy(update={"denoising": Denoising(steps=1)})
+    generate(model, tokenizer, [""], one_step, on_blocks=whole)
+    sure = whole.of(0)[-1].probabilities
+    first = [place for place, token in enumerate(onlooker.of(0)[1].token_ids) if token is not None]
+    assert sorted(first) == sorted(sorted(range(8), key=lambda place: -sure[place])[:4])
+
+
+def test_a_causal_model_shows_no_blocks(tokenizer: Tokenizer) -> None:
+    onlooker = Onlooker()
+    generate(without_diffusion(diffuser(tokenizer, 1)), tokenizer, PROMPTS, sampling(), on_blocks=onlooker)
+    assert onlooker.seen == []
+
+
+def test_behind_an_end_nothing_is_written_and_filler_is_read_as_in_training(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A document that ends in the third slot of a block of eight: the five behind it need no step."""
+    model, onlooker, end = diffuser(tokenizer, 8), Onlooker(), tokenizer.end_of_document_id
+    logits, read = model.logits, []
+
+    def sure_of_the_end(hidden: torch.Tensor) -> torch.Tensor:
+        found = logits(hidden)
+        if len(found) == 8:  # all open
+            found[2, end] = 100.0
+        return found
+
+    def noted(*arguments: Any) -> Any:
+        read.append(arguments[1].tokens_BN[0].tolist())
+        return denoise(*arguments)
+
+    monkeypatch.setattr(model, "logits", sure_of_the_end)
+    monkeypatch.setattr("dreamlm.core.generation.blocks.denoise", noted)
+    [text] = generate(model, tokenizer, [""], sampling(denoising={"steps": 8}), on_blocks=onlooker)
+    assert (text.finish_reason, len(text.token_ids)) == ("end", 2)
+    assert [len([one for one in view.token_ids if one is None]) for view in onlooker.of(0)] == [8, 2, 1, 0]
+    assert read[1][3:] == [end, *[tokenizer.padding_id] * 4]

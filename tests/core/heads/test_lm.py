@@ -48,6 +48,25 @@ def test_loss_and_gradients_equal_the_plain_formula(smoothing: float, soft_cap: 
     assert not nll.requires_grad
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_logits_of_no_more_than_a_chunk_are_held(smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    plain = lm.capped
+
+    def counted(logits: torch.Tensor, soft_cap: float) -> torch.Tensor:
+        sizes.append(logits.numel())
+        return plain(logits, soft_cap)
+
+    monkeypatch.setattr(lm, "CHUNK_LOGITS", 31 * 4)
+    monkeypatch.setattr(lm, "capped", counted)
+    head, hidden, target = inputs()
+    loss, _ = head(hidden, target, smoothing)
+    head.token_nll(hidden, target)
+    assert sizes == [31 * 4] * 10
+    # For the backward pass there are gradients of the vectors and of the weight, ready made.
+    assert sum(one.numel() for one in loss.grad_fn.saved_tensors) == hidden.numel() + head.weight.numel()
+
+
 @pytest.mark.parametrize("soft_cap", [math.inf, 1.5])
 @pytest.mark.usefixtures("rows_per_chunk")
 def test_token_nll_is_zero_where_nothing_is_predicted(soft_cap: float) -> None:

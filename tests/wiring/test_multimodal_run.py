@@ -1,0 +1,179 @@
+"""A model that sees, from pictures in a folder to a caption, through the commands themselves."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel
+
+from dreamlm.checkpoints.convert.llama import export
+from dreamlm.cli.app import run as dreamlm
+from dreamlm.core.errors import UserMistake
+from dreamlm.core.nn.vision.clip import MEAN, Clip
+from dreamlm.wiring.loading import load, snapshot_folder
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
+PRESET: dict[str, Any] = {
+    "model": {
+        "hidden_size": 32,
+        "num_layers": 1,
+        "num_heads": 2,
+        "seq_length": 32,
+        "vision": {"type": "lite", "image_size": 16, "num_prefix_tokens": 2, "width": 16},
+    },
+    "tokenizer": {"type": "bpe", "vocab_size": 300},
+    "data": {"sources": [{"type": "images", "paths": "pictures"}], "validation_fraction": 0.25, "min_text_length": 1},
+    "train": {
+        "train_tokens": 2000,
+        "per_gpu_batch_size": 4,
+        "precision": "fp32",
+        "optimizer": {"type": "adamw", "learning_rate": 0.003},
+        "picture_augmentation": {},
+        "sample_prompts": [],
+    },
+    "generate": {"max_new_tokens": 6, "greedy": True},
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DREAMLM_HOME", str(tmp_path / "home"))
+    Path("pictures").mkdir()
+    lines = []
+    for name, colour in COLOURS.items():
+        for size in range(12, 24):
+            Image.new("RGB", (size, 16), colour).save(f"pictures/{name}{size}.png")
+            lines.append(json.dumps({"file_name": f"{name}{size}.png", "text": f"A {name} box, {size} wide."}))
+    Path("pictures/metadata.jsonl").write_text("\n".join(lines))
+    Path("seeing.json").write_text(json.dumps(PRESET))
+    return tmp_path
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = dreamlm(arguments)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_a_run_learns_from_pictures_goes_on_exactly_and_is_used(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = ("train", "--preset", "seeing.json", "--run", "whole")
+    assert call(capsys, *whole)[0] == 0
+    steps = [json.loads(line) for line in Path("whole/metrics.jsonl").read_text().splitlines()]
+    compared = [step["objectives"]["contrastive"] for step in steps if "objectives" in step]
+    assert compared[-1] < compared[0]
+    parts = ("train", "--preset", "seeing.json", "--run", "parts")
+    assert call(capsys, *parts, "--set", "train.train_tokens=1000")[0] == 0
+    assert call(capsys, "train", "--run", "parts", "--set", "train.train_tokens=2000")[0] == 0
+    code, out, err = call(capsys, "eval", "--run", "whole", "--retrieval", "--json")
+    assert code == 0, err
+    found = json.loads(out)["retrieval"]
+    assert found["pairs"] == len(found["ranks"]) > 4
+    assert found["figures"]["picture_to_text_recall_10"]["value"] is not None
+    _writes(capsys)
+    _is_read_by_transformers()
+    with pytest.raises(UserMistake, match="can express this model's vision"):
+        export(snapshot_folder(Path("whole")), Path("exported"))
+
+
+def _writes(capsys: pytest.CaptureFixture[str]) -> None:
+    write = ("generate", "--run", "whole", "--image", "pictures/red12.png", "--image", "pictures/blue20.png")
+    code, out, err = call(capsys, *write, "--json")
+    assert code == 0, err
+    texts = [json.loads(line) for line in out.splitlines()]
+    assert [text["image"] for text in texts] == ["pictures/red12.png", "pictures/blue20.png"]
+    assert [text["prompt"] for text in call_json(capsys, *write, "A")] == ["A", "A"]
+    assert [text["prompt"] for text in call_json(capsys, *write, "A", "The")] == ["A", "The"]
+    code, _, err = call(capsys, *write, "A", "The", "One")
+    assert (code, "3 prompts cannot be shared among 2 pictures" in err) == (2, True)
+    code, _, err = call(capsys, "generate", "--run", "whole", "--image", "nothing.png")
+    assert code == 1
+    assert "missing" in err
+    assert "nothing.png" in err
+
+
+def call_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in call(capsys, *arguments, "--json")[1].splitlines()]
+
+
+def _is_read_by_transformers() -> None:
+    folder = snapshot_folder(Path("whole"))
+    theirs, ours = AutoModelForCausalLM.from_pretrained(folder).eval(), load(folder, "cpu").model
+    text = torch.randint(0, 200, (2, 9))
+    expected = ours.logits(ours(text, torch.zeros_like(text), ours.start(2)).hidden)
+    assert torch.allclose(theirs(text).logits, expected, atol=1e-5)
+
+
+def test_a_model_of_text_alone_says_what_it_lacks(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [json.dumps({"text": f"The number {one} comes before the number {one + 1}."}) for one in range(60)]
+    Path("lines.jsonl").write_text("\n".join(lines))
+    preset = {**PRESET, "model": {**PRESET["model"], "vision": None}}
+    preset["data"] = {**PRESET["data"], "sources": [{"type": "jsonl", "paths": "lines.jsonl"}]}
+    preset["train"] = {**PRESET["train"], "picture_augmentation": None, "train_tokens": 200}
+    Path("blind.json").write_text(json.dumps(preset))
+    assert call(capsys, "train", "--preset", "blind.json", "--run", "blind")[0] == 0
+    for asked in (("eval", "--retrieval"), ("generate", "--image", "pictures/red12.png")):
+        code, _, err = call(capsys, asked[0], "--run", "blind", *asked[1:])
+        assert code == 2
+        assert "this model takes no pictures" in err
+        assert "model.vision" in err
+
+
+@pytest.fixture
+def tower(tmp_path: Path) -> CLIPVisionModel:
+    torch.manual_seed(7)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = CLIPVisionModel(CLIPVisionConfig(**sizes, image_size=16, patch_size=8)).eval()
+    model.save_pretrained(tmp_path / "tower")
+    (tmp_path / "tower" / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.1, 0.2, 0.3]}))
+    return model
+
+
+def test_a_tower_of_clip_comes_along_in_the_snapshot(
+    project: Path, tower: CLIPVisionModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preset = {
+        **PRESET,
+        "model": {**PRESET["model"], "vision": {"type": "clip", "path": "tower", "num_prefix_tokens": 2}},
+    }
+    preset["train"] = {**PRESET["train"], "train_tokens": 400}
+    Path("clip.json").write_text(json.dumps(preset))
+    code, _, err = call(capsys, "train", "--preset", "clip.json", "--run", "clip")
+    assert code == 0, err
+    (project / "tower").rename(project / "elsewhere")
+    model = load("clip", "cpu").model
+    assert isinstance(model.config.vision, Clip.Config)
+    assert model.config.image_form is not None
+    assert model.config.image_form.size == 16
+    assert model.config.vision.mean == (0.1, 0.2, 0.3)
+    seen = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    normal = (seen / 255 - torch.tensor([0.1, 0.2, 0.3])[:, None, None]) / torch.tensor(model.config.vision.std)[
+        :, None, None
+    ]
+    expected = tower.post_layernorm(tower(normal).last_hidden_state)
+    assert torch.allclose(model.vision.encoder(seen), expected, atol=1e-5)
+    code, _, err = call(capsys, "train", "--run", "clip", "--set", "train.train_tokens=600")
+    assert code == 0, err
+
+
+def test_another_size_than_the_towers_is_refused(tower: CLIPVisionModel, tmp_path: Path) -> None:
+    asked = Clip.Config(path=str(tmp_path / "tower"), image_size=32)
+    with pytest.raises(UserMistake, match="takes pictures of 16 pixels, not of 32"):
+        asked.completed()
+    with pytest.raises(UserMistake, match="no CLIP could be read"):
+        Clip.Config(path=str(tmp_path / "nowhere")).completed()
+    (tmp_path / "tower" / "preprocessor_config.json").unlink()
+    assert Clip.Config(path=str(tmp_path / "tower")).completed().mean == MEAN
+
+
+def test_a_tower_that_is_not_frozen_learns(tower: CLIPVisionModel, tmp_path: Path) -> None:
+    for frozen in (True, False):
+        encoder = Clip.Config(path=str(tmp_path / "tower"), frozen=frozen).build_encoder()
+        assert {one.requires_grad for one in encoder.parameters()} == {not frozen}
+        assert np.isfinite(encoder(torch.zeros(1, 3, 16, 16, dtype=torch.uint8)).detach().numpy()).all()
