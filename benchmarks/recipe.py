@@ -4,7 +4,8 @@
 
 TRIALS.json: {"base": PRESET, "trials": {NAME: {"model.num_layers": 6, ...}}}; a trial changes the base by dotted keys,
 and may name another trial in "from". One after another, so that times compare; a finished trial is not run again.
-Writes FOLDER/results.jsonl and prints a table: bits per byte of every held-out token, and seconds of training.
+Writes FOLDER/results.jsonl and prints a table: bits per byte of every held-out token, and seconds of training. A
+diffusion model has a bound's; `bound_error` is the standard error of its estimation, in bits per byte.
 """
 
 import argparse
@@ -35,10 +36,11 @@ def run(base: Path, changes: Changes, seed: int, folder: Path) -> dict[str, Any]
     with (folder.parent / f"{folder.name}.log").open("w") as log:
         subprocess.run(train, check=True, stdout=log, stderr=log)
     measured = subprocess.run([*command, "eval", *where, "--json"], check=True, capture_output=True, text=True)
-    report = json.loads((folder / "training_report.json").read_text())
+    report, found = json.loads((folder / "training_report.json").read_text()), json.loads(measured.stdout)
     start = report["start"]
     return {
-        "bits_per_byte": json.loads(measured.stdout)["bits_per_byte"],
+        "bits_per_byte": found["bits_per_byte"],
+        "bound_error": found["monte_carlo_error"] * found["bits_per_byte"] / found["cross_entropy"],
         "seconds": report["end"]["seconds"],
         "parameters": start["parameters"],
         "embedding": start["vocab_size"],
