@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +74,9 @@ class Worker:
         return self._process.stdout.readline().strip()
 
 
-@pytest.fixture(scope="module")
-def worker(preset: Path) -> Iterator[Worker]:
+@contextmanager
+def launched(preset: Path) -> Iterator[Worker]:
+    """A worker for runs of a preset, with a home beside it."""
     environment = {**os.environ, "DREAMLM_HOME": str(preset.parent / "home"), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [sys.executable, str(WORKER), str(preset)],
@@ -87,6 +89,12 @@ def worker(preset: Path) -> Iterator[Worker]:
         assert process.stdin is not None
         process.stdin.close()
         process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def worker(preset: Path) -> Iterator[Worker]:
+    with launched(preset) as worker:
+        yield worker
 
 
 @pytest.fixture(scope="module")

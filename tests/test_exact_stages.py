@@ -1,14 +1,11 @@
 """A run that is killed before, at and behind an edge of its curriculum ends as one that never stopped."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_exact_resume import WORKER, Worker, assert_same_run
+from test_exact_resume import Worker, assert_same_run, launched
 
 STEPS, EDGES = 24, (8, 16)
 
@@ -50,18 +47,8 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
         "generate": {"max_new_tokens": 2},
     }
     (folder / "stages.json").write_text(json.dumps(values))
-    environment = {**os.environ, "DREAMLM_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [sys.executable, str(WORKER), str(folder / "stages.json")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment,
-        text=True,
-    ) as process:
-        yield Worker(process)
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait(timeout=30)
+    with launched(folder / "stages.json") as worker:
+        yield worker
 
 
 @pytest.fixture(scope="module")

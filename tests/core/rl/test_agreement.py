@@ -64,16 +64,24 @@ def test_each_format_has_its_limit_which_the_temperature_divides(
     ("tokens", "beyond", "fails"), [(50, 2, False), (50, 3, True), (5000, 52, False), (5000, 53, True)]
 )
 def test_few_tokens_may_be_further_apart(tokens: int, beyond: int, fails: bool) -> None:
-    backend: Any = Recording()
+    backend: Any = Recording(precision="bf16")
     if not fails:
         require_agreement(Disagreement(tokens, beyond, 1.1), 1.0, backend)
         return
     with pytest.raises(TrainingFailed) as caught:
         require_agreement(Disagreement(tokens, beyond, 1.1), 1.0, backend)
     assert caught.value.what == (
-        f"writing and training disagree on the log-probability of {beyond} of {tokens:,} tokens by more than 0.0001 "
+        f"writing and training disagree on the log-probability of {beyond} of {tokens:,} tokens by more than 0.2 "
         "nats, and by up to 1.1"
     )
+
+
+@pytest.mark.parametrize(("precision", "largest"), [("fp32", 1.01e-3), ("fp32", math.nan), ("bf16", math.nan)])
+def test_not_even_one_token_may_be_anywhere_in_fp32_or_no_number(precision: str, largest: float) -> None:
+    backend: Any = Recording(precision=precision)
+    require_agreement(Disagreement(5000, 1, 0.99e-3), 1.0, backend)
+    with pytest.raises(TrainingFailed, match="of 1 of 5,000 tokens"):
+        require_agreement(Disagreement(5000, 1, largest), 1.0, backend)
 
 
 def test_a_run_whose_passes_disagree_ends_on_record_before_its_first_update() -> None:
