@@ -113,7 +113,12 @@ class Stream(Protocol):
 
     @property
     def seq_length(self) -> int:
-        """Targets of a window."""
+        """Tokens that a window predicts; places of pictures among them are no targets."""
+        ...
+
+    @property
+    def targets_per_window(self) -> float:
+        """Targets of a window, in the mean over what training draws."""
         ...
 
     def start(self) -> Cursor:

@@ -84,6 +84,11 @@ class Corpus:
         ids = self.manifest.tokenizer
         return TokenSequence(openers, [shard.tokens for shard in shards], ids.end_of_document_id, ids.vocab_size)
 
+    def share_of_places(self, source: int, split: Split) -> float:
+        """Which part of a source's tokens, in a split that has some, are places of pictures."""
+        shards = self._shards(source, split)
+        return sum(shard.places for shard in shards) / sum(shard.tokens for shard in shards)
+
     def held_out(self, seq_length: int, max_tokens: int | None = None, packing: str = "document") -> HeldOutDocuments:
         """The validation documents, or an even sample of whole documents of about `max_tokens` tokens.
 

@@ -42,6 +42,13 @@ def _by_weight(cursor: Cursor, count: int) -> tuple[list[int], tuple[float, ...]
     return chosen, tuple(credit)
 
 
+def shares(strategy: MixStrategy, weights: Sequence[float], windows_per_epoch: Sequence[int]) -> tuple[float, ...]:
+    """Which part of many windows comes from each source."""
+    if strategy == "weighted":
+        return tuple(weights)
+    return normalised([1.0] * len(windows_per_epoch) if strategy == "round_robin" else windows_per_epoch)
+
+
 def normalised(weights: Sequence[float]) -> tuple[float, ...]:
     """The weights scaled to a sum of 1. Raises: UserMistake for a negative or infinite one, or when all are 0."""
     if not all(isfinite(weight) and weight >= 0 for weight in weights) or not sum(weights) > 0:

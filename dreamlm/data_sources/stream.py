@@ -13,7 +13,7 @@ from dreamlm.core.pictures import gathered
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.types import Batch, Cursor, Window
 from dreamlm.data_sources.corpus import Corpus
-from dreamlm.data_sources.mixing import MixStrategy, next_sources, normalised, resolve_weights
+from dreamlm.data_sources.mixing import MixStrategy, next_sources, normalised, resolve_weights, shares
 from dreamlm.data_sources.order import shuffled
 from dreamlm.data_sources.sequence import cut
 
@@ -62,6 +62,13 @@ class CorpusStream:
             what = f"a window of {seq_length} tokens may hold nothing but the {form.places} places of a picture"
             hint = f"set model.seq_length to more than {form.places}; a few times as much leaves room for captions"
             raise UserMistake(what, where="model.seq_length", hint=hint)
+
+    @property
+    def targets_per_window(self) -> float:
+        """Targets of a window, in the mean over the mixture: all tokens but places of pictures."""
+        drawn = shares(self.config.mix_strategy, self.weights, self.windows_per_epoch())
+        shown = (self.corpus.share_of_places(source, "train") for source in range(len(drawn)))
+        return self.seq_length * (1 - sum(share * places for share, places in zip(drawn, shown, strict=True)))
 
     def start(self) -> Cursor:
         """The cursor before the first window."""

@@ -244,7 +244,7 @@ class _Training:
         rows = train.per_gpu_batch_size * train.accumulation_steps * self._backend.world_size
         state = TrainingState(
             seed=train.seed,
-            planned_steps=math.ceil(train.train_tokens / (rows * self._preset.model.seq_length)),
+            planned_steps=math.ceil(train.train_tokens / (rows * self._stream.targets_per_window)),
             global_rows=rows,
             micro_rows=train.per_gpu_batch_size,
             precision=precision,

@@ -193,3 +193,27 @@ def _with_tokenizer(corpus: Corpus) -> Corpus:
     record = corpus.manifest.tokenizer.model_copy(update={"digest": tokenizer.digest})
     (corpus.folder / "manifest.json").write_text(corpus.manifest.model_copy(update={"tokenizer": record}).to_json())
     return Corpus.open(corpus.folder)
+
+
+@pytest.mark.parametrize(
+    "mixed",
+    [
+        {"mix_strategy": "round_robin"},
+        {"mix_strategy": "sequential"},
+        {"mix_strategy": "weighted", "source_weights": {"a": 0.3, "b": 0.7}},
+    ],
+    ids=lambda mixed: str(mixed["mix_strategy"]),
+)
+def test_the_plan_knows_how_many_targets_windows_have(make_corpus: MakeCorpus, mixed: dict[str, object]) -> None:
+    corpus = make_corpus({"a": [[[7, 8]] * 300], "b": [[[9] * 20] * 40]}, pictured={"a"})
+    stream = CorpusStream(corpus, CorpusStream.Config.model_validate(mixed), 10, 0)
+    windows, _ = stream.draw(stream.start(), 10 * sum(stream.windows_per_epoch()))
+    drawn = real_targets(stream.read(windows)) / len(windows)
+    assert stream.targets_per_window == pytest.approx(drawn, rel=0.01)
+    assert drawn < 9
+
+
+def test_of_text_alone_every_token_is_a_target(make_corpus: MakeCorpus) -> None:
+    corpus = make_corpus({name: [[[9] * 40]] for name in "abc"})
+    weighted = CorpusStream.Config(mix_strategy="weighted", source_weights=[0.1, 0.2, 0.3])
+    assert CorpusStream(corpus, weighted, 10, 0).targets_per_window == 10

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel
+from seeing_runs import PRESET, with_vision, write_lines, write_pictures, write_tower
+from transformers import AutoModelForCausalLM, CLIPVisionModel
 
 from dreamlm.checkpoints.convert.llama import export
 from dreamlm.cli.app import run as dreamlm
@@ -16,40 +16,11 @@ from dreamlm.core.errors import UserMistake
 from dreamlm.core.nn.vision.clip import MEAN, Clip
 from dreamlm.wiring.loading import load, snapshot_folder
 
-COLOURS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
-PRESET: dict[str, Any] = {
-    "model": {
-        "hidden_size": 32,
-        "num_layers": 1,
-        "num_heads": 2,
-        "seq_length": 32,
-        "vision": {"type": "lite", "image_size": 16, "num_prefix_tokens": 2, "width": 16},
-    },
-    "tokenizer": {"type": "bpe", "vocab_size": 300},
-    "data": {"sources": [{"type": "images", "paths": "pictures"}], "validation_fraction": 0.25, "min_text_length": 1},
-    "train": {
-        "train_tokens": 2000,
-        "per_gpu_batch_size": 4,
-        "precision": "fp32",
-        "optimizer": {"type": "adamw", "learning_rate": 0.003},
-        "picture_augmentation": {},
-        "sample_prompts": [],
-    },
-    "generate": {"max_new_tokens": 6, "greedy": True},
-}
-
-
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DREAMLM_HOME", str(tmp_path / "home"))
-    Path("pictures").mkdir()
-    lines = []
-    for name, colour in COLOURS.items():
-        for size in range(12, 24):
-            Image.new("RGB", (size, 16), colour).save(f"pictures/{name}{size}.png")
-            lines.append(json.dumps({"file_name": f"{name}{size}.png", "text": f"A {name} box, {size} wide."}))
-    Path("pictures/metadata.jsonl").write_text("\n".join(lines))
+    write_pictures(tmp_path / "pictures")
     Path("seeing.json").write_text(json.dumps(PRESET))
     return tmp_path
 
@@ -111,8 +82,7 @@ def _is_read_by_transformers() -> None:
 
 
 def test_a_model_of_text_alone_says_what_it_lacks(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = [json.dumps({"text": f"The number {one} comes before the number {one + 1}."}) for one in range(60)]
-    Path("lines.jsonl").write_text("\n".join(lines))
+    write_lines(project / "lines.jsonl")
     preset = {**PRESET, "model": {**PRESET["model"], "vision": None}}
     preset["data"] = {**PRESET["data"], "sources": [{"type": "jsonl", "paths": "lines.jsonl"}]}
     preset["train"] = {**PRESET["train"], "picture_augmentation": None, "train_tokens": 200}
@@ -127,21 +97,13 @@ def test_a_model_of_text_alone_says_what_it_lacks(project: Path, capsys: pytest.
 
 @pytest.fixture
 def tower(tmp_path: Path) -> CLIPVisionModel:
-    torch.manual_seed(7)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = CLIPVisionModel(CLIPVisionConfig(**sizes, image_size=16, patch_size=8)).eval()
-    model.save_pretrained(tmp_path / "tower")
-    (tmp_path / "tower" / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.1, 0.2, 0.3]}))
-    return model
+    return write_tower(tmp_path / "tower")
 
 
 def test_a_tower_of_clip_comes_along_in_the_snapshot(
     project: Path, tower: CLIPVisionModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    preset = {
-        **PRESET,
-        "model": {**PRESET["model"], "vision": {"type": "clip", "path": "tower", "num_prefix_tokens": 2}},
-    }
+    preset = with_vision(type="clip", path="tower", num_prefix_tokens=2)
     preset["train"] = {**PRESET["train"], "train_tokens": 400}
     Path("clip.json").write_text(json.dumps(preset))
     code, _, err = call(capsys, "train", "--preset", "clip.json", "--run", "clip")

@@ -44,7 +44,7 @@ class Trainer:
         self._saver, self._hooks, self._around = around.saver, around.hooks, around
         self._lengths = LengthSchedule(config.lengths, stream.seq_length)
         self._curriculum = Curriculum(config.curriculum)
-        self._teller = Teller(config, backend, around.hooks, stream.seq_length, self._lengths, self._curriculum)
+        self._teller = Teller(config, backend, around.hooks, stream.targets_per_window, self._lengths, self._curriculum)
         self._imported = False
         self._first_weights: dict[str, tuple[float, float]] = {}
         self._looked = False

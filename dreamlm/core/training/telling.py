@@ -26,13 +26,13 @@ class Teller:
         config: TrainingConfig,
         backend: Backend,
         hooks: Hook,
-        seq_length: int,
+        targets_per_window: float,
         lengths: LengthSchedule,
         curriculum: Curriculum,
     ) -> None:
         """Collective."""
-        self._config, self._backend, self._hooks, self._seq_length = config, backend, hooks, seq_length
-        self._curriculum = curriculum
+        self._config, self._backend, self._hooks = config, backend, hooks
+        self._targets_per_window, self._curriculum = targets_per_window, curriculum
         self._throughput = Throughput()
         self._begun = time.monotonic()
         self._last_nll: float | None = None
@@ -51,7 +51,7 @@ class Teller:
 
     def start(self, state: TrainingState) -> None:
         self._begun = time.monotonic()
-        tokens_per_step = state.global_rows * self._seq_length
+        tokens_per_step = state.global_rows * self._targets_per_window
         planned_steps = state.step + math.ceil((self._config.train_tokens - state.tokens) / tokens_per_step)
         self._hooks.on_start(
             RunStart(
@@ -59,7 +59,7 @@ class Teller:
                 planned_steps=planned_steps,
                 tokens=state.tokens,
                 train_tokens=self._config.train_tokens,
-                tokens_per_step=tokens_per_step,
+                tokens_per_step=round(tokens_per_step),
                 parameters=self._parameters,
                 vocab_size=self._backend.model.vocab_size,
                 precision=self._backend.precision,

@@ -16,6 +16,7 @@ class TextStream:
     source_names: Sequence[str] = ("text",)
 
     def __init__(self, windows: int = 40, seq_length: int = 16, boundaries: bool = True) -> None:
+        self.targets_per_window = float(seq_length)
         self.seq_length, self._windows, self._boundaries = seq_length, windows, boundaries
         random = np.random.default_rng(0)
         steps = random.integers(1, 4, size=windows * seq_length + 1)

@@ -4,6 +4,7 @@ pixels -> encoder: features -> prefix: a vector for each place -> noise -> a `Vi
 """
 
 import math
+from collections.abc import Collection
 from typing import final
 
 import torch
@@ -37,6 +38,8 @@ class NoVision(nn.Module):
     def compares(self) -> bool:
         """Whether pictures are compared with captions."""
         return False
+
+    of_pictures: Collection[nn.Parameter] = ()
 
 
 def require_vision(form: ImageForm | None) -> ImageForm:
@@ -81,6 +84,11 @@ class Vision(nn.Module):
     def compares(self) -> bool:
         """Whether pictures are compared with captions: whether that is learned, and they are looked at."""
         return self.looks and self.contrast is not None
+
+    @property
+    def of_pictures(self) -> Collection[nn.Parameter]:
+        """What learns from pictures, and without any from nothing."""
+        return {parameter for parameter in self.parameters() if parameter is not self.blank}
 
     def forward(self, sight: Sight | None) -> View:
         """What the places of a batch look like; None when no picture is there."""

@@ -45,6 +45,11 @@ class MicroBatch(ABC):
         Its tokens cost what they did. Padding completes a row's last segment, which counts in modules' own losses then.
         """
 
+    @property
+    def has_picture(self) -> bool:
+        """Whether there is anything to be seen."""
+        return False
+
     def with_picture(self, form: ImageForm) -> Self:
         """The same for a model that takes pictures in that form, with one at least; nobody looks at what is added."""
         return self
@@ -77,8 +82,12 @@ class WindowBatch(MicroBatch):
             pictures = replace(pictures, of=np.pad(pictures.of, room, constant_values=-1))
         return replace(self, batch=replace(self.batch, tokens=tokens, documents=documents, pictures=pictures))
 
+    @property
+    def has_picture(self) -> bool:
+        return self.batch.pictures is not None
+
     def with_picture(self, form: ImageForm) -> Self:
-        if self.batch.pictures is not None:
+        if self.has_picture:
             return self
         nowhere = np.full(self.batch.tokens.shape, -1, dtype=np.int32)
         pictures = Pictures(np.zeros((1, 3, form.size, form.size), dtype=np.uint8), nowhere)

@@ -1,6 +1,6 @@
 """Which parameters got a gradient in a step: all that an optimizer may touch, in one process as in many."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import final
 
 from torch import Tensor, nn
@@ -13,8 +13,8 @@ class Reached:
     """Notes the parameters that backward passes reach, whatever becomes of their gradients afterwards."""
 
     def __init__(self, parameters: NamedParameters) -> None:
-        self.noting = True
-        """False while passes run from which nothing is learned."""
+        self.passed_over: Collection[Tensor] = ()
+        """What the running passes teach nothing, though they bring a gradient to it."""
         self._parameters = [parameter for _, parameter in parameters]
         self._reached: set[Tensor] = set()
         self._hooks = [
@@ -32,5 +32,5 @@ class Reached:
         self._reached.clear()
 
     def _note(self, parameter: Tensor) -> None:
-        if self.noting:
+        if parameter not in self.passed_over:
             self._reached.add(parameter)

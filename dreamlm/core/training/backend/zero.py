@@ -8,7 +8,7 @@ bf16 mode would keep bf16 weights and norms, so that a run could not move betwee
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, final
 
@@ -47,8 +47,7 @@ class ZeroBackend(Backend):
 
     Departs: where a model has modules and the passes of the ranks are of different lengths, shorter ones are padded
     (`MicroBatch.padded`), which modules' own losses and what is drawn for dropout notice. A model that takes pictures
-    has one in each micro-batch (`MicroBatch.with_picture`): what is drawn notices, and its eyes decay in steps without
-    any. At stage 3 in bf16, results are rounded elsewhere: DeepSpeed's linear layers keep no bf16 copy of the weights
+    has one in each micro-batch (`MicroBatch.with_picture`), which what is drawn for dropout notices too. At stage 3 in bf16, results are rounded elsewhere: DeepSpeed's linear layers keep no bf16 copy of the weights
     for the backward pass.
     """
 
@@ -79,6 +78,7 @@ class ZeroBackend(Backend):
             objective.compile()
         self._step_loss = _StepLoss(objective, loss_weights, self.autocast)
         self._reached = Reached(self._parameters)
+        self._everything = frozenset(parameter for _, parameter in self._parameters)
         self._optimizer = optimizer.build(self._parameters) if stage == 0 else _divisible(optimizer, self._parameters)
         self._engine, _, _, _ = deepspeed.initialize(
             model=self._step_loss,
@@ -106,13 +106,14 @@ class ZeroBackend(Backend):
         total, counting = self._count(mine)
         tally = Tally(self.device, counting)
         zero_tensors.clear_gradients(self._engine)
-        for number, (micro, targets) in enumerate(zip(self._in_step(micro_batches), mine, strict=True), start=1):
+        in_step = zip(micro_batches, self._in_step(micro_batches), mine, strict=True)
+        for number, (given, micro, targets) in enumerate(in_step, start=1):
             torch.manual_seed(micro.seed)
             self._engine.set_gradient_accumulation_boundary(number == len(micro_batches))
             # DeepSpeed averages over the ranks; what is wanted is the sum over all of them per real target.
             scale = self.world_size / total if targets else 0.0
             loss, nll, objectives, probes = self._engine(scale, *micro.inputs(self.device))
-            self._reached.noting = targets > 0
+            self._reached.passed_over = self._untaught(given)
             self._engine.backward(loss)
             tally.add(targets, nll, objectives, probes)
         return tally.measured(total, self.sum)
@@ -146,6 +147,12 @@ class ZeroBackend(Backend):
         lengths = torch.tensor([micro.length for micro in micro_batches], device=self.device)
         distributed.all_reduce(lengths, distributed.ReduceOp.MAX)
         return [micro.padded(length) for micro, length in zip(micro_batches, lengths.tolist(), strict=True)]
+
+    def _untaught(self, micro: MicroBatch) -> Collection[Tensor]:
+        """What a micro-batch, as it was given, teaches nothing; a gradient of zero may come to it all the same."""
+        if not micro.targets:
+            return self._everything
+        return () if micro.has_picture else self.model.vision.of_pictures
 
     def update(self, factor: float) -> Update:
         for group in self._groups():

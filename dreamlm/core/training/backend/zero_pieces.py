@@ -53,7 +53,7 @@ class PiecewiseAdamW(torch.optim.Optimizer):
         """`whole`: what would be used in one process; only its groups are."""
         super().__init__([{**group} for group in whole.param_groups], {})
         self.pieces: Mapping[nn.Parameter, Piece] = {}
-        """Of all parameters; to be set once DeepSpeed has divided them."""
+        """Of all that learn; to be set once DeepSpeed has divided them."""
         self.moving: Collection[nn.Parameter] = ()
 
     @torch.no_grad()

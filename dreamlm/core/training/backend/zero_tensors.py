@@ -48,9 +48,9 @@ def gather_optimizer(optimizer: PiecewiseAdamW, parameters: Named, keep: bool) -
     """Adam's state as `parameter/state` on the CPU where `keep`, of parameters that were ever updated. Collective."""
     gathered: dict[str, Tensor] = {}
     for name, parameter in parameters:
-        state, piece = optimizer.state.get(parameter), optimizer.pieces[parameter]
-        if not state:
+        if not (state := optimizer.state.get(parameter)):
             continue
+        piece = optimizer.pieces[parameter]
         entries = {"step": state["step"]}
         entries |= {key: piece.gather(state[key], _shape(parameter)) for key in MOMENTS}
         if keep:
@@ -82,7 +82,7 @@ def restore_optimizer(optimizer: PiecewiseAdamW, parameters: Named, state: Mappi
 
 
 def find_pieces(engine: Any) -> dict[nn.Parameter, Piece]:
-    """What this rank holds of each parameter, at stages 1 to 3."""
+    """What this rank holds of each parameter that is not frozen, at stages 1 to 3."""
     optimizer = engine.optimizer
     if engine.zero_optimization_stage() < 3:
         return {

@@ -1,0 +1,122 @@
+"""Two processes under DeepSpeed train models that see, though not each of their micro-batches holds a picture.
+
+A micro-batch is the same at any number of processes, and pictures are compared with the captions of their micro-batch
+alone. So two processes come to the weights of one where nothing is drawn at random; where something is, a picture that
+was added to a micro-batch without any moves what is drawn behind it, and a run equals itself alone.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from seeing_runs import PRESET, write_lines, write_pictures, write_tower
+from torch import Tensor
+
+from dreamlm.checkpoints.snapshot import read_snapshot
+from dreamlm.core.training.hooks import Hook
+from dreamlm.data_sources.progress import Silence
+from dreamlm.presets.resolve import resolve
+from dreamlm.wiring.training import TrainRequest, train
+
+pytest.importorskip("deepspeed")
+pytestmark = pytest.mark.slow
+WORKER = Path(__file__).with_name("picture_ranks_worker.py")
+LAUNCH = (
+    "import sys\n"
+    "from dreamlm.core.training.backend.launch import launch\n"
+    "ended = launch(sys.argv[1:], 2)\n"
+    "sys.stderr.write(ended.output)\n"
+    "sys.exit(ended.exit_code)\n"
+)
+TIMEOUT_SECONDS = 240
+STEPS, STOPPED_AT = 6, 3
+LITE = ("model.vision.type=lite",)
+CLIP = ('model.vision={"type": "clip", "path": "tower", "num_prefix_tokens": 2}',)
+QUIET = ("model.vision.token_mask_prob=0", "model.vision.embedding_dropout=0", "train.picture_augmentation=null")
+LEARNING = (*CLIP, "model.vision.frozen=false", "model.dropout=0.1")
+RUNS = {"stage 0": (*LITE, *QUIET, "train.zero_stage=0"), "stage 2": (*CLIP, *QUIET, "train.zero_stage=2")}
+ORDERS = [
+    *((name, sets, None) for name, sets in RUNS.items()),
+    ("whole", (*LEARNING, "train.zero_stage=2"), None),
+    ("cut", (*LEARNING, "train.zero_stage=2"), STOPPED_AT),
+    ("cut", (*LEARNING, "train.zero_stage=2"), None),
+]
+
+
+def preset() -> dict[str, Any]:
+    """Windows of pictures and of text take turns, so that the second of two processes reads text alone."""
+    sources = [{"type": "images", "paths": "pictures"}, {"type": "jsonl", "paths": "lines.jsonl"}]
+    train = {
+        "train_tokens": 4 * 32 * STEPS,
+        "per_gpu_batch_size": 1,
+        "accumulation_steps": 2,
+        "sanity_checks": False,
+        # So that the sign of a gradient near zero does not decide a whole step.
+        "optimizer": {"type": "adamw", "learning_rate": 0.01, "epsilon": 0.01},
+    }
+    return {**PRESET, "data": {**PRESET["data"], "sources": sources}, "train": {**PRESET["train"], **train}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where two processes have trained all runs of `ORDERS`."""
+    folder = tmp_path_factory.mktemp("seeing")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DREAMLM_HOME", str(folder / "home"))
+        patch.chdir(folder)
+        write_pictures(folder / "pictures")
+        write_lines(folder / "lines.jsonl")
+        write_tower(folder / "tower")
+        (folder / "seeing.json").write_text(json.dumps(preset()))
+        (folder / "orders.json").write_text(json.dumps(ORDERS))
+        command = [sys.executable, "-c", LAUNCH, sys.executable, str(WORKER), str(folder)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            command, env=environment, timeout=TIMEOUT_SECONDS, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        yield folder
+
+
+def tensors(run: Path) -> dict[str, Tensor]:
+    snapshot = read_snapshot(run / "checkpoints" / "lm_current")
+    return {**snapshot.model, **snapshot.optimizer}
+
+
+def steps(run: Path) -> list[dict[str, Any]]:
+    events = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [event for event in events if event["event"] == "step"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_learn_what_one_learns(folder: Path, name: str) -> None:
+    torch.set_num_threads(1)
+    alone = folder / f"{name} alone"
+    asked = resolve(folder / "seeing.json", (*RUNS[name], "train.accumulation_steps=4"))
+    train(TrainRequest(asked, alone, workers=1), Hook(), Silence())
+    for mine, yours in zip(steps(folder / name), steps(alone), strict=True):
+        assert mine["objectives"] == pytest.approx(yours["objectives"], rel=1e-4)
+    assert all(step["objectives"]["contrastive"] > 0 for step in steps(alone))
+    ours, theirs = tensors(folder / name), tensors(alone)
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        torch.testing.assert_close(ours[key], value, rtol=1e-4, atol=2e-5, msg=key)
+
+
+def test_a_run_that_was_stopped_comes_to_the_same_weights_to_the_last_bit(folder: Path) -> None:
+    assert [step["step"] for step in steps(folder / "cut")] == list(range(1, STEPS + 1))
+    ours, theirs = tensors(folder / "cut"), tensors(folder / "whole")
+    assert ours.keys() == theirs.keys()
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+
+
+def test_a_frozen_tower_has_its_weights_in_the_snapshot_and_no_moments(folder: Path) -> None:
+    snapshot = read_snapshot(folder / "stage 2" / "checkpoints" / "lm_current")
+    assert any(name.startswith("vision.encoder.tower.") for name in snapshot.model)
+    assert not any(name.startswith("vision.encoder.tower.") for name in snapshot.optimizer)
