@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dreamlm.cli.canvas import Canvas, Piece, PlainCanvas
+from dreamlm.cli.frame import Styled, framed
 from dreamlm.cli.live_line import LiveLine, PlainLine
 from dreamlm.core.errors import DreamLMError
-
-Styled = tuple[str, str]
-"""A piece of text, and its style in rich's words."""
 
 
 class Console:
@@ -109,22 +107,16 @@ class Console:
 
         rows: what stands in front of a line, and the line.
         """
-        width = max(len(front) for front, _ in rows)
         if not self.talks_to_a_person:
+            width = max(len(front) for front, _ in rows)
             lines = (f"  {front:<{width}}  {''.join(text for text, _ in line)}" for front, line in rows)
             self.notice("\n".join([title, *lines]))
             return
         from rich.console import Console as RichConsole
-        from rich.panel import Panel
-        from rich.text import Text
+        from rich.segment import Segments
 
         console = self._drawing or RichConsole(stderr=True, highlight=False)
-        shown = []
-        for front, line in rows:
-            # A table would take 1.6 times as long.
-            for place, part in enumerate(Text.assemble(*line).wrap(console, console.width - width - 5)):
-                shown.append(Text.assemble((f"{'' if place else front:<{width}} ", "bold"), part))
-        console.print(Panel(Text("\n").join(shown), title=Text(title), title_align="left"))
+        console.print(Segments(framed(console, title, rows)), end="", soft_wrap=True)
 
     @contextmanager
     def live(self) -> Iterator[LiveLine]:

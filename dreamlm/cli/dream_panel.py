@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dreamlm.cli.console import Styled
-    from dreamlm.core.generation.dreams.values import Dream, DreamGraph, DreamtSegment, Edge
+    from dreamlm.cli.frame import Styled
+    from dreamlm.core.generation.dreams.values import Dream, DreamGraph, DreamtSegment, Edge, Triplet
 
 BAR = 10
 """Characters of a weight of 1."""
@@ -25,12 +25,21 @@ def panels(number: int, segment: "DreamtSegment") -> Iterator[tuple[str, list[Pa
 
 
 def _graph(graph: "DreamGraph") -> Iterator[PanelRow]:
-    yield "roles", [(graph.roles.label, "")]
+    yield from _roles(graph.roles)
     for number, dream in enumerate(graph.dreams, start=1):
         yield f"dream {number}", [*_gate(dream)]
         yield "", [*_steps(dream)]
     if graph.edges:
         yield "edges", [piece for edge in graph.strongest(EDGES) for piece in _edge(edge)]
+
+
+def _roles(roles: "Triplet") -> Iterator[PanelRow]:
+    """What the dreams began from: the nearest tokens of each role, nearest first."""
+    from dreamlm.core.generation.dreams.values import visible
+
+    for role, nearest in roles.roles.items():
+        first, *others = (visible(one.token) for one in nearest)
+        yield role, [(f"{first} ", ""), (" ".join(others), "dim")]
 
 
 def _gate(dream: "Dream") -> Iterator["Styled"]:

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
+from rich.console import Console as RichConsole
 
 from dreamlm.cli.app import run as run_command
 from dreamlm.cli.console import Console
 from dreamlm.cli.dream_panel import panels
+from dreamlm.cli.frame import framed
 from dreamlm.core.generation.dreams.values import Dream, DreamGraph, DreamtSegment, Edge, Neighbour, Node, Triplet
 from dreamlm.core.generation.segments import Passage
 
@@ -66,7 +69,9 @@ def test_a_panel_says_who_dreamt_what(capsys: pytest.CaptureFixture[str]) -> Non
     assert [line.rstrip() for line in shown.err.splitlines()] == [
         "text 2, segment 3, tokens 16 to 23 (prompt, then written), dreaming",
         "  text     “the sea \\x1b[2J”",
-        "  roles    sea → calm → \\n",
+        "  what     sea x",
+        "  action   calm",
+        "  result   \\n",
         "  dream 1  expert 3 ███████ 0.69  expert 1 ███ 0.31",
         "           1 sea → calm → \\n  2 a → b → c",
         "  dream 2  expert 2 ██████████ 1.00",
@@ -90,6 +95,18 @@ def test_a_terminal_gets_a_frame_that_words_cannot_style(monkeypatch: pytest.Mon
     assert lines[1].startswith("│ text [bold]one[/bold] word")
     assert lines[2].startswith("│      word"), "what is too long stands below its own beginning"
     assert {len(line) for line in lines} == {80}
+
+
+@pytest.mark.parametrize("columns", [4, 24, 60])
+def test_a_frame_is_straight_on_any_terminal(columns: int) -> None:
+    console = RichConsole(file=io.StringIO(), width=columns)
+    rows = [("front", [("海は静か " * 9, "italic"), ("a-word-that-is-longer-than-any-line", "")]), ("", [("e", "dim")])]
+    lines = "".join(piece.text for piece in framed(console, "a title 静か " * 4, rows)).splitlines()
+    assert len({cell_len(line) for line in lines}) == 1
+    assert cell_len(lines[0]) == max(columns, 18)
+    assert "".join(line[8:-2] for line in lines[1:-2]).replace(" ", "") == "".join(
+        text for text, _ in rows[0][1]
+    ).replace(" ", "")
 
 
 def test_dreams_are_shown_on_stderr_and_the_texts_stay_the_same(cli: Any, place: Path) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -11,14 +11,12 @@ from torch.utils.checkpoint import checkpoint
 from dreamlm.core.modules.module import CognitiveModule, Room
 from dreamlm.core.nn.attention import Attention
 from dreamlm.core.nn.block import Block
+from dreamlm.core.nn.decoder_config import DecoderConfig
 from dreamlm.core.nn.norm import build_norm
 from dreamlm.core.nn.signal import Signal
 
-if TYPE_CHECKING:
-    from dreamlm.core.nn.decoder import DreamLM
 
-
-def build_block(config: "DreamLM.Config", index: int) -> Block:
+def build_block(config: DecoderConfig, index: int) -> Block:
     """The layer of that number."""
     size, epsilon = config.hidden_size, config.norm_epsilon
     return Block(
@@ -46,16 +44,14 @@ def mask_vector(size: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(size).normal_(0.0, 0.3 / math.sqrt(size)))
 
 
-def build_modules(config: "DreamLM.Config") -> Iterator[CognitiveModule]:
+def build_modules(config: DecoderConfig) -> Iterator[CognitiveModule]:
     """The modules by the order of the configuration."""
     room = Room(config.hidden_size, config.num_heads, config.segment, config.norm_epsilon)
     for name, one in zip(config.module_names, config.modules, strict=True):
         yield one.build(name, room)
 
 
-def in_order(
-    config: "DreamLM.Config", layers: Iterable[nn.Module], modules: Sequence[nn.Module]
-) -> Iterator[nn.Module]:
+def in_order(config: DecoderConfig, layers: Iterable[nn.Module], modules: Sequence[nn.Module]) -> Iterator[nn.Module]:
     """The layers, each followed by the modules that sit behind it."""
     middle = (config.num_layers - 1) // 2
     for index, layer in enumerate(layers):
@@ -68,7 +64,7 @@ def in_order(
 Layer: TypeAlias = Callable[[Signal], Signal]
 
 
-def remembering(config: "DreamLM.Config", last: Layer) -> Layer:
+def remembering(config: DecoderConfig, last: Layer) -> Layer:
     """The last of a stack, without what only its vectors are for; a module needs them, and so does a loss."""
     return last if not isinstance(last, Block) or config.feed_forward.loss_weights else last.remember
 

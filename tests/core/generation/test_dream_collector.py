@@ -51,6 +51,20 @@ def test_the_nearest_tokens_are_those_with_the_largest_cosine_once_the_mean_is_g
     assert everyone[0].score == pytest.approx(1.0)
 
 
+def test_candidates_found_in_bf16_are_decided_among_in_fp32() -> None:
+    torch.manual_seed(0)
+    content, vectors = torch.randn(3000, 48), torch.randn(40, 48)
+    tokens = {id: str(id) for id in range(3000)}
+    exact, quick = (
+        Neighbourhood(content, tokens, dtype).nearest(vectors, 5) for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert quick == exact
+    rough = (torch.nn.functional.normalize(vectors) @ torch.nn.functional.normalize(content).T).bfloat16()
+    assert any(
+        found != [one.id for one in row] for found, row in zip(rough.topk(5).indices.tolist(), exact, strict=True)
+    )
+
+
 def test_only_tokens_that_are_text_by_themselves_are_named(tokenizer: Tokenizer) -> None:
     tokens = readable_tokens(tokenizer)
     assert tokens.keys().isdisjoint({tokenizer.end_of_document_id, tokenizer.padding_id})

@@ -19,6 +19,7 @@ from dreamlm.core.inference import inference
 from dreamlm.core.modules.dreaming.dreaming import Dreaming
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.tokenizer import Tokenizer
+from dreamlm.core.training.precision import choose_precision
 
 
 @final
@@ -41,9 +42,10 @@ class DreamCollector:
                 hint="dreamlm presets list shows presets that dream",
             )
         tokens, embedding_VD = readable_tokens(tokenizer), model.embedding.weight
+        quick = torch.bfloat16 if choose_precision("auto", model.device)[0] == "bf16" else torch.float32
         with inference(model):
             self._modules = {
-                module.name: Neighbourhood(module.pooling.content(embedding_VD), tokens) for module in modules
+                module.name: Neighbourhood(module.pooling.content(embedding_VD), tokens, quick) for module in modules
             }
         self._tokenizer, self._count, self._on_dreamt = tokenizer, count, on_dreamt
 
@@ -87,13 +89,10 @@ def _triplet(named: Iterator[tuple[Neighbour, ...]]) -> Triplet:
 
 def _edges(share_RGGY: Float[Tensor, "R G G Y"], steps: int) -> list[tuple[Edge, ...]]:
     """The edges of each text by source, then by target."""
+    nodes = [Node(*divmod(number, steps)) for number in range(share_RGGY.shape[1])]
     place_P3 = share_RGGY.amax(dim=3).nonzero()
     shares = share_RGGY[place_P3.unbind(1)].tolist()
     found: list[list[Edge]] = [[] for _ in share_RGGY]
     for (row, source, target), share_Y in zip(place_P3.tolist(), shares, strict=True):
-        found[row].append(Edge(_node(source, steps), _node(target, steps), tuple(share_Y)))
+        found[row].append(Edge(nodes[source], nodes[target], tuple(share_Y)))
     return [tuple(edges) for edges in found]
-
-
-def _node(number: int, steps: int) -> Node:
-    return Node(*divmod(number, steps))

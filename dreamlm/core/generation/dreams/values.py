@@ -5,14 +5,14 @@ Numbers (of dreams, steps, edge types) count from 0, as in the model; what peopl
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dreamlm.core.generation.segments import Passage
 from dreamlm.core.modules.dreaming import ROLES
 from dreamlm.core.modules.dreaming.edges import edge_type_names
 
 
-@dataclass(frozen=True)
-class Neighbour:
+class Neighbour(NamedTuple):
     """A token of the vocabulary that a vector lies near."""
 
     id: int

@@ -1,0 +1,58 @@
+"""Lines in a frame, for a terminal."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.segment import Segment
+
+Styled: TypeAlias = tuple[str, str]
+"""A piece of text, and its style in rich's words."""
+_BORDERS = 4
+"""Columns beside the content of a frame."""
+_LEAST = 8
+"""Columns that lines have on the narrowest terminal."""
+_WORD = re.compile(r"[^ ]+ *| +")
+
+
+def framed(console: "Console", title: str, rows: Sequence[tuple[str, Sequence[Styled]]]) -> Iterator["Segment"]:
+    """The pieces of a frame as wide as the console; rows as in `cli.console.Console.panel`.
+
+    Drawn here because rich's panels parse and measure every line several times, which takes three times as long.
+    """
+    from rich.cells import cell_len, set_cell_size
+    from rich.segment import Segment
+    from rich.style import Style
+
+    fronts, bold = max(len(front) for front, _ in rows) + 1, Style(bold=True)
+    inner = max(console.width - _BORDERS, fronts + _LEAST)
+    head = title if cell_len(title) <= inner - 2 else f"{set_cell_size(title, inner - 3)}…"
+    yield Segment(f"╭─ {head} {'─' * (inner - 1 - cell_len(head))}╮\n")
+    for front, pieces in rows:
+        for place, line in enumerate(_wrapped(pieces, inner - fronts)):
+            yield Segment("│ ")
+            yield Segment(f"{'' if place else front:<{fronts}}", bold)
+            yield from (Segment(text, Style.parse(style)) for text, style in line)
+            yield Segment(f"{' ' * (inner - fronts - sum(cell_len(text) for text, _ in line))} │\n")
+    yield Segment(f"╰{'─' * (inner + 2)}╯\n")
+
+
+def _wrapped(pieces: Sequence[Styled], columns: int) -> Iterator[list[Styled]]:
+    """The pieces in lines of at most so many columns, broken between words, and inside of words longer than a line."""
+    from rich.cells import cell_len, chop_cells
+
+    line: list[Styled] = []
+    left = columns
+    for text, style in pieces:
+        for word in _WORD.findall(text):
+            bare = word.rstrip(" ")
+            for part in [word] if cell_len(bare) <= columns else chop_cells(word, columns):
+                if cell_len(part.rstrip(" ")) > left:
+                    yield line
+                    line, left = [], columns
+                shown = part if cell_len(part) <= left else part.rstrip(" ")
+                line.append((shown, style))
+                left -= cell_len(shown)
+    yield line
