@@ -5,7 +5,8 @@
 TRIALS.json: {"base": PRESET, "trials": {NAME: {"model.num_layers": 6, ...}}}; a trial changes the base by dotted keys,
 and may name another trial in "from". One after another, so that times compare; a finished trial is not run again.
 Writes FOLDER/results.jsonl and prints a table: bits per byte of every held-out token, and seconds of training. A
-diffusion model has a bound's; `bound_error` is the standard error of its estimation, in bits per byte.
+diffusion model has a bound's; `bound_error` is the standard error of its estimation, in bits per byte. With `--against
+NAME` the table has differences to that trial, seed by seed, and the 95 % interval of their mean (Student's t).
 """
 
 import argparse
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 Changes = Mapping[str, Any]
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
+"""97.5 % quantile of Student's t for the mean of so many differences."""
 
 
 def settings(trials: Mapping[str, Changes], name: str) -> dict[str, Any]:
@@ -49,6 +52,15 @@ def run(base: Path, changes: Changes, seed: int, folder: Path) -> dict[str, Any]
     }
 
 
+def difference(mine: Mapping[int, float], reference: Mapping[int, float]) -> str:
+    """Mean of the differences over the seeds that both have, with its 95 % interval where there are several."""
+    each = [bits - reference[seed] for seed, bits in mine.items() if seed in reference]
+    if len(each) not in STUDENT:
+        return f"{each[0]:+.4f}" if each else ""
+    half = STUDENT[len(each)] * statistics.stdev(each) / len(each) ** 0.5
+    return f"{statistics.mean(each):+.4f} +-{half:.4f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trials", type=Path)
@@ -56,6 +68,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--only", nargs="+")
+    parser.add_argument("--against")
     options = parser.parse_args()
     plan = json.loads(options.trials.read_text())
     options.out.mkdir(parents=True, exist_ok=True)
@@ -74,14 +87,15 @@ def main() -> None:
             with results.open("a") as file:
                 file.write(json.dumps(done[-1]) + "\n")
             print(f"{name} seed {seed}: {measured['bits_per_byte']:.4f} in {measured['seconds']:.0f} s", flush=True)
-    print(f"\n{'trial':36} {'bits per byte':>13}  {'seeds':>18}  {'seconds':>7}")
-    for name in dict.fromkeys(one["trial"] for one in done):
-        mine = [one for one in done if one["trial"] == name]
-        bits = [one["bits_per_byte"] for one in mine]
-        each = " ".join(f"{value:.4f}" for value in bits)
-        print(
-            f"{name:36} {statistics.mean(bits):13.4f}  {each:>18}  {statistics.mean(o['seconds'] for o in mine):7.0f}"
-        )
+    bits: dict[str, dict[int, float]] = {}
+    for one in sorted(done, key=lambda one: one["seed"]):
+        bits.setdefault(one["trial"], {})[one["seed"]] = one["bits_per_byte"]
+    print(f"\n{'trial':44} {'bits per byte':>13}  {'seeds':26}  {'seconds':>7}  difference")
+    for name, mine in bits.items():
+        each = " ".join(f"{value:.4f}" for value in mine.values())
+        seconds = statistics.mean(one["seconds"] for one in done if one["trial"] == name)
+        against = difference(mine, bits.get(options.against, {}))
+        print(f"{name:44} {statistics.mean(mine.values()):13.4f}  {each:26}  {seconds:7.0f}  {against}")
 
 
 if __name__ == "__main__":

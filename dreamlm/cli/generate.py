@@ -127,7 +127,7 @@ def generate(
     names = [name for name in image or () for _ in range(samples)]
     values = loaded.preset.model_dump(mode="json")
     config = resolve_values(values, str(loaded.folder), [*(sets or ()), *assignments("generate", options)]).generate
-    alone = not image and prompts is not None and len(prompts) * samples == 1
+    alone = len(image or prompts or ()) * samples == 1
     streamed = alone and not as_json and not show_denoising and not dreams.take_the_screen and sys.stdout.isatty()
     repeated = (prompt for prompt in wanted for _ in range(samples))
     written = 0
@@ -135,7 +135,7 @@ def generate(
         for batch in batches(repeated, config.rows):
             dreams.begin(batch)
             if streamed:
-                console.raw(batch[0])
+                console.raw(_before(batch[0], image[0] if image else None))
                 [text] = continue_prompts(
                     loaded.model,
                     loaded.tokenizer,
@@ -143,6 +143,7 @@ def generate(
                     config,
                     lambda prompt, piece: console.raw(piece),
                     on_segments=on_segments,
+                    pictures=pictures,
                 )
                 console.result("")
                 dreams.end(text.text)
@@ -174,4 +175,9 @@ def _tell(console: Console, text: "Generation", image: Path | None, first: bool)
     # Texts have empty lines of their own; a rule keeps two of them apart.
     if not first:
         console.result("---")
-    console.result(text.prompt + text.text if image is None else f"{image}: {text.prompt}{text.text.lstrip()}")
+    console.result(_before(text.prompt, image) + text.text)
+
+
+def _before(prompt: str, image: Path | None) -> str:
+    """What is printed before the text that the model writes."""
+    return prompt if image is None else f"{image}: {prompt}"

@@ -25,6 +25,7 @@ PRESET: dict[str, Any] = {
         "per_gpu_batch_size": 4,
         "precision": "fp32",
         "optimizer": {"type": "adamw", "learning_rate": 0.003},
+        "schedule": {"type": "cosine", "warmup_steps": 0, "floor": 1.0},  # the same however long the run is to be
         "picture_augmentation": {},
         "sample_prompts": [],
     },

@@ -1,8 +1,8 @@
 """Two processes under DeepSpeed train models that see, though not each of their micro-batches holds a picture.
 
 A micro-batch is the same at any number of processes, and pictures are compared with the captions of their micro-batch
-alone. So two processes come to the weights of one where nothing is drawn at random; where something is, a picture that
-was added to a micro-batch without any moves what is drawn behind it, and a run equals itself alone.
+alone: two processes come to the weights of one. From ZeRO stage 1 on a micro-batch without a picture gets one, which
+moves what is drawn behind it: then that holds where nothing is drawn at random, and elsewhere a run equals itself.
 """
 
 import json
@@ -35,12 +35,11 @@ LAUNCH = (
     "sys.exit(ended.exit_code)\n"
 )
 TIMEOUT_SECONDS = 240
-STEPS, STOPPED_AT = 6, 3
-LITE = ("model.vision.type=lite",)
+STOPPED_AT = 3
 CLIP = ('model.vision={"type": "clip", "path": "tower", "num_prefix_tokens": 2}',)
 QUIET = ("model.vision.token_mask_prob=0", "model.vision.embedding_dropout=0", "train.picture_augmentation=null")
 LEARNING = (*CLIP, "model.vision.frozen=false", "model.dropout=0.1")
-RUNS = {"stage 0": (*LITE, *QUIET, "train.zero_stage=0"), "stage 2": (*CLIP, *QUIET, "train.zero_stage=2")}
+RUNS = {"stage 0": ("model.dropout=0.1", "train.zero_stage=0"), "stage 2": (*CLIP, *QUIET, "train.zero_stage=2")}
 ORDERS = [
     *((name, sets, None) for name, sets in RUNS.items()),
     ("whole", (*LEARNING, "train.zero_stage=2"), None),
@@ -53,10 +52,9 @@ def preset() -> dict[str, Any]:
     """Windows of pictures and of text take turns, so that the second of two processes reads text alone."""
     sources = [{"type": "images", "paths": "pictures"}, {"type": "jsonl", "paths": "lines.jsonl"}]
     train = {
-        "train_tokens": 4 * 32 * STEPS,
+        "train_tokens": 4 * 32 * 6,
         "per_gpu_batch_size": 1,
         "accumulation_steps": 2,
-        "sanity_checks": False,
         # So that the sign of a gradient near zero does not decide a whole step.
         "optimizer": {"type": "adamw", "learning_rate": 0.01, "epsilon": 0.01},
     }
@@ -110,7 +108,10 @@ def test_two_processes_learn_what_one_learns(folder: Path, name: str) -> None:
 
 
 def test_a_run_that_was_stopped_comes_to_the_same_weights_to_the_last_bit(folder: Path) -> None:
-    assert [step["step"] for step in steps(folder / "cut")] == list(range(1, STEPS + 1))
+    mine, yours = ([(step["step"], step["objectives"]) for step in steps(folder / name)] for name in ("cut", "whole"))
+    assert mine == yours
+    assert [step for step, _ in mine] == list(range(1, len(mine) + 1))
+    assert len(mine) > STOPPED_AT
     ours, theirs = tensors(folder / "cut"), tensors(folder / "whole")
     assert ours.keys() == theirs.keys()
     assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []

@@ -1,5 +1,6 @@
 """A model that sees, from pictures in a folder to a caption, through the commands themselves."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from seeing_runs import PRESET, with_vision, write_lines, write_pictures, write_
 from transformers import AutoModelForCausalLM, CLIPVisionModel
 
 from dreamlm.checkpoints.convert.llama import export
+from dreamlm.checkpoints.snapshot import read_snapshot
 from dreamlm.cli.app import run as dreamlm
 from dreamlm.core.errors import UserMistake
 from dreamlm.core.nn.vision.clip import MEAN, Clip
 from dreamlm.wiring.loading import load, snapshot_folder
+
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -32,7 +35,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
 
 
 def test_a_run_learns_from_pictures_goes_on_exactly_and_is_used(
-    project: Path, capsys: pytest.CaptureFixture[str]
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = ("train", "--preset", "seeing.json", "--run", "whole")
     assert call(capsys, *whole)[0] == 0
@@ -42,13 +45,16 @@ def test_a_run_learns_from_pictures_goes_on_exactly_and_is_used(
     parts = ("train", "--preset", "seeing.json", "--run", "parts")
     assert call(capsys, *parts, "--set", "train.train_tokens=1000")[0] == 0
     assert call(capsys, "train", "--run", "parts", "--set", "train.train_tokens=2000")[0] == 0
+    one, other = (read_snapshot(snapshot_folder(Path(run))) for run in ("whole", "parts"))
+    assert [name for name, weight in one.model.items() if not torch.equal(weight, other.model[name])] == []
     code, out, err = call(capsys, "eval", "--run", "whole", "--retrieval", "--json")
     assert code == 0, err
     found = json.loads(out)["retrieval"]
     assert found["pairs"] == len(found["ranks"]) > 4
     assert found["figures"]["picture_to_text_recall_10"]["value"] is not None
     _writes(capsys)
-    _is_read_by_transformers()
+    _streams_to_a_terminal(capsys, monkeypatch)
+    _is_read_by_transformers("whole")
     with pytest.raises(UserMistake, match="can express this model's vision"):
         export(snapshot_folder(Path("whole")), Path("exported"))
 
@@ -69,16 +75,46 @@ def _writes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "nothing.png" in err
 
 
+class Terminal(io.StringIO):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.pieces.append(text)
+        return super().write(text)
+
+
+def _streams_to_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for words in ([], ["A"]):
+        write = ("generate", "--run", "whole", "--image", "pictures/red12.png", *words)
+        [text] = call_json(capsys, *write)
+        terminal = Terminal()
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stdout", terminal)
+            assert dreamlm(write) == 0
+        assert terminal.pieces[0] == f"pictures/red12.png: {text['prompt']}"
+        assert len([piece for piece in terminal.pieces[1:] if piece.strip()]) > 1
+        assert terminal.getvalue() == f"pictures/red12.png: {text['prompt']}{text['text']}\n"
+        assert call(capsys, *write)[1] == terminal.getvalue()
+
+
 def call_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in call(capsys, *arguments, "--json")[1].splitlines()]
 
 
-def _is_read_by_transformers() -> None:
-    folder = snapshot_folder(Path("whole"))
+def _is_read_by_transformers(run: str) -> None:
+    """For text: it has no place for a picture."""
+    folder = snapshot_folder(Path(run))
     theirs, ours = AutoModelForCausalLM.from_pretrained(folder).eval(), load(folder, "cpu").model
     text = torch.randint(0, 200, (2, 9))
     expected = ours.logits(ours(text, torch.zeros_like(text), ours.start(2)).hidden)
     assert torch.allclose(theirs(text).logits, expected, atol=1e-5)
+    with pytest.raises(UserMistake, match="does nothing with pixel_values"):
+        theirs(text, pixel_values=torch.zeros(2, 3, 16, 16))
 
 
 def test_a_model_of_text_alone_says_what_it_lacks(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,6 +156,11 @@ def test_a_tower_of_clip_comes_along_in_the_snapshot(
     ]
     expected = tower.post_layernorm(tower(normal).last_hidden_state)
     assert torch.allclose(model.vision.encoder(seen), expected, atol=1e-5)
+    _is_read_by_transformers("clip")
+    assert call(capsys, "ckpt", "export", "--run", "clip", "--to", "pth", "clip.pth")[0] == 0
+    assert call(capsys, "ckpt", "import", "clip.pth", "--run", "imported")[0] == 0
+    imported = load("imported", "cpu").model.state_dict()
+    assert [name for name, weight in model.state_dict().items() if not torch.equal(weight, imported[name])] == []
     code, _, err = call(capsys, "train", "--run", "clip", "--set", "train.train_tokens=600")
     assert code == 0, err
 

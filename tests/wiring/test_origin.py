@@ -213,6 +213,15 @@ def test_a_model_of_text_may_get_eyes_and_begins_to_see_with_fresh_ones(trained:
     assert all(torch.equal(model.state_dict()[name], weight) for name, weight in before.model.state_dict().items())
 
 
+def test_pictures_are_not_disturbed_for_a_model_to_start_from_that_takes_none(
+    place: Workplace, trained: Trained, start: Start
+) -> None:
+    start(trained())
+    asked = place.preset("train.picture_augmentation={}")
+    with pytest.raises(PresetError, match=r"train\.picture_augmentation: disturbs pictures, which this model does not"):
+        completed(asked)
+
+
 def test_what_the_preset_says_otherwise_is_told_all_at_once(tmp_path: Path, start: Start) -> None:
     save_stock(tmp_path / "stock")
     agreeing = {"hidden_size": 32, "num_kv_heads": 2, "positions": "rope", "feed_forward": "swiglu"}

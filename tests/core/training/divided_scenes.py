@@ -4,12 +4,11 @@ A scene's model is so small that DeepSpeed would leave every weight whole; the w
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import zero_scenes
+from seeing_scenes import SEEING, shown
 from zero_scenes import LENGTH, MAX_NORM, MICRO_BATCHES
 
 from dreamlm.core.objectives.choose import objective_of
@@ -17,9 +16,9 @@ from dreamlm.core.objectives.objective import Objective
 from dreamlm.core.training.backend.backend import Backend, WindowBatch
 from dreamlm.core.training.backend.single import SingleProcess
 from dreamlm.core.training.optim import AdamW
-from dreamlm.core.types import Batch, Pictures
+from dreamlm.core.types import Batch
 
-STEPS, SAVED_AT, RESTING_STEP = 5, 3, 3
+STEPS, SAVED_AT = 5, 3
 SEGMENT = 4
 SUMMARY = {"segment_length": SEGMENT, "modules": ["segment_summary"]}
 THOUGHTS = {
@@ -37,15 +36,6 @@ DREAMS = {
 }
 """More experts than the dreams of a rank can use, so that the ranks' idle experts differ."""
 DIFFUSION = {"diffusion": {"block_size": 4}}
-EYES = {"type": "vit", "image_size": 14, "width": 8, "num_layers": 1, "num_heads": 2, "num_prefix_tokens": 2}
-QUIET = {"token_mask_prob": 0.0, "embedding_dropout": 0.0}
-TOWER = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-CLIP = {
-    "vision": {
-        **{"type": "clip", "path": "read already", "image_size": 14, "num_prefix_tokens": 2},
-        "architecture": {**TOWER, "image_size": 14, "patch_size": 7, "hidden_act": "gelu", "layer_norm_eps": 1e-5},
-    }
-}
 MODELS: dict[str, dict[str, Any]] = {
     "plain": {},
     "summary": SUMMARY,
@@ -56,15 +46,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "diffusion-thoughts": DIFFUSION | THOUGHTS,
     # Padding lengthens what a module's own loss counts, and what dropout is drawn for.
     "lossless": {**SUMMARY, "modules": [{"type": "segment_summary", "reconstruction_weight": 0.0}], "dropout": 0.0},
-    "eyes": {"vision": EYES},
-    "eyes-summary": {"vision": EYES, **SUMMARY},
-    "clip": CLIP,
-    "clip-thawed": {"vision": {**CLIP["vision"], "frozen": False}},
-    # A picture that is added for the other ranks moves what is drawn behind it.
-    "quiet-eyes": {"vision": {**EYES, **QUIET}, "dropout": 0.0},
+    **SEEING,
 }
-SIGHTED = {"quiet-eyes": lambda step, number: number % 2 == 0 and step != RESTING_STEP}
-"""Which micro-batches have pictures, where not all do: the second rank has none, and in one step nobody has any."""
 OPTIMIZER = AdamW.Config(learning_rate=1e-2, epsilon=1e-3)
 """The sign of a gradient near zero must not decide a whole step."""
 SHORT = SEGMENT - 1
@@ -96,7 +79,7 @@ FAST = [
     Case("diffusion-summary", checkpointing=True),
     Case("dreams", checkpointing=True),
     Case("lossless", stage=2, lengths="uneven"),
-    *(Case("eyes", stage=stage) for stage in (0, 2)),
+    Case("rare-eyes", stage=0),
     Case("quiet-eyes", stage=2),
     Case("clip", stage=2),
 ]
@@ -106,14 +89,21 @@ ALL = [
         for model in MODELS
         for tied in (True, False)
         for checkpointing in (True, False)
-        if model != "lossless"
+        if model not in ("lossless", *SEEING)
     ),
     *(Case(model, stage=stage, lengths="resting") for model in ("summary", "thoughts") for stage in (0, 1, 2, 3)),
     *(Case("lossless", stage=stage, lengths="uneven") for stage in (0, 1, 2, 3)),
-    *(Case(model, precision="bf16") for model in ("summary", "thoughts", "diffusion-thoughts")),
+    *(Case(model, precision="bf16") for model in ("summary", "thoughts", "diffusion-thoughts", "eyes")),
+    *(Case(model, stage=0) for model in SEEING),
+    *(
+        Case(model, checkpointing=stage == 3, stage=stage)
+        for model in SEEING
+        for stage in (1, 2, 3)
+        if model != "rare-eyes"
+    ),
 ]
 SLOW = [case for case in ALL if case not in FAST]
-RESUMED = [case for case in ALL if case in SLOW or case.lengths == "resting"]
+RESUMED = [case for case in ALL if case in SLOW or case.lengths == "resting" or case.model == "quiet-eyes"]
 
 
 def objective(case: Case) -> Objective:
@@ -132,19 +122,7 @@ def micro_batch(case: Case, step: int, number: int) -> WindowBatch:
     whole = zero_scenes.micro_batch(step, number)
     end = LENGTHS[case.lengths](step, number) + 1
     rows = Batch(whole.batch.tokens[:, :end], whole.batch.documents[:, :end], whole.batch.sources)
-    eyes, sighted = MODELS[case.model].get("vision"), SIGHTED.get(case.model, lambda step, number: True)
-    return WindowBatch(illustrated(rows, whole.seed, eyes) if eyes and sighted(step, number) else rows, whole.seed)
-
-
-def illustrated(batch: Batch, seed: int, eyes: dict[str, Any]) -> Batch:
-    """The rows with a picture each behind their first token; what else is in their first document is its caption."""
-    places, size, rows = eyes["num_prefix_tokens"], eyes["image_size"], len(batch.tokens)
-    tokens, documents, of = batch.tokens.copy(), batch.documents.copy(), np.full(batch.tokens.shape, -1, np.int32)
-    tokens[:, 1 : 1 + places] = -1 - np.arange(places)
-    documents[:, : 1 + places] = 0
-    of[:, 1 : 1 + places] = np.arange(rows)[:, None]
-    pixels = np.random.default_rng(seed).integers(0, 256, (rows, 3, size, size), dtype=np.uint8)
-    return replace(batch, tokens=tokens, documents=documents, pictures=Pictures(pixels, of))
+    return WindowBatch(shown(case.model, rows, step, number), whole.seed)
 
 
 def train(case: Case, backend: Backend, steps: Sequence[int]) -> list[list[float]]:

@@ -46,9 +46,10 @@ class ZeroBackend(Backend):
     not decay and has no step counted, at every stage.
 
     Departs: where a model has modules and the passes of the ranks are of different lengths, shorter ones are padded
-    (`MicroBatch.padded`), which modules' own losses and what is drawn for dropout notice. A model that takes pictures
-    has one in each micro-batch (`MicroBatch.with_picture`), which what is drawn for dropout notices too. At stage 3 in bf16, results are rounded elsewhere: DeepSpeed's linear layers keep no bf16 copy of the weights
-    for the backward pass.
+    (`MicroBatch.padded`), which modules' own losses and what is drawn for dropout notice. From stage 1 on a model that
+    takes pictures has one in each micro-batch (`MicroBatch.with_picture`); what is drawn notices that too. At stage 3
+    in bf16, results are rounded elsewhere: DeepSpeed's linear layers keep no bf16 copy of the weights for the backward
+    pass.
     """
 
     can_repeat = False
@@ -136,11 +137,12 @@ class ZeroBackend(Backend):
     def _in_step(self, micro_batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
         """Where the model has modules, as long as the longest that another rank passes at the same time. Collective.
 
-        Where it takes pictures, each with one at least, so that every rank passes the encoder.
+        Where it takes pictures and gradients are exchanged as they come, from stage 1 on, each with one at least, so
+        that every rank passes the encoder.
         A longer one has more segments, for which layers are fetched once more and modules get a gradient, and all
         ranks must exchange the same weights and gradients in the same order.
         """
-        if (form := self.model.config.image_form) is not None:
+        if self._stage > 0 and (form := self.model.config.image_form) is not None:
             micro_batches = [micro.with_picture(form) for micro in micro_batches]
         if not self.model.config.modules:
             return micro_batches
