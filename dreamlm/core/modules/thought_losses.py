@@ -24,10 +24,11 @@ def thought_losses(
     consistency   1 - cosine of the new thought and the one before, 0 to 2
     diversity     mean cosine of all pairs of different thoughts, the new one among them, -1 to 1
     sparsity      mean absolute number, 0 to 1
-    contrastive   cross-entropy of finding, among the last thoughts of all rows, that of the same document
+    contrastive   cross-entropy of finding, among the last thoughts of all rows, that of the same row
     next_thought  1 - cosine of the new thought, as a target, and what was expected from the one before, 0 to 2
 
-    stack_RMX: thoughts before the new one, the newest last; there_RM: which of them are the document's.
+    stack_RMX: thoughts before the new one, the newest last; there_RM: which of them are the document's. Rows count as
+    different documents, also where a long one fills several rows of a micro-batch, as `train.lengths` makes it do.
     Source: contrastive: van den Oord et al. 2018 (InfoNCE).
     """
     new_RX = F.normalize(thought_RHC.flatten(1).float(), dim=1)

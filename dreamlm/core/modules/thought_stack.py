@@ -30,8 +30,8 @@ _Size = Annotated[int, Field(ge=1)]
 class ThoughtStack(CognitiveModule):
     """Conditions a segment on the newest thoughts of its document, which are trained by what the segment costs.
 
-    The gradient of a segment's loss reaches the thoughts that it reads, the segments that wrote them, and through the
-    thoughts before those as far back as the window goes, unless `thought_bptt` says where it ends.
+    The gradient of a segment's loss reaches the thoughts that it reads, or the newest `thought_bptt` of them, the
+    segments that wrote them, and through what those had read the thoughts before, as far back as the window goes.
 
     Source: attention to pooled vectors of the past as in Rae et al. 2020, "Compressive Transformers"; learned queries
     as in Lee et al. 2019, "Set Transformer".  Departs: each segment makes one small tensor, of its own width.
@@ -48,7 +48,7 @@ class ThoughtStack(CognitiveModule):
         thought_noise: float = Field(0.05, ge=0.0)
         """Standard deviation of what is added to the numbers that a segment sees, in training."""
         thought_bptt: int | None = Field(None, ge=1)
-        """Segments that a loss reaches back through thoughts; default all of the window."""
+        """Newest thoughts that a segment's loss trains directly, not by way of later ones; default all that it reads."""
         consistency_weight: float = Field(0.1, ge=0.0)
         diversity_weight: float = Field(0.01, ge=0.0)
         sparsity_weight: float = Field(0.01, ge=0.0)
@@ -165,7 +165,7 @@ class ThoughtStack(CognitiveModule):
         )
 
     def _near(self, thoughts_BM: Tensor) -> Tensor:
-        """The thoughts, with gradient for the newest `thought_bptt` only."""
+        """The thoughts, those before the newest `thought_bptt` without a gradient of their own."""
         reach = self.config.thought_bptt
         if reach is None or reach >= self.config.stack_size:
             return thoughts_BM
