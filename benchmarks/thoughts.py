@@ -4,8 +4,8 @@
 
 In every round all variants take their turn, so the machine's other load falls on all alike. Prints medians and ratios:
 a push on stacks of 4 to 1,024 thoughts; the vectorised encoder against a loop over the slots of a stack; a training
-step of a 1M-parameter decoder without thoughts, and with losses that train the newest 1, 2, 4 and all thoughts directly,
-with the memory that the step's graph holds.
+step of a 1M-parameter decoder without thoughts, and with losses that train the newest 1, 2, 4 and all thoughts
+directly, with the memory that the step's graph holds.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """What a person sees of a diffusion model's writing: each text's block, and the tokens that appear in it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, final
 
@@ -75,13 +75,18 @@ class LiveBlocks(Watcher):
         yield Piece(_on_one_line(stream.finish()))
 
 
-def require_blocks(model: "DreamLM") -> None:
-    """Raises: UserMistake when the model writes one token after another."""
-    if model.config.diffusion is None:
+def require_blocks(model: "DreamLM", options: Mapping[str, object]) -> None:
+    """options: those that are about blocks, by name; None where the user did not give one.
+
+    Raises: UserMistake when the user gave one and the model writes one token after another.
+    """
+    given = [name for name, value in options.items() if value is not None]
+    if given and model.config.diffusion is None:
         from dreamlm.core.errors import UserMistake
 
-        what = "this model writes one token after another: there is no block to watch while it is filled in"
-        raise UserMistake(what, where="--show-denoising", hint="leave it out, or name a model with model.diffusion")
+        what = "this model writes one token after another: there is no block that is filled in step by step"
+        where, it = ", ".join(given), "them" if given[1:] else "it"
+        raise UserMistake(what, where=where, hint=f"leave {it} out, or name a model with model.diffusion")
 
 
 @contextmanager

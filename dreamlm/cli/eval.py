@@ -167,7 +167,7 @@ def _tell(console: Console, report: "PerplexityReport") -> None:
         ("bits per byte", f"{report.bits_per_byte:.4f}", between(report.bits_per_byte_interval, 4), ""),
     ]
     console.table(("measure", "value", f"{report.confidence:.0%} interval", "unit"), rows)
-    if report.monte_carlo_error > 0:
+    if report.is_bound:
         console.result("")
         error = f"{report.monte_carlo_error:.4f} nats per token"
         console.result(

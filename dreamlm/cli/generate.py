@@ -121,8 +121,12 @@ def generate(
         extend_max_seq_len=extend_max_seq_len,
         rescale_layers=layer_choice(rescale_layers),
     )
-    if show_denoising:
-        require_blocks(loaded.model)
+    about_blocks = {
+        "--diffusion-steps": diffusion_steps,
+        "--confidence": confidence,
+        "--show-denoising": show_denoising or None,
+    }
+    require_blocks(loaded.model, about_blocks)
     pictures = [one for one in opened_pictures(loaded.model, image or ()) for _ in range(samples)]
     names = [name for name in image or () for _ in range(samples)]
     values = loaded.preset.model_dump(mode="json")

@@ -16,6 +16,7 @@ from dreamlm.core.training.hooks import (
     Saved,
     StepReport,
     figures,
+    recorded,
 )
 
 _MEMORY = 0.9
@@ -86,9 +87,10 @@ class LiveTraining(Hook):
 
     def on_evaluation(self, report: EvaluationReport) -> None:
         best = ", the best so far" if report.best else ""
+        most, error = _bounded(report), f" +-{report.monte_carlo_error:.3f}" if report.is_bound else ""
         self._console.notice(
-            f"step {report.step:,}: held-out loss {report.nll:.3f}, perplexity {report.perplexity:.2f}, "
-            f"{report.bits_per_byte:.3f} bits per byte{best}"
+            f"step {report.step:,}: held-out loss {most}{report.nll:.3f}{error}, "
+            f"perplexity {most}{report.perplexity:.2f}, {most}{report.bits_per_byte:.3f} bits per byte{best}"
         )
 
     def on_sample(self, sample: Sample) -> None:
@@ -138,7 +140,7 @@ class JsonTraining(Hook):
         self._write({"event": "reward", **figures(report)})
 
     def on_evaluation(self, report: EvaluationReport) -> None:
-        self._tell("evaluation", report)
+        self._write({"event": "evaluation", **recorded(report)})
 
     def on_sample(self, sample: Sample) -> None:
         self._tell("sample", sample)
@@ -150,7 +152,7 @@ class JsonTraining(Hook):
         self._console.notice(text)
 
     def on_end(self, end: RunEnd) -> None:
-        self._tell("end", end)
+        self._write({"event": "end", **recorded(end)})
 
 
 def _stage(report: StepReport) -> list[str]:
@@ -162,6 +164,11 @@ def _stage(report: StepReport) -> list[str]:
     return [f"stage {stage.name} {stage.number}/{stage.of}{left}"]
 
 
+def _bounded(report: EvaluationReport | RunEnd) -> str:
+    """What stands before a held-out figure that is not exact."""
+    return "at most " if report.is_bound else ""
+
+
 def outcome(end: RunEnd) -> str:
     """How a run ended, in one line."""
     reason = end.reason.replace("_", " ")
@@ -169,9 +176,9 @@ def outcome(end: RunEnd) -> str:
     if end.nll is not None:
         parts.append(f"loss {end.nll:.3f}")
     if end.validation_nll is not None:
-        parts.append(f"held-out loss {end.validation_nll:.3f}")
+        parts.append(f"held-out loss {_bounded(end)}{end.validation_nll:.3f}")
     if end.reward is not None:
         parts.append(f"held-out reward {end.reward:.3f}")
     if end.bits_per_byte is not None:
-        parts.append(f"{end.bits_per_byte:.3f} bits per byte")
+        parts.append(f"{_bounded(end)}{end.bits_per_byte:.3f} bits per byte")
     return ", ".join(parts)

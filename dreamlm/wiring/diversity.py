@@ -141,7 +141,7 @@ class _Indexing:
 
 def _reference(path: Path, device: str) -> Loaded:
     loaded = load(path, device)
-    require_causal(loaded.model.config.diffusion, "a reference")
+    require_causal(loaded.model.config.diffusion, "a reference", f"--reference {path}", "name a causal checkpoint")
     return loaded
 
 

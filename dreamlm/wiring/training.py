@@ -82,9 +82,12 @@ def train(request: TrainRequest, hook: Hook, progress: Progress) -> TrainingStat
             preset = _preset(request, snapshot, hook)
             state = TrainingState.from_json(dict(snapshot.state)) if snapshot else None
             if state is not None and state.tokens >= preset.train.train_tokens:
+                end = _finished(state, preset)
                 if first:
-                    _complete_report(RunFolder(request.run), state, hook)
-                return _already_finished(state, hook)
+                    _complete_report(RunFolder(request.run), end, hook)
+                hook.on_notice(f"the run has its {state.tokens:,} tokens already; ask for more with train.train_tokens")
+                hook.on_end(replace(end, reason="already_finished"))
+                return state
             if snapshot is not None:
                 _require_optimizer(snapshot, request.run)
             if first and snapshot is not None:
@@ -122,14 +125,13 @@ def _preset(request: TrainRequest, snapshot: Snapshot | None, hook: Hook) -> Pre
     return preset
 
 
-def _already_finished(state: TrainingState, hook: Hook) -> TrainingState:
-    hook.on_notice(f"the run has its {state.tokens:,} tokens already; ask for more with train.train_tokens")
-    hook.on_end(RunEnd("already_finished", state.step, state.tokens, 0.0, None, state.last_validation_loss, None))
-    return state
+def _finished(state: TrainingState, preset: Preset) -> RunEnd:
+    """The end of a run that has all its tokens."""
+    figures = (0.0, None, state.last_validation_loss, None)
+    return RunEnd("finished", state.step, state.tokens, *figures, is_bound=preset.model.fills_blocks)
 
 
-def _complete_report(folder: RunFolder, state: TrainingState, hook: Hook) -> None:
-    end = RunEnd("finished", state.step, state.tokens, 0.0, None, state.last_validation_loss, None)
+def _complete_report(folder: RunFolder, end: RunEnd, hook: Hook) -> None:
     metrics, report = MetricsFile(folder.metrics, hook.on_notice), ReportFile(folder.report, folder.metrics)
     complete_report(metrics, report, end)
 

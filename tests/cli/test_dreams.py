@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,19 @@ def test_dreams_are_shown_on_stderr_and_the_texts_stay_the_same(cli: Any, place:
     again = cli(*ASKED, "--show-dreams", "--batch-size", "1")
     assert again.out == cli(*ASKED).out
     assert sorted(line for line in again.err.splitlines() if line.startswith("text ")) == sorted(headings)
+
+
+def test_blocks_and_dreams_can_be_watched_together(cli: Any, place: Path) -> None:
+    train = ("train", "--preset", "dreamer.json", "--run", "runs/blocks", "--set", "model.diffusion=block_diffusion")
+    assert cli(*train).code == 0
+    asked = ("generate", "--run", "runs/blocks", "The fox met", "A dog", "--json")
+    options: tuple[tuple[str, ...], ...] = ((), ("--show-dreams",), ("--show-dreams", "--show-denoising"))
+    plain, dreams, both = (cli(*asked, *shown) for shown in options)
+    assert (both.code, both.out) == (0, plain.out)
+    lines = both.err.splitlines()
+    steps = [line for line in lines if re.match(r"text [12]  block \d+  step \d/4  ", line)]
+    assert len(steps) > 10
+    assert [line for line in lines if line not in steps] == dreams.err.splitlines() != []
 
 
 def test_the_file_has_every_text_and_segment(cli: Any, place: Path) -> None:

@@ -106,6 +106,29 @@ def test_milestones_go_to_stderr_and_the_outcome_to_stdout(capsys: pytest.Captur
     )
 
 
+def test_a_bound_is_called_one_and_told_with_its_error(capsys: pytest.CaptureFixture[str]) -> None:
+    exact = EvaluationReport(20, 100, 3.2, 24.53253, 1.6234, {}, True)
+    end = RunEnd("finished", 20, 20_000, 61.2, 3.5, 3.2, 1.6234)
+    bound = replace(exact, is_bound=True, monte_carlo_error=0.0213)
+    live = LiveTraining(Console(), Shown())
+    live.on_evaluation(bound)
+    live.on_end(replace(end, is_bound=True))
+    captured = capsys.readouterr()
+    assert captured.err == (
+        "step 20: held-out loss at most 3.200 +-0.021, perplexity at most 24.53, at most 1.623 bits per byte, "
+        "the best so far\n"
+    )
+    assert captured.out.endswith("loss 3.500, held-out loss at most 3.200, at most 1.623 bits per byte\n")
+    lines = JsonTraining(Console(as_json=True))
+    for evaluation, ended in ((exact, end), (bound, replace(end, is_bound=True))):
+        lines.on_evaluation(evaluation)
+        lines.on_end(ended)
+    plain, plain_end, bounded, bounded_end = map(json.loads, capsys.readouterr().out.splitlines())
+    assert bounded == {**plain, "is_bound": True, "monte_carlo_error": 0.0213}
+    assert bounded_end == {**plain_end, "is_bound": True}
+    assert not {"is_bound", "monte_carlo_error"} & (plain.keys() | plain_end.keys())
+
+
 def test_json_events_are_strict_json_even_when_a_loss_is_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
     live = JsonTraining(Console(as_json=True))
     live.on_start(start)

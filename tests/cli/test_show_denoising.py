@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ PRESET = {
     "train": {"train_tokens": 500, "per_gpu_batch_size": 8, "eval_tokens": 500, "precision": "fp32"},
     "generate": {"max_new_tokens": 8, "min_new_tokens": 8},
 }
+CAUSAL = ("model.diffusion=null", "generate.denoising.steps=3")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(folder)
         patch.setenv("DREAMLM_HOME", str(folder / "home"))
         assert run_command(["train", "--preset", "blocks.json"]) == 0
-        causal = ["--run", "runs/causal", "--set", "model.diffusion=null"]
+        causal = ["--run", "runs/causal", *(word for change in CAUSAL for word in ("--set", change))]
         assert run_command(["train", "--preset", "blocks.json", *causal]) == 0
         yield folder
 
@@ -60,11 +62,34 @@ def test_without_a_terminal_each_step_of_each_text_is_a_line(cli: Any, place: Pa
     assert lines[5].count(MASKED) == 0
 
 
-def test_a_causal_model_has_no_blocks_to_show(cli: Any, place: Path) -> None:
-    outcome = cli("generate", "--run", "runs/causal", "Line 7", "--show-denoising")
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--show-denoising"], "--show-denoising"),
+        (["--diffusion-steps", "4"], "--diffusion-steps"),
+        (["--confidence", "entropy"], "--confidence"),
+        (["--show-denoising", "--diffusion-steps", "0"], "--diffusion-steps, --show-denoising"),
+    ],
+)
+def test_a_causal_model_has_no_blocks(options: list[str], named: str, cli: Any, place: Path) -> None:
+    outcome = cli("generate", "--run", "runs/causal", "Line 7", *options)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith("error: this model writes one token after another")
-    assert "at: --show-denoising\n" in outcome.err
+    assert f"at: {named}\n" in outcome.err
+
+
+def test_settings_about_blocks_that_nobody_named_bother_no_causal_model(cli: Any, place: Path) -> None:
+    assert json.loads((place / "runs/causal/preset.json").read_text())["generate"]["denoising"]["steps"] == 3
+    assert cli("generate", "--run", "runs/causal", "Line 7").code == 0
+
+
+def test_eval_tells_a_bound_as_one_and_never_without_its_error(cli: Any, place: Path) -> None:
+    bound, exact = (cli("eval", "--run", f"runs/{name}").out for name in ("blocks", "causal"))
+    assert "an upper bound, as a diffusion model has no other; its standard error of estimation is 0.0" in bound
+    assert "bound" not in exact
+    outcome = cli("eval", "--run", "runs/blocks", "--set", "eval.bound_samples=1")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "eval.bound_samples" in outcome.err
 
 
 class Shown(Canvas):
@@ -125,11 +150,12 @@ def test_plain_lines_stay() -> None:
     assert stream.getvalue() == "one two\nthree\n"
 
 
-def test_a_terminal_draws_shades_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+def test_a_terminal_draws_shades_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     for colours, expected in (({}, True), ({"NO_COLOR": "1"}, False)):
         screen = Terminal()
         monkeypatch.setattr("sys.stderr", screen)
@@ -144,3 +170,18 @@ def test_a_terminal_draws_shades_and_leaves_nothing_behind(monkeypatch: pytest.M
         assert "unsure" in drawn
         assert ("48;2;90;195;90" in drawn, "48;2;240;245;240" in drawn) == (expected, expected)
         assert drawn.rstrip().endswith("\x1b[2K")  # the line is wiped at the end
+
+
+def test_on_a_terminal_a_panel_stands_above_the_lines_that_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    console = Console()
+    with console.canvas() as canvas:
+        canvas.show([[Piece("a block")]])
+        deadline = time.monotonic() + 10
+        while "a block" not in screen.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        console.panel("a dream", [("text", [("words", "")])])
+        assert screen.getvalue().rindex("words") < screen.getvalue().rindex("a block")

@@ -74,6 +74,14 @@ def test_a_dreaming_preset_has_the_promised_sizes(name: str) -> None:
     assert sizes == DREAM_SIZES[name]
 
 
+@pytest.mark.parametrize("name", [name for name in names() if "diffusion" in name])
+def test_a_diffusion_preset_writes_each_block_at_a_falling_temperature(name: str) -> None:
+    preset = resolve(name)
+    assert preset.model.diffusion is not None
+    assert 0 < preset.generate.denoising.final_temperature < 1
+    assert preset.generate.temperature > 0
+
+
 @pytest.mark.parametrize("name", [name for name in names() if name.startswith("tiny")])
 def test_tiny_presets_need_no_network(name: str) -> None:
     assert {source.type for source in resolve(name).data.sources} <= {"python_docs", "unicode_glyphs"}

@@ -17,6 +17,7 @@ from dreamlm.core.errors import UserMistake
 from dreamlm.core.generation.generate import generate
 from dreamlm.core.training.hooks import StepReport
 from dreamlm.data_sources.progress import Silence
+from dreamlm.wiring.diversity import DiversityRequest
 from dreamlm.wiring.evaluation import EvaluationRequest, evaluate
 from dreamlm.wiring.loading import load
 from dreamlm.wiring.policy import train_policy
@@ -102,8 +103,16 @@ def test_its_bound_is_measured_and_falls(whole: Path) -> None:
     assert again.cross_entropy == pytest.approx(report.cross_entropy, abs=1e-6)
     assert 0 < more.monte_carlo_error < report.monte_carlo_error
     assert abs(more.cross_entropy - report.cross_entropy) < 5 * report.monte_carlo_error
-    told = json.loads((whole / "training_report.json").read_text())["evaluations"][-1]["nll"]
-    assert told == pytest.approx(report.cross_entropy, abs=1e-6)
+    written = json.loads((whole / "training_report.json").read_text())
+    told = written["evaluations"][-1]
+    assert told["nll"] == pytest.approx(report.cross_entropy, abs=1e-6)
+    assert told["monte_carlo_error"] == pytest.approx(report.monte_carlo_error, rel=1e-6)
+    assert report.is_bound is told["is_bound"] is written["end"]["is_bound"] is True
+
+
+def test_a_finished_run_still_tells_a_bound(place: Workplace, whole: Path) -> None:
+    [end] = place.train(whole).ends
+    assert (end.reason, end.is_bound) == ("already_finished", True)
 
 
 def test_metrics_name_its_losses(whole: Path) -> None:
@@ -134,6 +143,13 @@ def test_what_takes_one_token_after_another_refuses_it(use: Any, whole: Path) ->
     with pytest.raises(UserMistake, match="one token after another") as caught:
         use(whole)
     assert caught.value.where == "model.diffusion"
+
+
+def test_it_is_no_judge_of_texts(whole: Path) -> None:
+    request = EvaluationRequest(whole, sections=[DiversityRequest(2, reference=whole)])
+    with pytest.raises(UserMistake, match="a reference needs a model that predicts one token after another") as caught:
+        evaluate(request, lambda doing, done, total: None)
+    assert (caught.value.where, caught.value.hint) == (f"--reference {whole}", "name a causal checkpoint")
 
 
 def _load_as_causal(folder: Path) -> object:

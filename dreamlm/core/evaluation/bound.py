@@ -16,12 +16,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dreamlm.core.errors import RangeError
 from dreamlm.core.evaluation.reading import Reading, read_plainly
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.noise import SCHEDULES
 from dreamlm.core.objectives.blocks import Blocks
 from dreamlm.core.objectives.diffusion import blocks_of, fill_in
 from dreamlm.core.rng import derive_seed
+
+LEAST_SAMPLES = 2
+"""Times for each block, at which the spread between them says how far their mean is off."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Bound:
     nll_BT: Float[Tensor, "B T"]
     """By the place of the token that predicts; what an ending document's padding costs counts where it ends."""
     variance_B: Float[Tensor, " B"]
-    """Of each window's sum, over draws of the times and of what they hide; 0 where there was one draw only."""
+    """Of each window's sum, over draws of the times and of what they hide."""
 
 
 def bound(
@@ -48,8 +52,13 @@ def bound(
 
     Cost: one pass over the text, and one for each sample.
 
+    Raises: RangeError for fewer than 2 samples: one alone tells nothing of its own error.
+
     Source: Arriola et al. 2025, "Block Diffusion", equation 8, in the form of `core.nn.noise`, where schedules agree.
     """
+    if samples < LEAST_SAMPLES:
+        what = f"{samples} sample does not tell how far the bound's estimate is off"
+        raise RangeError(what, where="samples", valid=[f"{LEAST_SAMPLES} and more"])
     schedule = SCHEDULES["linear"]
     blocks = blocks_of(model, tokens_BX, documents_BX, filler_id)
     clean = read(model, tokens_BX, documents_BX, boundaries, records=True)
@@ -70,8 +79,7 @@ def bound(
         weighed_BN[masked_BN] *= model.head.token_nll(hidden_XD, blocks.target_BN[masked_BN]).double()
         nll_BT.scatter_add_(1, home_BN, weighed_BN / samples)
         sum_KB[number] = weighed_BN.sum(dim=1)
-    variance_B = sum_KB.var(dim=0) / samples if samples > 1 else torch.zeros_like(sum_KB[0])
-    return Bound(nll_BT, variance_B)
+    return Bound(nll_BT, sum_KB.var(dim=0) / samples)
 
 
 class _Draws:

@@ -36,7 +36,7 @@ def _perplexity(report: PerplexityReport) -> Iterable[str]:
             ("bits per byte", report.bits_per_byte, report.bits_per_byte_interval, ""),
         ],
     )
-    if report.monte_carlo_error > 0:
+    if report.is_bound:
         yield (
             "<p>An upper bound, as a diffusion model has no other; its standard error of estimation is "
             f"{report.monte_carlo_error:.4f} nats per token.</p>"

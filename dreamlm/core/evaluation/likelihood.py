@@ -40,6 +40,10 @@ class Likelihood(ABC):
     """A way to measure; a window's losses are the same whatever it is batched with."""
 
     @abstractmethod
+    def is_bound(self, model: DreamLM) -> bool:
+        """Whether the losses estimate an upper bound on the model's, and are not themselves those."""
+
+    @abstractmethod
     def losses(self, model: DreamLM, batch: Batch, check: bool) -> WindowLosses:
         """The losses of a batch.  check: compute the first window's plainly as well, where that can be done."""
 
@@ -50,6 +54,9 @@ class NextToken(Likelihood):
 
     def __init__(self, read: Reading = read_plainly) -> None:
         self._read = read
+
+    def is_bound(self, model: DreamLM) -> bool:
+        return False
 
     def losses(self, model: DreamLM, batch: Batch, check: bool) -> WindowLosses:
         assert model.config.diffusion is None, "a diffusion model's clean path predicts nothing"
@@ -75,8 +82,11 @@ class DiffusionBound(Likelihood):
     def __init__(
         self, filler_id: int, samples: int = BOUND_SAMPLES, seed: int = 0, read: Reading = read_plainly
     ) -> None:
-        """filler_id: see `objectives.blocks`.  samples: times for each block."""
+        """filler_id: see `objectives.blocks`.  samples: times for each block, at least 2."""
         self._filler_id, self._samples, self._seed, self._read = filler_id, samples, seed, read
+
+    def is_bound(self, model: DreamLM) -> bool:
+        return model.config.fills_blocks
 
     def losses(self, model: DreamLM, batch: Batch, check: bool) -> WindowLosses:
         tokens_BX = torch.from_numpy(batch.tokens).to(model.device)

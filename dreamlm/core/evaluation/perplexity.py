@@ -13,6 +13,7 @@ from pydantic import Field
 
 from dreamlm.core.config import ConfigModel
 from dreamlm.core.evaluation.bootstrap import Interval, Resampling, bootstrap_ratio
+from dreamlm.core.evaluation.bound import LEAST_SAMPLES
 from dreamlm.core.evaluation.diversity import Diversity
 from dreamlm.core.evaluation.likelihood import BOUND_SAMPLES, NEXT_TOKEN, Likelihood
 from dreamlm.core.evaluation.report import PerplexityReport, Score, SourceScore, perplexity_of
@@ -31,8 +32,9 @@ class Evaluation:
     class Config(ConfigModel):
         rows: int = Field(16, ge=1)
         """Windows computed at once; changes speed and memory, not the result."""
-        bound_samples: int = Field(BOUND_SAMPLES, ge=1)
-        """Times at which a diffusion model's bound looks at each block; more cost time and lower its error."""
+        bound_samples: int = Field(BOUND_SAMPLES, ge=LEAST_SAMPLES)
+        """Times at which a diffusion model's bound looks at each block; more cost time and lower its error, which one
+        alone would not tell."""
         by: Literal["window", "document"] = "window"
         """`window`: one document behind the other, cut wherever a window ends, as training sees them. `document`: each
         from its own beginning and at its own length, those of similar length together."""
@@ -97,6 +99,7 @@ class Evaluation:
             seed=self.config.seed,
             padding=1.0 - overall.tokens / scores.places,
             parity_error=scores.parity_error,
+            is_bound=likelihood.is_bound(model),
             monte_carlo_error=math.sqrt(scores.variance_N.sum()) / overall.tokens,
         )
 

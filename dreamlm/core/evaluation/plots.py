@@ -63,11 +63,13 @@ def pooled(losses: Sequence[float]) -> tuple[list[float], list[float]]:
 
 
 def _headline(report: PerplexityReport) -> str:
-    figures = (
+    figures = [
         f"perplexity {report.perplexity:,.2f}{_range(report)}",
         f"{report.cross_entropy:.4f} nats per token",
         f"{report.bits_per_byte:.4f} bits per byte",
-    )
+    ]
+    if report.is_bound:
+        figures.append(f"an upper bound, +-{report.monte_carlo_error:.4f} nats per token")
     size = f"{report.tokens:,} tokens, {report.utf8_bytes:,} bytes, {report.windows:,} windows"
     return "   ·   ".join(figures) + "\n" + size
 

@@ -56,8 +56,10 @@ class PerplexityReport(Score):
     """Share of the places computed that were padding."""
     parity_error: float
     """Largest difference in nats of one token to a plain cross-entropy over whole logits, on the first window."""
+    is_bound: bool = False
+    """Whether the losses estimate an upper bound, as a diffusion model's do, and are not exact."""
     monte_carlo_error: float = 0.0
-    """Standard error of `cross_entropy` where it is the estimate of a bound, as for a diffusion model; else 0."""
+    """Standard error of `cross_entropy` as an estimate of that bound; 0 where it is exact."""
 
     def __post_init__(self) -> None:
         """Perplexity two ways: exp of the overall loss, and the geometric mean of the sources' perplexities."""

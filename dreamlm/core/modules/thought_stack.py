@@ -48,7 +48,7 @@ class ThoughtStack(CognitiveModule):
         thought_noise: float = Field(0.05, ge=0.0)
         """Standard deviation of what is added to the numbers that a segment sees, in training."""
         thought_bptt: int | None = Field(None, ge=1)
-        """Newest thoughts that a segment's loss trains directly, not by way of later ones; default all that it reads."""
+        """Newest thoughts that a segment's loss trains directly, not by way of later ones; default all it reads."""
         consistency_weight: float = Field(0.1, ge=0.0)
         diversity_weight: float = Field(0.01, ge=0.0)
         sparsity_weight: float = Field(0.01, ge=0.0)

@@ -115,6 +115,11 @@ class DecoderConfig(ConfigModel):
         return 1 if self.diffusion is None else self.diffusion.block_size or self.segment
 
     @property
+    def fills_blocks(self) -> bool:
+        """Whether several tokens are written at once: all that is known of a text's likelihood then is a bound."""
+        return self.block > 1
+
+    @property
     def image_form(self) -> ImageForm | None:
         """How pictures are taken; None by a model without eyes."""
         return self.vision.form if self.vision else None
@@ -122,7 +127,7 @@ class DecoderConfig(ConfigModel):
     @property
     def masks(self) -> bool:
         """Whether the model can read a token that is hidden."""
-        return self.mask_vector or self.block > 1
+        return self.mask_vector or self.fills_blocks
 
     @property
     def has_stages(self) -> bool:

@@ -21,11 +21,19 @@ class BlockDiffusion(ConfigModel):
     """Steps in which a block is written, unless `generate` says otherwise; default one for each token."""
 
 
-def require_causal(diffusion: BlockDiffusion | None, what: str) -> None:
-    """Raises: UserMistake when a model cannot be used for what takes one token after another."""
+def require_causal(
+    diffusion: BlockDiffusion | None,
+    what: str,
+    where: str = "model.diffusion",
+    hint: str = "train one without model.diffusion",
+) -> None:
+    """what: that which takes one token after another.  where, hint: who chose the model, and what helps.
+
+    Raises: UserMistake when a diffusion model was chosen for it.
+    """
     if diffusion is not None:
         raise UserMistake(
             f"{what} needs a model that predicts one token after another, and this one fills in blocks",
-            where="model.diffusion",
-            hint="train one without model.diffusion",
+            where=where,
+            hint=hint,
         )

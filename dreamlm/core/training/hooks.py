@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
+_OF_A_BOUND = ("is_bound", "monte_carlo_error")
+
 
 @dataclass(frozen=True)
 class StagePlace:
@@ -135,6 +137,10 @@ class EvaluationReport:
     best: bool
     stage: StagePlace | None = None
     """That the model was in, if there is a curriculum."""
+    is_bound: bool = False
+    """Whether the losses estimate upper bounds, as a diffusion model's do, and are not exact."""
+    monte_carlo_error: float = 0.0
+    """Standard error of `nll` as an estimate of its bound."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +188,8 @@ class RunEnd:
     bits_per_byte: float | None
     reward: float | None = None
     """Of answers to held-out prompts, where that is what the run is about."""
+    is_bound: bool = False
+    """Whether the held-out figures estimate upper bounds."""
 
 
 def figures(report: IterationReport | RewardReport) -> dict[str, Any]:
@@ -189,6 +197,12 @@ def figures(report: IterationReport | RewardReport) -> dict[str, Any]:
     values = asdict(report)
     components: dict[str, Any] = values.pop("components")
     return values | components
+
+
+def recorded(report: EvaluationReport | RunEnd) -> dict[str, Any]:
+    """The report as it is written down: that figures are a bound, and its error, only where they are."""
+    values = asdict(report)
+    return values if report.is_bound else {name: values[name] for name in values if name not in _OF_A_BOUND}
 
 
 class Hook:

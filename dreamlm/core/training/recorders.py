@@ -28,6 +28,7 @@ from dreamlm.core.training.hooks import (
     Saved,
     StepReport,
     figures,
+    recorded,
 )
 
 
@@ -48,7 +49,7 @@ class MetricsFile(Hook):
         self._write("step", asdict(report))
 
     def on_evaluation(self, report: EvaluationReport) -> None:
-        self._write("evaluation", asdict(report))
+        self._write("evaluation", recorded(report))
 
     def on_iteration(self, report: IterationReport) -> None:
         self._write("iteration", figures(report))
@@ -66,7 +67,7 @@ class MetricsFile(Hook):
         self._write("save", asdict(saved))
 
     def on_end(self, end: RunEnd) -> None:
-        self._write("end", asdict(end))
+        self._write("end", recorded(end))
 
     def _write(self, event: str, values: Mapping[str, Any]) -> None:
         line = json.dumps({"event": event, **_json_numbers(values)}, ensure_ascii=False)
@@ -137,6 +138,7 @@ class TensorBoard(Hook):
             "validation/nll": report.nll,
             "validation/perplexity": report.perplexity,
             "validation/bits_per_byte": report.bits_per_byte,
+            **({"validation/monte_carlo_error": report.monte_carlo_error} if report.is_bound else {}),
             **{f"validation/source/{name}": value for name, value in report.sources.items()},
         }
         self._add(scalars, report.step)
@@ -205,7 +207,7 @@ class ReportFile(Hook):
 
     def on_end(self, end: RunEnd) -> None:
         evaluations, start = list(self._events("evaluation")), list(self._events("start"))
-        ended = _json_numbers(asdict(end))
+        ended = _json_numbers(recorded(end))
         if evaluations and ended["bits_per_byte"] is None:
             ended["bits_per_byte"] = evaluations[-1]["bits_per_byte"]
         report = {"end": ended, "start": start[-1] if start else {}, "evaluations": evaluations}

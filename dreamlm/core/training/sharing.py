@@ -1,7 +1,7 @@
 """Held-out evaluation by all ranks together: each scores every n-th batch, and the sums are added up."""
 
 from collections.abc import Iterator, Sequence
-from math import log
+from math import log, sqrt
 from typing import final
 
 import numpy as np
@@ -32,13 +32,19 @@ def validate_together(
     with backend.autocast():
         sources = len(source_names)
         mine = loss_sums(backend.model, held_out, rows, sources, backend.rank, backend.world_size, likelihood)
-    nll_S, tokens_S = np.array(backend.sum(mine)).reshape(2, -1)
+    nll_S, tokens_S, variance_S = np.array(backend.sum(mine)).reshape(3, -1)
     tokens = int(tokens_S.sum())
     if tokens != held_out.tokens or tokens == 0:
         raise DataError(f"the held-out text promises {held_out.tokens:,} targets, its windows hold {tokens:,}")
     nll = float(nll_S.sum())
     by_source = {name: float(nll_S[i] / tokens_S[i]) for i, name in enumerate(source_names) if tokens_S[i]}
-    return Validation(nll / tokens, nll / (log(2) * held_out.utf8_bytes), by_source)
+    return Validation(
+        nll / tokens,
+        nll / (log(2) * held_out.utf8_bytes),
+        by_source,
+        likelihood.is_bound(backend.model),
+        sqrt(variance_S.sum()) / tokens,
+    )
 
 
 def loss_sums(
@@ -50,14 +56,15 @@ def loss_sums(
     world_size: int,
     likelihood: Likelihood = NEXT_TOKEN,
 ) -> list[float]:
-    """Nats of each source, then targets of each source, over the batches that are this rank's part."""
+    """Nats of each source, then targets, then variances of the nats, over the batches that are this rank's part."""
     part = _Part(held_out, rows, rank, world_size)
-    nll_S, tokens_S = np.zeros(sources), np.zeros(sources)
+    nll_S, tokens_S, variance_S = np.zeros((3, sources))
     if len(part.batches(rows)):
         scores = score(model, part, rows, likelihood=likelihood)
         nll_S += np.bincount(scores.source_N, scores.nll_N, sources)
         tokens_S += np.bincount(scores.source_N, scores.tokens_N, sources)
-    return [*nll_S, *tokens_S]
+        variance_S += np.bincount(scores.source_N, scores.variance_N, sources)
+    return [*nll_S, *tokens_S, *variance_S]
 
 
 @final

@@ -15,6 +15,10 @@ class Validation:
     nll: float
     bits_per_byte: float
     sources: dict[str, float]
+    is_bound: bool = False
+    """Whether these estimate upper bounds, as a diffusion model's do, and are not exact."""
+    monte_carlo_error: float = 0.0
+    """Standard error of `nll` as an estimate of its bound."""
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,8 @@ class Teller:
                 sources=found.sources,
                 best=best,
                 stage=self._curriculum.place(state.step - 1),
+                is_bound=found.is_bound,
+                monte_carlo_error=found.monte_carlo_error,
             )
         )
 
@@ -134,5 +136,6 @@ class Teller:
                 nll=self._last_nll,
                 validation_nll=state.last_validation_loss,
                 bits_per_byte=self._last_bits_per_byte,
+                is_bound=self._backend.model.config.fills_blocks,
             )
         )

@@ -9,22 +9,25 @@ import torch
 
 from dreamlm.core.errors import RangeError
 from dreamlm.core.generation.filling import BlockView
-from dreamlm.core.generation.generate import generate
+from dreamlm.core.generation.generate import Generation, generate
 from dreamlm.core.generation.ngram import NgramHoles
-from dreamlm.core.generation.sampler import Denoising, Sampler
+from dreamlm.core.generation.sampler import Sampler
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.denoising import denoise
 from dreamlm.core.nn.slots import Slots
 from dreamlm.core.tokenizer import Tokenizer
 
+MODULES = ((), ("segment_summary",), ("thought_stack",))
 PROMPTS = ["The sea", "", "The sea was calm that night, and the captain said", "night, and the sea is never calm"]
 
 
-def diffuser(tokenizer: Tokenizer, block: int, seq_length: int = 64, modules: tuple[str, ...] = ()) -> DreamLM:
+def diffuser(
+    tokenizer: Tokenizer, block: int, seq_length: int = 64, modules: tuple[str, ...] = (), steps: int | None = None
+) -> DreamLM:
     torch.manual_seed(5)
     values = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "seq_length": seq_length}
     segments = {"modules": modules, "segment_length": 8} if modules else {}
-    config = {**values, **segments, "diffusion": {"block_size": block}}
+    config = {**values, **segments, "diffusion": {"block_size": block, "num_diffusion_steps": steps}}
     built = DreamLM.Config.model_validate(config).build(tokenizer.vocab_size)
     with torch.no_grad():
         for parameter in built.parameters():
@@ -43,7 +46,7 @@ def sampling(**settings: object) -> Sampler.Config:
     return Sampler.Config.model_validate({"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 30, **settings})
 
 
-@pytest.mark.parametrize("modules", [(), ("segment_summary",)], ids=str)
+@pytest.mark.parametrize("modules", MODULES, ids=str)
 @pytest.mark.parametrize(
     "settings",
     [{}, {"greedy": True}, {"no_repeat_ngram": 2}, {"min_new_tokens": 25, "stop": ("t",)}, {"rows": 1}],
@@ -61,7 +64,7 @@ def test_with_blocks_of_one_token_it_writes_what_the_causal_model_writes(
         assert one.mean_log_probability == pytest.approx(other.mean_log_probability, abs=1e-4)
 
 
-@pytest.mark.parametrize("modules", [(), ("segment_summary",)], ids=str)
+@pytest.mark.parametrize("modules", MODULES, ids=str)
 @pytest.mark.parametrize("steps", [1, 3, 8])
 def test_a_text_does_not_depend_on_its_batch(tokenizer: Tokenizer, steps: int, modules: tuple[str, ...]) -> None:
     model = diffuser(tokenizer, 8, modules=modules)
@@ -146,7 +149,7 @@ def test_lengths_are_kept(tokenizer: Tokenizer) -> None:
     assert [len(one.token_ids) for one in generate(model, tokenizer, PROMPTS, config)] == [21] * 4
 
 
-@pytest.mark.parametrize("modules", [(), ("segment_summary",)], ids=str)
+@pytest.mark.parametrize("modules", MODULES, ids=str)
 def test_a_text_may_outgrow_the_window(tokenizer: Tokenizer, modules: tuple[str, ...]) -> None:
     model = diffuser(tokenizer, 8, seq_length=32, modules=modules)
     config = sampling(min_new_tokens=100, max_new_tokens=100, denoising={"steps": 2})
@@ -162,16 +165,34 @@ def test_a_window_without_room_for_a_block_is_refused(tokenizer: Tokenizer) -> N
         generate(diffuser(tokenizer, 8), tokenizer, ["sea"], sampling(), window=7)
 
 
-def test_the_temperature_falls_towards_the_end_of_a_block(tokenizer: Tokenizer) -> None:
+def test_the_temperature_falls_evenly_towards_the_end_of_a_block(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, build, temperatures = diffuser(tokenizer, 8), Sampler.Config.build, []
+
+    def noted(config: Sampler.Config) -> Sampler:
+        temperatures.append(config.temperature)
+        return build(config)
+
+    monkeypatch.setattr(Sampler.Config, "build", noted)
+    for steps, expected in ((1, [5.0]), (3, [5.0, 3.0, 1.0])):
+        temperatures.clear()
+        falling = {"steps": steps, "final_temperature": 0.2}
+        length = {"max_new_tokens": 8, "min_new_tokens": 8}
+        generate(model, tokenizer, [""], sampling(temperature=5.0, denoising=falling, **length))
+        assert temperatures[-len(expected) :] == pytest.approx(expected)
+
+
+def test_a_falling_temperature_changes_what_later_steps_choose(tokenizer: Tokenizer) -> None:
     model = diffuser(tokenizer, 8)
-    cold = {"final_temperature": 0.0, "steps": 1}
-    settings = [sampling(temperature=5.0, denoising=denoising) for denoising in (cold, {**cold, "steps": 8})]
-    greedy = generate(model, tokenizer, PROMPTS, sampling(greedy=True, denoising=Denoising(steps=1)))
-    one_step, falling = (generate(model, tokenizer, PROMPTS, one) for one in settings)
-    assert one_step != greedy  # the only step is the first, which is hot
-    assert one_step != falling
-    endless = generate(model, tokenizer, PROMPTS, sampling(temperature=5.0, denoising={**cold, "steps": 99}))
-    assert endless == falling  # of the steps that a block has no tokens for, none is waited for
+
+    def written(steps: int, final_temperature: float) -> list[Generation]:
+        denoising = {"steps": steps, "final_temperature": final_temperature}
+        return generate(model, tokenizer, PROMPTS, sampling(temperature=5.0, denoising=denoising))
+
+    assert written(8, 0.01) != written(8, 1.0)
+    assert written(1, 0.01) == written(1, 1.0)  # the only step is the first, which is hot
+    assert written(99, 0.01) == written(8, 0.01)  # of the steps that a block has no tokens for, none is waited for
 
 
 class Onlooker:
@@ -212,16 +233,36 @@ def test_who_looks_on_changes_nothing_and_sees_every_token_appear_once(tokenizer
         assert tuple(written[: len(text.token_ids)]) == text.token_ids
 
 
-def test_surer_tokens_appear_first(tokenizer: Tokenizer) -> None:
-    model, onlooker = diffuser(tokenizer, 8), Onlooker()
-    config = sampling(greedy=True, max_new_tokens=8, min_new_tokens=8, denoising={"steps": 2})
+@pytest.mark.parametrize(("confidence", "first"), [("probability", [0, 2, 4, 6]), ("entropy", [1, 3, 5, 7])])
+def test_surer_tokens_appear_first(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, confidence: str, first: list[int]
+) -> None:
+    """Even slots have one likely token among all others, odd ones three that are less likely each, and nothing else."""
+    model, onlooker, logits = diffuser(tokenizer, 8), Onlooker(), DreamLM.logits
+
+    def by_hand(hidden: torch.Tensor) -> torch.Tensor:
+        found = logits(model, hidden)
+        if len(found) == 8:  # all open
+            found[::2], found[1::2] = 0.0, -torch.inf
+            found[::2, 65] = torch.tensor(float(tokenizer.vocab_size)).log()
+            found[1::2, 65:68] = 0.0
+        return found
+
+    monkeypatch.setattr(model, "logits", by_hand)
+    denoising = {"steps": 2, "confidence": confidence}
+    config = sampling(greedy=True, max_new_tokens=8, min_new_tokens=8, denoising=denoising)
     generate(model, tokenizer, [""], config, on_blocks=onlooker)
-    whole = Onlooker()
-    one_step = config.model_copy(update={"denoising": Denoising(steps=1)})
-    generate(model, tokenizer, [""], one_step, on_blocks=whole)
-    sure = whole.of(0)[-1].probabilities
-    first = [place for place, token in enumerate(onlooker.of(0)[1].token_ids) if token is not None]
-    assert sorted(first) == sorted(sorted(range(8), key=lambda place: -sure[place])[:4])
+    assert [place for place, token in enumerate(onlooker.of(0)[1].token_ids) if token is not None] == first
+
+
+@pytest.mark.parametrize(("own", "asked", "expected"), [(3, None, 3), (3, 2, 2), (None, None, 8), (99, None, 8)])
+def test_a_block_takes_the_models_own_steps_unless_others_are_asked_for(
+    tokenizer: Tokenizer, own: int | None, asked: int | None, expected: int
+) -> None:
+    model, onlooker = diffuser(tokenizer, 8, steps=own), Onlooker()
+    length = {"max_new_tokens": 8, "min_new_tokens": 8}
+    generate(model, tokenizer, [""], sampling(denoising={"steps": asked}, **length), on_blocks=onlooker)
+    assert [(view.step, view.steps) for view in onlooker.of(0)] == [(step, expected) for step in range(expected + 1)]
 
 
 def test_a_causal_model_shows_no_blocks(tokenizer: Tokenizer) -> None:

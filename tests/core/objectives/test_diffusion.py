@@ -5,6 +5,7 @@ Shapes: B rows, X tokens of a window, N slots.
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import get_args
 
 import pytest
@@ -14,19 +15,21 @@ from torch import Tensor
 from dreamlm.core.evaluation.bound import bound
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.denoising import denoise
-from dreamlm.core.nn.noise import NoiseName
+from dreamlm.core.nn.noise import SCHEDULES, NoiseName
+from dreamlm.core.nn.signal import Signal
 from dreamlm.core.nn.slots import Slots
 from dreamlm.core.objectives import blocks as blocks_module
+from dreamlm.core.objectives.blocks import Blocks
 from dreamlm.core.objectives.causal import CausalObjective
 from dreamlm.core.objectives.diffusion import DiffusionObjective, blocks_of, fill_in, read_clean
 
 VOCAB, END, FILLER = 32, 0, 31
 DOCUMENTS = torch.tensor([[0] * 17, [0] * 6 + [1] * 11, [0] * 3 + [1] * 9 + [2] * 5, [0] * 12 + [-1] * 5])
-MODULES = ((), ("segment_summary",))
+MODULES = ((), ("segment_summary",), ("thought_stack",))
 
 
-def model(block: int, modules: tuple[str, ...] = (), schedule: NoiseName = "linear", **sizes: int) -> DreamLM:
-    values = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "seq_length": 16, **sizes}
+def model(block: int, modules: tuple[str, ...] = (), schedule: NoiseName = "linear", **settings: object) -> DreamLM:
+    values = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "seq_length": 16, **settings}
     segments = {"modules": modules, "segment_length": 8} if modules else {}
     diffusion = {"block_size": block, "noise_schedule": schedule}
     torch.manual_seed(0)
@@ -153,6 +156,48 @@ def test_every_schedule_estimates_the_bound_that_all_masks_give(
     error = max(found.std().item() / math.sqrt(len(found)), 1e-3 * exact)
     assert found.mean().item() == pytest.approx(exact, abs=5 * error)
     assert 5 * error < 0.05 * exact
+
+
+def watch_filling(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Blocks, Tensor, Signal]]:
+    """What the objective will fill in: the blocks, which targets are hidden, and the noisy path's signal."""
+    seen: list[tuple[Blocks, Tensor, Signal]] = []
+
+    def watched(diffuser: DreamLM, blocks: Blocks, masked_BN: Tensor, clean: Sequence[Signal]) -> Signal:
+        seen.append((blocks, masked_BN, fill_in(diffuser, blocks, masked_BN, clean)))
+        return seen[-1][-1]
+
+    monkeypatch.setattr("dreamlm.core.objectives.diffusion.fill_in", watched)
+    return seen
+
+
+@pytest.mark.parametrize("schedule", get_args(NoiseName))
+def test_masks_come_as_often_as_the_schedule_says_for_times_in_equal_parts(
+    schedule: NoiseName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As every part of time has one block, the number of blocks with so many masks hardly varies."""
+    seen, blocks = watch_filling(monkeypatch), 256
+    tokens, documents = window(1).expand(blocks // 4, -1), DOCUMENTS[:1].expand(blocks // 4, -1)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        DiffusionObjective(model(4, schedule=schedule), 0.0, FILLER)(tokens, documents, True)
+    [(layout, masked_BN, _)] = seen
+    masks_U = torch.bincount(layout.unit_BN[masked_BN], minlength=blocks)
+    expected = SCHEDULES[schedule].time(torch.arange(5, dtype=torch.float64) / 4).diff() * blocks
+    assert (torch.bincount(masks_U, minlength=5)[1:] - expected).abs().max() <= 1
+
+
+def test_what_both_paths_pass_counts_half_on_each_and_what_one_passes_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, diffuser = watch_filling(monkeypatch), model(4, ("thought_stack",), feed_forward="moe")
+    with torch.no_grad():
+        found = DiffusionObjective(diffuser, 0.0, FILLER)(window(), DOCUMENTS, True).objectives
+        clean = [signal.losses for signal in read_clean(diffuser, window(), DOCUMENTS, True)]
+    [(_, _, noisy)] = seen
+    assert len(clean) == 2
+    router, thought = (sum(losses[name] for losses in clean) for name in ("moe_balance", "thought_stack.sparsity"))
+    assert found["moe_balance"].item() == pytest.approx((router + noisy.losses["moe_balance"]).item() / 2)
+    assert noisy.losses["moe_balance"].item() != pytest.approx(router.item(), rel=1e-3)
+    assert found["thought_stack.sparsity"].item() == pytest.approx(thought.item())
+    assert thought.item() > 0
 
 
 def test_the_evaluated_bound_is_exact_in_the_mean_and_knows_its_error(small: tuple[Tensor, Tensor, float]) -> None:

@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -107,6 +108,34 @@ def test_the_report_says_how_the_run_ended(tmp_path: Path) -> None:
     assert written["end"]["reason"] == "finished"
     assert written["end"]["bits_per_byte"] == 1.2
     assert [evaluation["step"] for evaluation in written["evaluations"]] == [3]
+
+
+def test_that_figures_are_a_bound_is_written_down_only_where_they_are(tmp_path: Path) -> None:
+    def written(name: str, evaluation: EvaluationReport, end: RunEnd) -> tuple[list[bytes], dict[str, Any]]:
+        (folder := tmp_path / name).mkdir()
+        metrics, board = MetricsFile(folder / "metrics.jsonl"), TensorBoard(folder)
+        report = ReportFile(folder / "report.json", folder / "metrics.jsonl")
+        board.on_start(start(0))
+        for hook in (metrics, board):
+            hook.on_evaluation(evaluation)
+        for hook in (metrics, board, report):
+            hook.on_end(end)
+        return (folder / "metrics.jsonl").read_bytes().splitlines(), json.loads((folder / "report.json").read_text())
+
+    exact, exact_report = written("exact", EVALUATION, END)
+    bound = replace(EVALUATION, is_bound=True, monte_carlo_error=0.02)
+    told, told_report = written("bound", bound, replace(END, is_bound=True))
+    assert told == [
+        exact[0].removesuffix(b"}") + b', "is_bound": true, "monte_carlo_error": 0.02}',
+        exact[1].removesuffix(b"}") + b', "is_bound": true}',
+    ]
+    assert b"bound" not in b"".join(exact)
+    assert told_report["evaluations"] == [
+        {**exact_report["evaluations"][0], "is_bound": True, "monte_carlo_error": 0.02}
+    ]
+    assert "is_bound" not in exact_report["end"]
+    assert told_report["end"] == {**exact_report["end"], "is_bound": True}
+    assert scalars(tmp_path / "bound", "validation/monte_carlo_error") == [(3, pytest.approx(0.02))]
 
 
 def test_tensorboard_events_hold_the_scalars(tmp_path: Path) -> None:

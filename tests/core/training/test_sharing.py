@@ -6,7 +6,8 @@ import pytest
 from zero_scenes import FewWindows, single
 
 from dreamlm.core.errors import DataError
-from dreamlm.core.evaluation.perplexity import evaluate
+from dreamlm.core.evaluation.likelihood import likelihood_of
+from dreamlm.core.evaluation.perplexity import Evaluation, evaluate
 from dreamlm.core.training.sharing import loss_sums, validate_together
 
 NAMES = ("a", "b")
@@ -27,6 +28,21 @@ def test_the_figures_are_those_of_an_evaluation() -> None:
     assert found.nll == pytest.approx(report.cross_entropy, rel=1e-12)
     assert found.bits_per_byte == pytest.approx(report.bits_per_byte, rel=1e-12)
     assert found.sources == pytest.approx({source.source: source.cross_entropy for source in report.sources})
+
+
+@pytest.mark.parametrize(("block", "is_bound"), [(4, True), (1, False)])
+def test_a_bound_is_known_as_one_with_the_error_of_an_evaluation(block: int, is_bound: bool) -> None:
+    backend = single("fp32", diffusion={"block_size": block})
+    likelihood = likelihood_of(backend.model, filler_id=1)
+    found = validate_together(backend, FewWindows(), 2, NAMES, likelihood)
+    report = Evaluation.Config(rows=2).build().run(backend.model, FewWindows(), likelihood=likelihood)
+    assert found.is_bound is report.is_bound is is_bound
+    assert found.monte_carlo_error == pytest.approx(report.monte_carlo_error, rel=1e-12)
+    assert (found.monte_carlo_error > 0) is is_bound
+    parts = [loss_sums(backend.model, FewWindows(), 2, 2, rank, 2, likelihood) for rank in range(2)]
+    assert [sum(values) for values in zip(*parts, strict=True)] == pytest.approx(
+        loss_sums(backend.model, FewWindows(), 2, 2, 0, 1, likelihood), rel=1e-12
+    )
 
 
 def test_a_source_without_windows_has_no_figure() -> None:
