@@ -6,9 +6,6 @@ moves what is drawn behind it: then that holds where nothing is drawn at random,
 """
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import pytest
 import torch
 from seeing_runs import PRESET, write_lines, write_pictures, write_tower
 from torch import Tensor
+from two_ranks import run_in_two_ranks
 
 from dreamlm.checkpoints.snapshot import read_snapshot
 from dreamlm.core.training.hooks import Hook
@@ -27,13 +25,6 @@ from dreamlm.wiring.training import TrainRequest, train
 pytest.importorskip("deepspeed")
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("picture_ranks_worker.py")
-LAUNCH = (
-    "import sys\n"
-    "from dreamlm.core.training.backend.launch import launch\n"
-    "ended = launch(sys.argv[1:], 2)\n"
-    "sys.stderr.write(ended.output)\n"
-    "sys.exit(ended.exit_code)\n"
-)
 TIMEOUT_SECONDS = 240
 STOPPED_AT = 3
 CLIP = ('model.vision={"type": "clip", "path": "tower", "num_prefix_tokens": 2}',)
@@ -73,12 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         write_tower(folder / "tower")
         (folder / "seeing.json").write_text(json.dumps(preset()))
         (folder / "orders.json").write_text(json.dumps(ORDERS))
-        command = [sys.executable, "-c", LAUNCH, sys.executable, str(WORKER), str(folder)]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            command, env=environment, timeout=TIMEOUT_SECONDS, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        run_in_two_ranks(WORKER, folder, seconds=TIMEOUT_SECONDS)
         yield folder
 
 

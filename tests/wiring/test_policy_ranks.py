@@ -5,9 +5,6 @@ runs.
 """
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from two_ranks import run_in_two_ranks
 from workplace import Workplace, furnish
 
 from dreamlm.checkpoints.snapshot import read_snapshot
@@ -24,13 +22,6 @@ from dreamlm.wiring.policy_start import PolicyRequest
 
 pytest.importorskip("deepspeed")
 WORKER = Path(__file__).with_name("policy_ranks_worker.py")
-LAUNCH = (
-    "import sys\n"
-    "from dreamlm.core.training.backend.launch import launch\n"
-    "ended = launch(sys.argv[1:], 2)\n"
-    "sys.stderr.write(ended.output)\n"
-    "sys.exit(ended.exit_code)\n"
-)
 TIMEOUT_SECONDS = 400
 SETTINGS = (
     "rl.prompts.words=4",
@@ -72,12 +63,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
         place.train(folder / "run", "train.train_tokens=2048")
         train_policy(PolicyRequest(folder / "alone", folder / "run", sets=SETTINGS), Hook())
         (folder / "orders.json").write_text(json.dumps(ORDERS))
-        command = [sys.executable, "-c", LAUNCH, sys.executable, str(WORKER), str(folder)]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            command, env=environment, timeout=TIMEOUT_SECONDS, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        run_in_two_ranks(WORKER, folder, seconds=TIMEOUT_SECONDS)
         yield place
 
 

@@ -4,8 +4,6 @@ The two processes are started once and leave what they saw; each test looks at a
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_runs import Run
+from two_ranks import run_in_two_ranks
 from zero_scenes import (
     CASES,
     DREAMS,
@@ -44,13 +43,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Mismatch dtype between input and
 TIMEOUT_SECONDS = 240
 TOLERANCE = {"fp32": 1e-6, "bf16": 1e-4}
 """Relative, of losses; a step of the same samples adds up its gradient in another order."""
-LAUNCH = """
-import sys
-from dreamlm.core.training.backend.launch import launch
-ended = launch(sys.argv[1:], 2)
-sys.stderr.write(ended.output)
-sys.exit(ended.exit_code)
-"""
 
 
 def tolerance(case: Case) -> float:
@@ -73,10 +65,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     save_file(dict(tensors.optimizer), folder / "single-saved.optimizer.safetensors")
     worker = Path(__file__).with_name("zero_worker.py")
-    command = [sys.executable, "-c", LAUNCH, sys.executable, str(worker), str(folder)]
-    ended = subprocess.run(command, timeout=TIMEOUT_SECONDS, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    assert ended.stdout == ""  # DeepSpeed logs to stdout unless told otherwise
+    said = run_in_two_ranks(worker, folder, seconds=TIMEOUT_SECONDS)
+    assert said == ""  # DeepSpeed logs to stdout unless told otherwise
     return folder
 
 

@@ -4,8 +4,6 @@ The processes are started once for each set of cases and leave what they saw; ea
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +12,7 @@ import pytest
 import torch
 from divided_scenes import ALL, FAST, RESUMED, SAVED_AT, STEPS, Case, single, train
 from safetensors.torch import load_file
+from two_ranks import run_in_two_ranks
 
 from dreamlm.core.training.backend.backend import Tensors
 
@@ -22,13 +21,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Mismatch dtype between input and
 TIMEOUT_SECONDS = 900
 TOLERANCE = {"fp32": 1e-6, "bf16": 1e-4}
 """Relative, of losses; a step of the same samples adds up its gradient in another order."""
-LAUNCH = """
-import sys
-from dreamlm.core.training.backend.launch import launch
-ended = launch(sys.argv[1:], 2)
-sys.stderr.write(ended.output)
-sys.exit(ended.exit_code)
-"""
 
 
 class Left(NamedTuple):
@@ -53,9 +45,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Leave:
         if kind not in found:
             folder = tmp_path_factory.mktemp(kind)
             worker = Path(__file__).with_name("divided_worker.py")
-            command = [sys.executable, "-c", LAUNCH, sys.executable, str(worker), str(folder), kind]
-            ended = subprocess.run(command, timeout=TIMEOUT_SECONDS, capture_output=True, text=True, check=False)
-            assert ended.returncode == 0, ended.stderr[-3000:]
+            run_in_two_ranks(worker, folder, kind, seconds=TIMEOUT_SECONDS)
             found[kind] = Left(folder, json.loads((folder / "seen.json").read_text()))
         return found[kind]
 
