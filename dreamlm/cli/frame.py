@@ -20,7 +20,7 @@ _WORD = re.compile(r"[^ ]+ *| +")
 def framed(console: "Console", title: str, rows: Sequence[tuple[str, Sequence[Styled]]]) -> Iterator["Segment"]:
     """The pieces of a frame as wide as the console; rows as in `cli.console.Console.panel`.
 
-    Drawn here because rich's panels parse and measure every line several times, which takes three times as long.
+    Drawn here because rich's panels parse and measure every line several times, which takes more than twice as long.
     """
     from rich.cells import cell_len, set_cell_size
     from rich.segment import Segment
