@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 from rich.console import Console as RichConsole
+from terminal import Terminal
 
 from dreamlm.cli.app import run as run_command
 from dreamlm.cli.console import Console
@@ -82,10 +83,6 @@ def test_a_panel_says_who_dreamt_what(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_terminal_gets_a_frame_that_words_cannot_style(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     screen = Terminal()
     monkeypatch.setattr("sys.stderr", screen)
     monkeypatch.setenv("NO_COLOR", "1")

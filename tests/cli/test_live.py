@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from terminal import Terminal
 
 from dreamlm.cli.console import Console
 from dreamlm.cli.live import JsonTraining, LiveTraining
@@ -169,10 +170,6 @@ def test_preparation_shows_rates_and_the_time_left_of_its_stage() -> None:
 
 
 def test_a_terminal_gets_one_line_that_changes_and_notices_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     screen = Terminal()
     monkeypatch.setattr("sys.stderr", screen)
     monkeypatch.setenv("NO_COLOR", "1")

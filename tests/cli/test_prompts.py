@@ -5,16 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from terminal import Terminal
 
 from dreamlm.cli.console import Console
 from dreamlm.cli.menu import choose_preset
 from dreamlm.cli.prompts import batches, chosen_prompts, prompts_in, read_prompts
 from dreamlm.core.errors import UserMistake
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 def test_lines_are_prompts_and_empty_lines_are_not() -> None:

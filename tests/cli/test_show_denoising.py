@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from terminal import Terminal
 
 from dreamlm.cli.app import run as run_command
 from dreamlm.cli.canvas import Canvas, Piece, PlainCanvas
@@ -148,11 +149,6 @@ def test_plain_lines_stay() -> None:
     canvas.show([[Piece("one "), Piece("two", 0.5)], [Piece("three")]])
     canvas.close()
     assert stream.getvalue() == "one two\nthree\n"
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 def test_a_terminal_draws_shades_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """A model that sees, from pictures in a folder to a caption, through the commands themselves."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from seeing_runs import PRESET, with_vision, write_lines, write_pictures, write_tower
+from terminal import Terminal
 from transformers import AutoModelForCausalLM, CLIPVisionModel
 
 from dreamlm.checkpoints.convert.llama import export
@@ -73,19 +73,6 @@ def _writes(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 1
     assert "missing" in err
     assert "nothing.png" in err
-
-
-class Terminal(io.StringIO):
-    def __init__(self) -> None:
-        super().__init__()
-        self.pieces: list[str] = []
-
-    def isatty(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        self.pieces.append(text)
-        return super().write(text)
 
 
 def _streams_to_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,11 +89,12 @@ class DreamLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
         attention_mask: 0 is padding, on the left or the right.  labels: -100 is no target; the loss is the mean
         cross-entropy of tokens, without what layers add to it in dreamlm's own training.
         Raises: UserMistake for vectors instead of tokens, a foreign cache, or an option that would have no effect, such
-        as `position_ids` and `output_attentions`; RangeError past the last position.
+        as `position_ids` and `output_attentions`; RangeError past the last position, and for ids that no token has.
         """
         if input_ids is None or inputs_embeds is not None:
             raise UserMistake("a dreamlm model reads token ids, not vectors", where="inputs_embeds")
         _require_known(options)
+        self._require_tokens(input_ids)
         cache = _own(past_key_values)
         documents_BT = _documents(input_ids, attention_mask)
         carry = cache.carry or self._start(documents_BT, records=use_cache is not False)
@@ -111,6 +112,19 @@ class DreamLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
     def _start(self, documents_BT: Int[Tensor, "B T"], records: bool) -> Carry:
         before_B = (documents_BT >= 0).to(torch.int32).argmax(dim=1)
         return self.decoder.start(len(documents_BT), records, left_padding=before_B.tolist())
+
+    def _require_tokens(self, tokens_BT: Int[Tensor, "B T"]) -> None:
+        """Only of ids on the CPU, where to look costs nothing; elsewhere every pass would wait for the answer."""
+        if tokens_BT.device.type != "cpu" or not tokens_BT.numel():
+            return
+        least, most = (int(end) for end in tokens_BT.aminmax())
+        if least < 0 or most >= self.config.vocab_size:
+            raise RangeError(
+                f"{least if least < 0 else most} is no token: the vocabulary has {self.config.vocab_size}",
+                where="input_ids",
+                valid=[f"0 to {self.config.vocab_size - 1}"],
+                hint="padding is any token under a 0 of the attention mask; -100 is for labels only",
+            )
 
     def _require_positions(self, length: int) -> None:
         most = self.decoder.max_positions

@@ -222,6 +222,10 @@ def test_what_the_decoder_cannot_do_is_refused_by_name(snapshot_of: SnapshotOf) 
     tokens = random_tokens(1, 65)
     with pytest.raises(RangeError, match="65 tokens do not fit: the model has 64 positions"):
         peer(tokens)
+    vocabulary = peer.config.vocab_size
+    for unknown in (-100, -1, vocabulary):
+        with pytest.raises(RangeError, match=f"^{unknown} is no token: the vocabulary has {vocabulary}"):
+            peer(torch.tensor([[0, unknown, vocabulary - 1]]))
     with pytest.raises(UserMistake, match="token ids, not vectors"):
         peer(inputs_embeds=torch.zeros(1, 2, 32))
     with pytest.raises(UserMistake, match="does nothing with position_ids, output_attentions"):
