@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from dreamlm.core.modules.module import CognitiveModule, ModuleConfig, Room, Written
 from dreamlm.core.nn.norm import RMSNorm
+from dreamlm.core.nn.pooling import LearnedQueries
 
 
 @final
@@ -47,7 +48,7 @@ class SegmentSummary(CognitiveModule):
         size = room.hidden_size
         self.num_vectors, self.size = num_vectors, size
         self.norm = RMSNorm(size, room.norm_epsilon)
-        self.pool_query = nn.Parameter(torch.empty(num_vectors, size))
+        self.pool = LearnedQueries(num_vectors, size, 1, room.norm_epsilon)
         self.pool_key, self.pool_value = _linear(size, size), _linear(size, size)
         self.gate = nn.Linear(2 * size, size)
         self.read_norm = RMSNorm(size, room.norm_epsilon)
@@ -70,12 +71,7 @@ class SegmentSummary(CognitiveModule):
         normal_RSD = self.norm(hidden_RSD)
         # A row without a token of its own is thrown away by the caller; it must only stay finite.
         mask_R1S = (own_RS | ~own_RS.any(dim=1, keepdim=True))[:, None]
-        fresh_RMD = F.scaled_dot_product_attention(
-            self.pool_query.expand(len(hidden_RSD), -1, -1).to(normal_RSD.dtype),
-            self.pool_key(normal_RSD),
-            self.pool_value(normal_RSD),
-            attn_mask=mask_R1S,
-        )
+        fresh_RMD = self.pool(self.pool_key(normal_RSD), self.pool_value(normal_RSD), mask_R1S)
         before_RMD = memory["summary"].to(fresh_RMD.dtype)
         keep_RMD = torch.sigmoid(self.gate(torch.cat([before_RMD, fresh_RMD], dim=-1)))
         summary_RMD = keep_RMD * before_RMD + (1 - keep_RMD) * fresh_RMD

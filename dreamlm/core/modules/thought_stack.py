@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from dreamlm.core.modules.module import CognitiveModule, ModuleConfig, Room, Stack, Written
 from dreamlm.core.modules.thought_losses import thought_losses
 from dreamlm.core.nn.norm import RMSNorm
+from dreamlm.core.nn.pooling import LearnedQueries, attend
 
 _Size = Annotated[int, Field(ge=1)]
 
@@ -86,7 +87,7 @@ class ThoughtStack(CognitiveModule):
         self.residual = _linear(size, size)
         # Writing: tokens to a thought.
         self.write_norm = RMSNorm(size, room.norm_epsilon)
-        self.write_query = nn.Parameter(torch.empty(self.height, size))
+        self.write_rows = LearnedQueries(self.height, size, room.num_heads, room.norm_epsilon)
         self.write_last = _linear(self.width, size)
         self.write_key, self.write_value = _linear(size, size), _linear(size, size)
         self.write_out = _linear(size, self.width)
@@ -103,7 +104,8 @@ class ThoughtStack(CognitiveModule):
         slots_BMD, there_BM = self.encode(self._disturbed(self._near(memory["thoughts"])), memory["thoughts.count"])
         query_BTD = self.read_query(self.read_norm(hidden_BTD))
         slots_BMD = self.read_slot_norm(slots_BMD)
-        found_BTD = self._attend(query_BTD, self.read_key(slots_BMD), self.read_value(slots_BMD), there_BM[:, None])
+        keys = self.read_key(slots_BMD), self.read_value(slots_BMD)
+        found_BTD = attend(query_BTD, *keys, self.num_heads, there_BM[:, None])
         added: Tensor = self.residual(found_BTD)
         return added
 
@@ -118,7 +120,7 @@ class ThoughtStack(CognitiveModule):
         there_BM = self._there(count_B)
         normal_BMD = self.slot_norm(slots_BMD)
         keys = self.slot_key(normal_BMD), self.slot_value(normal_BMD)
-        return slots_BMD + self._attend(self.slot_query(normal_BMD), *keys, there_BM[:, None]), there_BM
+        return slots_BMD + attend(self.slot_query(normal_BMD), *keys, self.num_heads, there_BM[:, None]), there_BM
 
     def pooled(self, thoughts_BMHC: Float[Tensor, "B M H C"]) -> Float[Tensor, "B M D"]:
         """What a learned query finds among the rows of each thought, every row being mapped to a vector with a place.
@@ -145,10 +147,10 @@ class ThoughtStack(CognitiveModule):
         has_last_R = count_R > 0
         last_RHC = torch.where(has_last_R[:, None, None], thoughts_RM[:, -1].flatten(2), 0)
         normal_RSD = self.write_norm(hidden_RSD)
-        query_RHD = self.write_query + self.write_last(last_RHC.to(normal_RSD.dtype))
+        asked_RHD = self.write_last(last_RHC.to(normal_RSD.dtype))
         # A row without a token of its own is thrown away by the caller; it must only stay finite.
         seen_R1S = (own_RS | ~own_RS.any(dim=1, keepdim=True))[:, None]
-        found_RHD = self._attend(query_RHD, self.write_key(normal_RSD), self.write_value(normal_RSD), seen_R1S)
+        found_RHD = self.write_rows(self.write_key(normal_RSD), self.write_value(normal_RSD), seen_R1S, asked_RHD)
         thought_RHC = torch.tanh(self.write_out(found_RHD).float())
         expected_RHC = self.expect_out(F.gelu(self.expect_in(last_RHC.to(normal_RSD.dtype)))).float()
         losses = thought_losses(
@@ -181,17 +183,6 @@ class ThoughtStack(CognitiveModule):
         """Which places of a stack hold a thought; all where none does, so that attention stays finite."""
         place_M = torch.arange(self.config.stack_size, 0, -1, device=count_B.device)
         return (place_M <= count_B[:, None]) | (count_B == 0)[:, None]
-
-    def _attend(self, query_BTD: Tensor, key_BSD: Tensor, value_BSD: Tensor, seen_B1S: Tensor | None = None) -> Tensor:
-        mask = None if seen_B1S is None else seen_B1S[:, None]
-        mixed_BHTK = F.scaled_dot_product_attention(
-            self._heads(query_BTD), self._heads(key_BSD), self._heads(value_BSD), attn_mask=mask
-        )
-        return mixed_BHTK.transpose(1, 2).flatten(2)
-
-    def _heads(self, vectors_BXD: Tensor) -> Tensor:
-        rows, length, size = vectors_BXD.shape
-        return vectors_BXD.view(rows, length, self.num_heads, size // self.num_heads).transpose(1, 2)
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:

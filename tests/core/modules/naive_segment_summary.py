@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from naive_attention import found_by_queries
 from torch import Tensor
 
 from dreamlm.core.modules.segment_summary import SegmentSummary
@@ -70,8 +71,7 @@ def _write(module: SegmentSummary, before_MD: Tensor, own_ND: Tensor) -> Tensor:
     keys = [module.pool_key.weight @ token_D for token_D in normal]
     values = [module.pool_value.weight @ token_D for token_D in normal]
     vectors = []
-    for query_D, before_D in zip(module.pool_query, before_MD, strict=True):
-        fresh_D = _attend(query_D, keys, values)
+    for fresh_D, before_D in zip(found_by_queries(module.pool, keys, values), before_MD, strict=True):
         gate_D = module.gate.weight @ torch.cat([before_D, fresh_D]) + module.gate.bias
         keep_D = 1 / (1 + (-gate_D).exp())
         vectors.append(keep_D * before_D + (1 - keep_D) * fresh_D)

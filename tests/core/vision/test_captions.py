@@ -113,7 +113,6 @@ def test_a_model_that_does_not_look_does_not_compare() -> None:
 def test_the_loss_is_symmetric_cross_entropy_by_its_definition() -> None:
     torch.manual_seed(0)
     contrast = Contrast(8, 0.0, 0.0, 0.07).eval()
-    torch.nn.init.normal_(contrast.queries)
     pictures, captions = (F.normalize(torch.randn(4, 3, 8), dim=2) for _ in range(2))
     same = torch.eye(4, dtype=torch.bool)
     same[0, 2] = same[2, 0] = True

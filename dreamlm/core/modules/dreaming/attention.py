@@ -1,34 +1,15 @@
 """Attention among a few vectors.
 
-Shapes: Z sets of vectors, Q queries and V vectors of a set, C width.
+Shapes: Z sets, V vectors of a set, C width.
 """
 
 from typing import final
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dreamlm.core.nn.norm import RMSNorm
-
-
-def attend(
-    query_ZQC: Float[Tensor, "Z Q C"],
-    key_ZVC: Float[Tensor, "Z V C"],
-    value_ZVC: Float[Tensor, "Z V C"],
-    num_heads: int,
-    seen: Bool[Tensor, "*Z 1 Q V"] | None = None,
-) -> Float[Tensor, "Z Q C"]:
-    """softmax(q k^T / sqrt(width of a head)) v, head by head.  seen: which vectors a query may attend to."""
-    query_ZHQK, key_ZHVK, value_ZHVK = (split(vectors, num_heads) for vectors in (query_ZQC, key_ZVC, value_ZVC))
-    mixed_ZHQK = F.scaled_dot_product_attention(query_ZHQK, key_ZHVK, value_ZHVK, attn_mask=seen)
-    return mixed_ZHQK.transpose(1, 2).flatten(2)
-
-
-def split(vectors_ZVC: Float[Tensor, "Z V C"], num_heads: int) -> Float[Tensor, "Z H V K"]:
-    """The part of each vector that belongs to each head."""
-    sets, number, size = vectors_ZVC.shape
-    return vectors_ZVC.view(sets, number, num_heads, size // num_heads).transpose(1, 2)
+from dreamlm.core.nn.pooling import attend
 
 
 @final
@@ -43,7 +24,7 @@ class SelfAttention(nn.Module):
         self.output = linear(size, size)
 
     def forward(
-        self, vectors_ZVC: Float[Tensor, "Z V C"], seen: Bool[Tensor, "1 1 V V"] | None = None
+        self, vectors_ZVC: Float[Tensor, "Z V C"], seen: Bool[Tensor, "1 V V"] | None = None
     ) -> Float[Tensor, "Z V C"]:
         normal_ZVC = self.norm(vectors_ZVC)
         query_ZVC, key_ZVC, value_ZVC = self.query(normal_ZVC), self.key(normal_ZVC), self.value(normal_ZVC)

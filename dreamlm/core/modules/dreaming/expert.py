@@ -32,7 +32,7 @@ class DreamExpert(nn.Module):
         step_V = torch.arange(vectors_ZVC.shape[1], device=items_Z3C.device) // len(ROLES)
         seen_VV = step_V[:, None] >= step_V
         for block in self.blocks:
-            vectors_ZVC = block(vectors_ZVC, seen_VV[None, None])
+            vectors_ZVC = block(vectors_ZVC, seen_VV[None])
         return vectors_ZVC.view(len(items_Z3C), *place_L3C.shape)
 
 
@@ -46,7 +46,7 @@ class _Block(nn.Module):
         self.norm = RMSNorm(size, epsilon)
         self.up, self.down = linear(size, 4 * size), linear(4 * size, size)
 
-    def forward(self, vectors_ZVC: Float[Tensor, "Z V C"], seen: Bool[Tensor, "1 1 V V"]) -> Float[Tensor, "Z V C"]:
+    def forward(self, vectors_ZVC: Float[Tensor, "Z V C"], seen: Bool[Tensor, "1 V V"]) -> Float[Tensor, "Z V C"]:
         vectors_ZVC = vectors_ZVC + self.attention(vectors_ZVC, seen)
         mapped_ZVC: Tensor = self.down(F.gelu(self.up(self.norm(vectors_ZVC)), approximate="tanh"))
         return vectors_ZVC + mapped_ZVC

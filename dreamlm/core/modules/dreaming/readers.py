@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dreamlm.core.modules.dreaming.attention import attend, linear
+from dreamlm.core.modules.dreaming.attention import linear
 from dreamlm.core.nn.norm import RMSNorm
+from dreamlm.core.nn.pooling import LearnedQueries, attend
 
 
 @final
@@ -39,17 +40,14 @@ class GateReader(nn.Module):
     def __init__(self, hidden_size: int, num_heads: int, size: int, epsilon: float) -> None:
         """num_heads: of the pooling."""
         super().__init__()
-        self.num_heads = num_heads
         self.norm, self.node_norm = RMSNorm(hidden_size, epsilon), RMSNorm(size, epsilon)
-        self.query = nn.Parameter(torch.empty(1, size))
+        self.pooling = LearnedQueries(1, size, num_heads, epsilon)
         self.key, self.value = linear(size, size), linear(size, size)
         self.gate = linear(hidden_size, size)
         self.residual = linear(size, hidden_size)
 
     def forward(self, hidden_BTD: Float[Tensor, "B T D"], nodes_BGC: Float[Tensor, "B G C"]) -> Float[Tensor, "B T D"]:
         normal_BGC = self.node_norm(nodes_BGC)
-        key_BGC, value_BGC = self.key(normal_BGC), self.value(normal_BGC)
-        query_B1C = self.query.to(key_BGC.dtype).expand(len(nodes_BGC), -1, -1)
-        pooled_B1C = attend(query_B1C, key_BGC, value_BGC, self.num_heads)
+        pooled_B1C = self.pooling(self.key(normal_BGC), self.value(normal_BGC))
         added: Tensor = self.residual(torch.sigmoid(self.gate(self.norm(hidden_BTD))) * pooled_B1C)
         return added

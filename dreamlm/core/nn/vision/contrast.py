@@ -7,7 +7,7 @@ Shapes: I pictures, J captions, N vectors of one of them, D width, R roles.
 """
 
 import math
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreamlm.core.nn.norm import RMSNorm
+from dreamlm.core.nn.pooling import LearnedQueries
 from dreamlm.core.nn.vision.encoder import COLDEST, HOTTEST
 from dreamlm.core.nn.vision.layer import EPSILON
 
@@ -67,7 +68,7 @@ class Contrast(nn.Module):
         super().__init__()
         self.caption_noise = TokenNoise(size, mask_probability, dropout)
         self.picture_way, self.caption_way = Bottleneck(size), Bottleneck(size)
-        self.queries = nn.Parameter(torch.empty(len(ROLES), size))
+        self.roles = LearnedQueries(len(ROLES), size, 1, EPSILON)
         self.log_scale = nn.Parameter(torch.tensor([-math.log(temperature)]))
 
     def of_pictures(self, vectors_IPD: Float[Tensor, "I P D"]) -> Float[Tensor, "I R D"]:
@@ -82,7 +83,8 @@ class Contrast(nn.Module):
     @property
     def scale(self) -> Float[Tensor, " 1"]:
         """What similarities are multiplied with: the inverse of the temperature."""
-        return self.log_scale.clamp(-math.log(HOTTEST), -math.log(COLDEST)).exp()
+        bounded: Tensor = _Bounded.apply(self.log_scale, -math.log(HOTTEST), -math.log(COLDEST))  # type: ignore[no-untyped-call]
+        return bounded.exp()
 
     def forward(
         self,
@@ -105,9 +107,25 @@ class Contrast(nn.Module):
             return (loss_I * pair_I).sum() / pair_I.sum().clamp(min=1)
 
     def _roles(self, vectors_IND: Tensor, real_IN: Tensor) -> Tensor:
-        score_IRN = torch.einsum("rd,ind->irn", self.queries.to(vectors_IND.dtype), vectors_IND)
-        share_IRN = score_IRN.float().masked_fill(~real_IN[:, None], -torch.inf).softmax(dim=2)
-        return F.normalize(torch.einsum("irn,ind->ird", share_IRN.to(vectors_IND.dtype), vectors_IND).float(), dim=2)
+        return F.normalize(self.roles(vectors_IND, vectors_IND, real_IN[:, None]).float(), dim=2)
+
+
+@final
+class _Bounded(torch.autograd.Function):
+    """Values between two bounds. Those beyond one still get the gradient whose descent leads back, unlike by `clamp`:
+    a step too far would be for ever."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, least: float, most: float) -> Tensor:
+        ctx.save_for_backward(values)
+        ctx.bounds = least, most
+        return values.clamp(least, most)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,), (values,), (least, most) = grad_outputs, ctx.saved_tensors, ctx.bounds
+        further_out = ((values < least) & (gradient > 0)) | ((values > most) & (gradient < 0))
+        return gradient.masked_fill(further_out, 0.0), None, None
 
 
 def similarity(picture_IRD: Float[Tensor, "I R D"], caption_JRD: Float[Tensor, "J R D"]) -> Float[Tensor, "I J"]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from naive_attention import attended, found_by_queries
 from pydantic import ValidationError
 from small_dreams import SEGMENT, SIZE, SMALL, TRUNK, VOCAB, decoder, dreaming, module_of, segments_of, window
 from torch import Tensor
@@ -98,23 +99,15 @@ def test_reading_is_the_formula_written_token_by_token(read: str) -> None:
             for token in range(SEGMENT):
                 normal = _rms(hidden[row, token], reader.norm)
                 if read == "attention":
-                    found = _attended(reader.query.weight @ normal, keys, values, reader.num_heads)
+                    found = attended(reader.query.weight @ normal, keys, values, reader.num_heads)
                 else:
-                    pooled = _attended(reader.query[0], keys, values, reader.num_heads)
+                    pooled = found_by_queries(reader.pooling, keys, values)[0]
                     found = pooled / (1 + (-(reader.gate.weight @ normal)).exp())
                 torch.testing.assert_close(added[row, token], reader.residual.weight @ found, atol=1e-5, rtol=1e-4)
 
 
 def _rms(vector: Tensor, norm: Any) -> Tensor:
     return vector / (vector.square().mean() + norm.epsilon).sqrt() * norm.weight
-
-
-def _attended(query: Tensor, keys: list[Tensor], values: list[Tensor], num_heads: int) -> Tensor:
-    parts = []
-    for head in torch.arange(len(query)).chunk(num_heads):
-        scores = torch.stack([query[head] @ key[head] for key in keys]) / math.sqrt(len(head))
-        parts.append(sum(weight * value[head] for weight, value in zip(scores.softmax(dim=0), values, strict=True)))
-    return torch.cat(parts)
 
 
 def test_the_order_of_a_segment_is_in_its_roles() -> None:
@@ -223,6 +216,17 @@ def test_defaults_are_the_stated_ones_and_leave_room_for_stages() -> None:
     assert config.loss_weights == {"balance": 0.01}
     assert (config.longest, config.most_dreams) == (8, 8)
     assert Dreaming.Config(dream_length=11).longest == 11
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_the_balance_counts_what_its_weight_says(weight: float) -> None:
+    assert decoder(load_balance_loss_weight=weight).config.loss_weights == {"token": 1.0, "dreaming.balance": weight}
+
+
+def test_one_type_of_edges_has_nothing_to_learn() -> None:
+    learned, fixed = (decoder(num_edge_types=1, use_learned_edges=learned) for learned in (True, False))
+    assert learned.state_dict().keys() == fixed.state_dict().keys()
+    assert torch.equal(logits_of(learned, window()), logits_of(fixed, window()))
 
 
 def test_what_is_shown_is_detached_and_what_is_read_is_not() -> None:
@@ -335,10 +339,9 @@ def test_noise_of_the_gate_is_for_training_only() -> None:
 
 
 def test_vectors_of_tokens_become_the_content_of_roles() -> None:
-    """What a role is when a segment holds one token alone, but for the place."""
+    """What a role is when a segment holds one token alone."""
     pooling = dreaming().pooling
     vectors, own = torch.randn(VOCAB, 1, SIZE), torch.ones(VOCAB, 1, dtype=torch.bool)
     with torch.no_grad():
-        roles = pooling(vectors, own)
         content = pooling.content(vectors[:, 0])
-        torch.testing.assert_close(roles, (content + pooling.place[0])[:, None].expand(-1, 3, -1), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(pooling(vectors, own), content[:, None].expand(-1, 3, -1), atol=1e-5, rtol=1e-5)
