@@ -12,7 +12,7 @@ from dreamlm.core.errors import UserMistake
 from dreamlm.core.modules.dreaming import ROLES
 from dreamlm.core.modules.dreaming.edges import FixedEdgeTypes, LearnedEdgeTypes
 from dreamlm.core.modules.dreaming.expert import DreamExpert
-from dreamlm.core.modules.dreaming.generator import CrossExpertAttention, DreamGenerator, NoExchange
+from dreamlm.core.modules.dreaming.generator import CrossExpertAttention, DreamGenerator, NoExchange, Turns
 from dreamlm.core.modules.dreaming.probes import probes
 from dreamlm.core.modules.dreaming.readers import AttentionReader, GateReader
 from dreamlm.core.modules.dreaming.reasoner import DreamGraphReasoner, GatedMemory, Residual
@@ -48,24 +48,29 @@ class Dreaming(CognitiveModule):
         """Experts that dream each dream; the others do not compute."""
         moe_noise_std: float = Field(0.1, ge=0.0)
         """Scale of the noise on the gate's logits in training; 0 has none."""
+        use_gate: bool = True
+        """Let a gate choose the experts of a dream by what it is to be about; otherwise the first dream has the first
+        `moe_top_k` of them, the second the next, always and in equal parts."""
         load_balance_loss_weight: float = Field(0.01, ge=0.0)
-        """Weight of the loss `balance`, which is about 1 when all experts are used alike."""
+        """Weight of the loss `balance`, which is about 1 when all experts are used alike, for each token of a segment
+        that is written."""
         expert_num_layers: int = Field(2, ge=1)
         """Transformer blocks of an expert."""
         expert_num_heads: int = Field(8, ge=1)
-        """Heads of attention in experts and among them, a divisor of the dream's width."""
+        """Heads of attention in experts, among them (cross-expert attention), and where roles are pooled from tokens; a
+        divisor of the dream's width."""
         use_cross_expert_attention: bool = True
         """Let experts hear what the others dream at the same step, before the gate's weights mix them."""
         use_learned_edges: bool = True
         """Find the types of each edge from the nodes it joins; otherwise steps of a dream are joined by temporal edges,
-        dreams by spatial ones."""
+        dreams by spatial ones. With one type there is nothing to find, and nothing that learns it."""
         num_edge_types: int = Field(4, ge=1)
         """Types of edges: temporal, spatial, causal, abstract, and then as many as wanted without a name."""
         use_node_memory: bool = True
         """Let nodes keep what they were told by a gate, and on into the next segment of the document; otherwise
         messages are added up and forgotten."""
         graph_num_heads: int = Field(8, ge=1)
-        """Heads of attention in the graph, a divisor of the dream's width."""
+        """Heads of attention in the graph, and where `read` "gate" pools its nodes; a divisor of the dream's width."""
         read: Literal["attention", "gate"] = "attention"
         """How tokens read: each attends to all nodes, or lets in what it wants of all nodes pooled."""
         dream_size: int | None = Field(None, ge=8)
@@ -81,6 +86,11 @@ class Dreaming(CognitiveModule):
         def _sizes_fit(self) -> "Dreaming.Config":
             if self.moe_top_k > self.num_experts:
                 raise ValueError(f"moe_top_k {self.moe_top_k} cannot exceed num_experts {self.num_experts}")
+            if not self.use_gate and self.num_experts > (most := self.num_dream_sequences * self.moe_top_k):
+                raise ValueError(
+                    f"without use_gate {self.num_dream_sequences} dreams of moe_top_k {self.moe_top_k} experts each "
+                    f"have {most} of num_experts {self.num_experts}: the others would never dream"
+                )
             own = {"dream_length": self.dream_length, "num_dream_sequences": self.num_dream_sequences}
             if found := self._beyond(own):
                 raise ValueError("; ".join(f"{setting} {own[setting]}: {what}" for setting, what in found))
@@ -96,7 +106,7 @@ class Dreaming(CognitiveModule):
 
         @property
         def loss_weights(self) -> Mapping[str, float]:
-            return {"balance": self.load_balance_loss_weight}
+            return {"balance": self.load_balance_loss_weight} if self.use_gate else {}
 
         def check(self, hidden_size: int) -> None:
             size = self.dream_size or hidden_size
@@ -141,7 +151,9 @@ class Dreaming(CognitiveModule):
         self.generator = DreamGenerator(
             size,
             config.most_dreams,
-            NoisyTopKGate(len(ROLES) * size, config.num_experts, config.moe_top_k, config.moe_noise_std),
+            NoisyTopKGate(len(ROLES) * size, config.num_experts, config.moe_top_k, config.moe_noise_std)
+            if config.use_gate
+            else Turns(config.num_experts, config.moe_top_k),
             Experts(experts, config.moe_top_k),
             CrossExpertAttention(size, heads, epsilon) if config.use_cross_expert_attention else NoExchange(),
             epsilon,
@@ -213,5 +225,5 @@ class Dreaming(CognitiveModule):
         }
         if self.config.use_node_memory:
             kept["node_memory"] = reasoned.memory_RGC
-        balance_R = dreams.routing.balance.expand(len(hidden_RSD))
-        return Written(kept, {"balance": balance_R}, probes(dreams, reasoned, real_R))
+        losses = {"balance": dreams.routing.balance.expand(len(hidden_RSD))} if self.config.use_gate else {}
+        return Written(kept, losses, probes(dreams, reasoned, real_R))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,7 +35,7 @@ class Dreams:
 
 @final
 class DreamGenerator(nn.Module):
-    """Each dream begins as the roles moved by an offset of its own; a gate chooses the experts that unfold it.
+    """Each dream begins as the roles moved by an offset of its own; a gate, or its turn, says which experts unfold it.
 
     Roles and offsets are normalised apart, because offsets that are small beside the roles make all dreams one.
 
@@ -47,7 +47,7 @@ class DreamGenerator(nn.Module):
         self,
         size: int,
         max_dreams: int,
-        gate: NoisyTopKGate,
+        gate: "NoisyTopKGate | Turns",
         experts: Experts,
         exchange: "CrossExpertAttention | NoExchange",
         epsilon: float,
@@ -64,11 +64,31 @@ class DreamGenerator(nn.Module):
         offset_N3C = self.offset[:num_dreams].view(num_dreams, len(ROLES), -1)
         items_RN3C = self.role_norm(roles_R3C)[:, None] + F.rms_norm(offset_N3C, offset_N3C.shape[2:])
         items_Z3C = items_RN3C.flatten(0, 1)
-        routing = self.gate(items_Z3C.flatten(1), real_R.repeat_interleave(num_dreams))
+        real_Z = real_R.repeat_interleave(num_dreams)
+        if isinstance(self.gate, Turns):
+            routing = self.gate(torch.arange(num_dreams, device=real_Z.device).repeat(len(real_R)), real_Z)
+        else:
+            routing = self.gate(items_Z3C.flatten(1), real_Z)
         results_ZKL3C = self.experts.by_choice(items_Z3C, routing, length=length)
         results_RNKL3C = self.exchange(results_ZKL3C.view(-1, num_dreams, *results_ZKL3C.shape[1:]))
         steps_ZL3C = mixed(results_RNKL3C.flatten(0, 1), routing)
         return Dreams(steps_ZL3C.view(-1, num_dreams, *steps_ZL3C.shape[1:]), routing)
+
+
+@final
+class Turns(nn.Module):
+    """Sends every dream to the experts whose turn it is, whatever it is about, and has no weights."""
+
+    def __init__(self, num_experts: int, top_k: int) -> None:
+        super().__init__()
+        self.num_experts, self.top_k = num_experts, top_k
+
+    def forward(self, dream_N: Int[Tensor, " N"], real_N: Bool[Tensor, " N"]) -> Routing:
+        turn_NK = dream_N[:, None] * self.top_k + torch.arange(self.top_k, device=dream_N.device)
+        expert_NK = torch.where(real_N[:, None], turn_NK % self.num_experts, self.num_experts)
+        count_E = torch.bincount(expert_NK.flatten(), minlength=self.num_experts + 1)[: self.num_experts]
+        weight_NK = torch.full_like(expert_NK, 1 / self.top_k, dtype=torch.float32)
+        return Routing(expert_NK, weight_NK, count_E, weight_NK.new_zeros(()))
 
 
 @final

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from naive_dreams import dreamt
+from pydantic import ValidationError
 from small_dreams import dreaming, roles_of
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -39,6 +40,30 @@ def test_only_the_chosen_experts_compute() -> None:
         work.append(counter.get_total_flops())
     assert work[0] / work[2] == pytest.approx(1 / 4, rel=0.05)
     assert work[1] / work[2] == pytest.approx(2 / 4, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("num_experts", "top_k", "expected"),
+    [(4, 2, [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5], [0.5, 0.5, 0, 0]]), (3, 1, [[1, 0, 0], [0, 1, 0], [0, 0, 1]])],
+)
+def test_without_a_gate_dreams_take_turns_whatever_they_are_about(
+    num_experts: int, top_k: int, expected: list[list[float]]
+) -> None:
+    module = dreaming(num_dream_sequences=3, num_experts=num_experts, moe_top_k=top_k, use_gate=False)
+    assert not any("gate" in name for name, _ in module.generator.named_parameters())
+    roles, real = roles_of(4)[0], torch.tensor([True, True, False, True])
+    found = module.generator(roles, real, 3, 2)
+    gate = torch.tensor(expected) * real[:, None, None]
+    assert torch.equal(found.gate_RNE, gate)
+    assert found.routing.count_E.tolist() == (gate > 0).sum(dim=(0, 1)).tolist()
+    found.steps_RNL3C.square().sum().backward()
+    for expert in module.generator.experts:
+        assert all(one.grad is not None and one.grad.abs().sum() > 0 for one in expert.parameters())
+
+
+def test_experts_that_would_never_have_a_turn_are_refused() -> None:
+    with pytest.raises(ValidationError, match="2 dreams of moe_top_k 1 experts each have 2 of num_experts 4"):
+        dreaming(moe_top_k=1, use_gate=False)
 
 
 def test_dreams_of_a_segment_differ() -> None:

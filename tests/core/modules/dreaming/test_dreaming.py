@@ -50,6 +50,7 @@ SETTINGS: list[tuple[dict[str, Any], int, int]] = [
     ({"expert_num_layers": 2}, 1, 1),
     ({"expert_num_heads": 2}, 0, 0),
     ({"use_cross_expert_attention": False}, -1, -1),
+    ({"use_gate": False}, -1, 0),
     ({"use_learned_edges": False}, -1, -1),
     ({"num_edge_types": 3}, -1, 0),
     ({"use_node_memory": False}, -1, -1),
@@ -211,6 +212,7 @@ def test_defaults_are_the_stated_ones_and_leave_room_for_stages() -> None:
     assert (config.expert_num_layers, config.expert_num_heads, config.graph_num_heads) == (2, 8, 8)
     assert config.num_edge_types == 4
     assert config.use_cross_expert_attention
+    assert config.use_gate
     assert config.use_learned_edges
     assert config.use_node_memory
     assert config.loss_weights == {"balance": 0.01}
