@@ -5,7 +5,7 @@
 The preset's model with random weights and 8,192 tokens; it writes 96 behind a prompt of 33. In every round all variants
 take their turn, and processor time is counted, so that the machine's other load falls on all alike. Prints the median
 time of a token, its ratio to writing unwatched, and what looking on adds to the rest of the same call, which does not
-depend on how two calls differ by chance; then the time to write what was dreamt into a file of each form.
+depend on how two calls differ by chance; then what is spent once, before the first token and on a file of each form.
 """
 
 import argparse
@@ -102,6 +102,9 @@ def main() -> None:
         for name, times in taken.items():
             each, share = (statistics.median(one) for one in zip(*times, strict=True))
             print(f"{name:12}{each * 1e3:22.2f}{each / base:9.3f}{share:12.1%}")
+    collect = partial(DreamCollector, model, tokenizer, NEIGHBOURS, lambda segment: None)
+    prepared = statistics.median(seconds(collect) for _ in range(asked.rounds))
+    print(f"\nonce, before the first token: {prepared * 1e3:.0f} ms")
     files(model, tokenizer, prompt)
 
 
