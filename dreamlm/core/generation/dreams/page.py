@@ -15,7 +15,7 @@ from dreamlm.core.generation.dreams.values import (
     without_controls,
 )
 from dreamlm.core.html_parts import figure, page, table
-from dreamlm.core.modules.dreaming import ROLES
+from dreamlm.core.roles import ROLES
 
 MOST_PICTURES = 60
 """Further segments have their tables only."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dreamlm.core.generation.segments import Passage
-from dreamlm.core.modules.dreaming import ROLES
 from dreamlm.core.modules.dreaming.edges import edge_type_names
+from dreamlm.core.roles import ROLES
 
 
 class Neighbour(NamedTuple):

@@ -10,5 +10,3 @@ Shapes, everywhere here: B rows, R rows that write, T tokens, S tokens of a segm
 dreams, N dreams, L steps of a dream, 3 roles, E experts, K chosen ones, G = N * L nodes, those of a dream behind one
 another, X edges, Y types of edges, H heads, K width of a head.
 """
-
-ROLES = ("what", "action", "result")

@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from dreamlm.core.errors import UserMistake
-from dreamlm.core.modules.dreaming import ROLES
 from dreamlm.core.modules.dreaming.edges import FixedEdgeTypes, LearnedEdgeTypes
 from dreamlm.core.modules.dreaming.expert import DreamExpert
 from dreamlm.core.modules.dreaming.generator import CrossExpertAttention, DreamGenerator, NoExchange, Turns
@@ -21,6 +20,7 @@ from dreamlm.core.modules.module import CognitiveModule, ModuleConfig, Room, Wri
 from dreamlm.core.modules.stage import Stage
 from dreamlm.core.nn.moe.dispatch import Experts
 from dreamlm.core.nn.moe.gate import NoisyTopKGate
+from dreamlm.core.roles import ROLES
 
 _ROOM = 8
 """Steps of a dream, and dreams, that there are places for unless more are asked for."""

@@ -7,9 +7,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dreamlm.core.modules.dreaming import ROLES
 from dreamlm.core.modules.dreaming.attention import SelfAttention, linear
 from dreamlm.core.nn.norm import RMSNorm
+from dreamlm.core.roles import ROLES
 
 
 @final

@@ -8,11 +8,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dreamlm.core.modules.dreaming import ROLES
 from dreamlm.core.modules.dreaming.attention import SelfAttention
 from dreamlm.core.nn.moe.dispatch import Experts, mixed
 from dreamlm.core.nn.moe.gate import NoisyTopKGate, Routing
 from dreamlm.core.nn.norm import RMSNorm
+from dreamlm.core.roles import ROLES
 
 
 @final

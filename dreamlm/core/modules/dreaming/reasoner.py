@@ -13,11 +13,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dreamlm.core.modules.dreaming import ROLES
 from dreamlm.core.modules.dreaming.attention import linear
 from dreamlm.core.modules.dreaming.edges import Edges, FixedEdgeTypes, LearnedEdgeTypes, edges_between
 from dreamlm.core.nn.norm import RMSNorm
 from dreamlm.core.nn.pooling import split
+from dreamlm.core.roles import ROLES
 
 
 @final
