@@ -58,7 +58,8 @@ def prompts_for(images: Sequence[Path], arguments: Sequence[str]) -> Iterator[st
     if len(arguments) in (0, 1):
         return iter([*(arguments or [""])] * len(images))
     if len(arguments) != len(images):
-        what = f"{len(arguments)} prompts cannot be shared among {len(images)} pictures"
+        pictures = "1 picture" if len(images) == 1 else f"{len(images)} pictures"
+        what = f"{len(arguments)} prompts cannot be shared among {pictures}"
         raise UserMistake(what, where="--image", hint="give one prompt for each --image, or one for all, or none")
     return iter(arguments)
 

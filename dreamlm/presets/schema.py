@@ -148,11 +148,16 @@ def _about_pictures(preset: Preset) -> list[tuple[KeyPath, str]]:
 
 
 def _about_curriculum(model: ModelConfig, train: TrainingConfig) -> list[tuple[KeyPath, str]]:
-    if not train.curriculum or (model.init_from is not None and "modules" not in model.model_fields_set):
-        return []  # the model to start from may have modules
+    if not train.curriculum:
+        return []
     if not model.has_stages:
+        if model.init_from is not None and not {"modules", "vision"} <= model.model_fields_set:
+            return []  # the model to start from may have what changes
         kinds = ", ".join(one.type for one in model.modules) or "none"
-        what = f"changes nothing in this model: a module like dreaming has stages, not those of model.modules ({kinds})"
+        what = (
+            f"changes nothing in this model: a module like dreaming has stages, not those of model.modules ({kinds}), "
+            "and so has model.vision, which is null"
+        )
         return [(("train", "curriculum"), what)]
     return [
         (("train", "curriculum", number, setting), what)

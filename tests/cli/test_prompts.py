@@ -9,7 +9,7 @@ from terminal import Terminal
 
 from dreamlm.cli.console import Console
 from dreamlm.cli.menu import choose_preset
-from dreamlm.cli.prompts import batches, chosen_prompts, prompts_in, read_prompts
+from dreamlm.cli.prompts import batches, chosen_prompts, prompts_for, prompts_in, read_prompts
 from dreamlm.core.errors import UserMistake
 
 
@@ -81,6 +81,17 @@ def test_a_prompt_in_another_encoding_is_named_by_its_line() -> None:
     with pytest.raises(UserMistake, match="not UTF-8") as caught:
         list(read_prompts(latin.splitlines()))
     assert caught.value.where == "stdin, line 2"
+
+
+@pytest.mark.parametrize(("pictures", "named"), [(1, "1 picture"), (2, "2 pictures")])
+def test_prompts_are_shared_among_pictures_or_refused(pictures: int, named: str) -> None:
+    images = [Path(f"{number}.png") for number in range(pictures)]
+    assert list(prompts_for(images, [])) == [""] * pictures
+    assert list(prompts_for(images, ["a"])) == ["a"] * pictures
+    assert list(prompts_for(images, ["a", "b", "c"][:pictures])) == ["a", "b", "c"][:pictures]
+    with pytest.raises(UserMistake) as caught:
+        prompts_for(images, ["a", "b", "c"])
+    assert (caught.value.what, caught.value.where) == (f"3 prompts cannot be shared among {named}", "--image")
 
 
 def test_a_file_of_prompts_is_read_as_stdin_and_errors_name_it(tmp_path: Path) -> None:

@@ -161,6 +161,29 @@ def test_thoughts_of_a_model_without_any_are_the_users_mistake(cli: Any, place: 
     assert outcome.err.startswith("error: --thoughts: this model has no stack of thoughts\nat: runs/walk/")
 
 
+def test_dreams_are_a_table_and_a_part_of_the_page(cli: Any, place: Path) -> None:
+    dreaming = {"type": "dreaming", "num_dream_sequences": 2, "dream_length": 2, "expert_num_layers": 1}
+    shape = ("model.segment_length=4", f"model.modules={json.dumps([dreaming])}")
+    sets = [word for one in shape for word in ("--set", one)]
+    assert cli("train", "--preset", "walk.json", "--run", "dreaming", *sets).code == 0
+    shown = cli("eval", "--run", "dreaming", "--dreams", "--out", "dreamt")
+    assert shown.code == 0
+    lines = shown.out.splitlines()
+    assert any(line.startswith("mutual information, first expert; dream  ") for line in lines)
+    assert any(line.startswith("reversed - own  ") for line in lines)
+    written = json.loads(Path("dreamt/report.json").read_text())["dreams"]
+    assert written["figures"]["zeroed_own"]["unit"] == "nats per token that reads dreams"
+    assert "<h2>Dreams</h2>" in Path("dreamt/report.html").read_text()
+    again = json.loads(cli("eval", "--run", "dreaming", "--dreams", "--json").out)["dreams"]
+    assert again == written
+
+
+def test_dreams_of_a_model_without_any_are_the_users_mistake(cli: Any, place: Path) -> None:
+    outcome = cli("eval", "--run", "runs/walk", "--dreams")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith("error: --dreams: this model does not dream\nat: runs/walk/")
+
+
 def test_prompts_and_settings_of_the_texts_are_the_users(cli: Any, place: Path) -> None:
     Path("prompts.jsonl").write_text('{"prompt": "The fox"}\n{"prompt": "A dog"}\n')
     asked = ("eval", "--run", "runs/walk", "--json", "--diversity", "2", "--prompts", "prompts.jsonl")

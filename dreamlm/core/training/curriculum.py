@@ -126,8 +126,11 @@ class Curriculum:
                 f"train.curriculum: the run ends at step {planned_steps:,} and does not come to {', '.join(beyond)}; "
                 f"the last stage begins at step {self._begins[-1] + 1:,}"
             )
-        if model.image_form is None and (blind := [stage.name for stage in self._stages if stage.images]):
-            yield f"train.curriculum: {', '.join(blind)} is to look at images, and this model reads text alone"
+        looking = [stage.name for stage in self._stages if stage.images]
+        if looking and model.image_form is None:
+            yield f"train.curriculum: {', '.join(looking)} is to look at images, and this model reads text alone"
+        elif looking and looking == names and not any(one.has_stages for one in model.modules):
+            yield "train.curriculum: its stages change nothing: this model looks at images without them, too"
 
     def _number(self, step: int) -> int:
         return bisect_right(self._begins, step) - 1

@@ -26,12 +26,17 @@ MOST_PIXELS = 1 << 26
 """Declared; of more nothing is decoded. A decoded picture takes four bytes a pixel, twice that where it has alpha."""
 LARGE_PIXELS = 1 << 24
 """Of pictures with more, one at a time is in memory, however many threads read."""
-TOO_MANY_PIXELS = f"more than {MOST_PIXELS:,} pixels"
+MISSING, NO_FILE, TOO_MANY_PIXELS = "missing", "no file", f"more than {MOST_PIXELS:,} pixels"
+"""Why a picture may be unusable."""
 MOST_BYTES = 256 << 20
 """Of a file."""
 REDUCING_GAP = 3.0
 """A picture is first reduced to this many times the wanted size, by averaging; the careful scaling does the rest."""
 WHITE = (255, 255, 255)
+
+STILL = f"a still picture will do, in one of the formats {', '.join(FORMATS)}"
+SMALLER, ANEW = "a smaller one will do", "get the file anew, or save the picture once more"
+"""What helps."""
 
 _WITH_ALPHA = ("LA", "PA", "RGBA")
 _WITHOUT_ALPHA = ("1", "CMYK", "L", "P", "RGB", "YCbCr")
@@ -41,11 +46,11 @@ _SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 class UnusablePicture(DataError):
     """A picture that gives no pixels."""
 
-    def __init__(self, reason: str, detail: str = "", where: str = "") -> None:
+    def __init__(self, reason: str, detail: str = "", where: str = "", hint: str = STILL) -> None:
         """`reason`: one of a few, such as `truncated`; `detail`: what is particular to this file."""
         self.reason, self.detail = reason, detail
         what = f"the picture cannot be used: {reason}" + (f" ({detail})" if detail else "")
-        super().__init__(what, where=where, hint=f"a still picture will do, in one of the formats {', '.join(FORMATS)}")
+        super().__init__(what, where=where, hint=hint)
 
 
 def open_picture(picture: Path | bytes, size: int) -> npt.NDArray[np.uint8]:
@@ -64,15 +69,15 @@ def open_picture(picture: Path | bytes, size: int) -> npt.NDArray[np.uint8]:
             with _room_for(image):
                 return _square(_colours(_decoded(image)), size)
     except UnusablePicture as error:
-        raise UnusablePicture(error.reason, error.detail, where) from error
+        raise UnusablePicture(error.reason, error.detail, where, error.hint) from error
     except UnidentifiedImageError as error:
         raise UnusablePicture("no picture of a known format", where=where) from error
     except Image.DecompressionBombError as error:
-        raise UnusablePicture(TOO_MANY_PIXELS, where=where) from error
+        raise UnusablePicture(TOO_MANY_PIXELS, where=where, hint=SMALLER) from error
     except Exception as error:  # Pillow raises nearly every type on broken files
         kind = "truncated" if "truncated" in str(error).lower() else "broken"
         detail = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-        raise UnusablePicture(kind, detail, where) from error
+        raise UnusablePicture(kind, detail, where, ANEW) from error
 
 
 def _content(picture: Path | bytes) -> IO[bytes]:
@@ -82,27 +87,27 @@ def _content(picture: Path | bytes) -> IO[bytes]:
         return io.BytesIO(picture)
     try:
         if not picture.exists():
-            raise UnusablePicture("missing")
+            raise UnusablePicture(MISSING, hint="")
         if not picture.is_file():  # a pipe would be waited for
-            raise UnusablePicture("no file")
+            raise UnusablePicture(NO_FILE, hint="")
         _check_length(picture.stat().st_size)
         return picture.open("rb")
     except OSError as error:
-        raise UnusablePicture("cannot be read", error.strerror or "") from error
+        raise UnusablePicture("cannot be read", error.strerror or "", hint="") from error
 
 
 def _check_length(length: int) -> None:
     if length == 0:
-        raise UnusablePicture("empty")
+        raise UnusablePicture("empty", hint=ANEW)
     if length > MOST_BYTES:
-        raise UnusablePicture(f"over {MOST_BYTES >> 20} MiB")
+        raise UnusablePicture(f"over {MOST_BYTES >> 20} MiB", hint=SMALLER)
 
 
 def _check_header(image: Image.Image) -> None:
     """Raises: UnusablePicture for what need not be decoded to be refused."""
     width, height = image.size
     if width * height > MOST_PIXELS:
-        raise UnusablePicture(TOO_MANY_PIXELS, f"{width:,} x {height:,}")
+        raise UnusablePicture(TOO_MANY_PIXELS, f"{width:,} x {height:,}", hint=SMALLER)
     # Cameras add a preview or a second view to one picture, which is no animation.
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise UnusablePicture("more than one frame")

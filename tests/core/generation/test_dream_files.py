@@ -14,8 +14,9 @@ from dreamlm.core.generation.dreams.curves import BOX_HEIGHT, BOX_WIDTH, curve
 from dreamlm.core.generation.dreams.files import FORMS, DreamFile
 from dreamlm.core.generation.dreams.graphml import NAMESPACE, graphml
 from dreamlm.core.generation.dreams.lettering import CUT, MISSING, Lettering
-from dreamlm.core.generation.dreams.picture import MOST_INCHES, draw_record, entries_of
+from dreamlm.core.generation.dreams.picture import DOTS_PER_INCH, MOST_INCHES, draw_record, entries_of
 from dreamlm.core.generation.dreams.values import DreamRecord
+from dreamlm.core.modules.dreaming.edges import edge_type_names
 
 DOCS = Path(__file__).parents[3] / "docs" / "dreams.md"
 PARSE = {"string": str, "int": int, "double": float}
@@ -138,6 +139,28 @@ def test_a_picture_grows_with_its_graphs_up_to_a_limit(monkeypatch: pytest.Monke
     assert headings[0] == (room - 1, f"{room - 1} graphs of dreams")
     assert headings[1][0] in (room - 1, room)
     assert headings[1][1] == f"the first {headings[1][0]} of {4 * room} graphs of dreams"
+
+
+@pytest.mark.parametrize(
+    ("steps", "types", "rows"), [(1, 1, 0), (2, 4, 1), (3, 4, 1), (7, 12, 1), (3, 12, 2), (1, 12, 0)]
+)
+def test_the_legend_is_whole_at_every_width(monkeypatch: pytest.MonkeyPatch, steps: int, types: int, rows: int) -> None:
+    """Without edges there are no types to name."""
+    said: list[tuple[float, float, str]] = []
+    monkeypatch.setattr("matplotlib.axes.Axes.text", lambda axes, x, y, text, **_: said.append((x, y, text)))
+    what = record(segments=1, dreams=1, steps=steps, types=types)
+    width = size_of(draw_record(what))[0] / DOTS_PER_INCH
+    title = next(place for place, (_, _, text) in enumerate(said) if text.startswith("text 1"))
+    legend, below = said[:title], said[title][1]
+    assert not any(CUT in text for *_, text in legend)
+    assert legend[1][2].endswith("the wider, the larger that type's share")
+    assert [text for *_, text in legend[2:]] == (list(edge_type_names(types)) if rows else [])
+    assert len({y for _, y, _ in legend[2:]}) == rows
+    for x, y, text in legend:
+        assert x + Lettering().width(text, 8.5) <= width
+        assert y < below - 0.2
+    for (x, y, text), (next_x, next_y, _) in pairwise(legend[2:]):
+        assert next_y > y + 0.2 or next_x > x + Lettering().width(text, 8.5)
 
 
 def test_an_edge_crosses_no_other_box_of_its_row_or_column() -> None:

@@ -118,6 +118,20 @@ def test_without_stages_there_is_nothing_to_enter_and_nothing_to_say() -> None:
     assert (nothing.place(3), nothing.beginning(0), [*nothing.remarks(1, model.config)]) == (None, "", [])
 
 
+@pytest.mark.parametrize(
+    ("images", "modules", "vain"),
+    [([True, True], [], True), ([False, True], [], False), ([False], [], False), ([True], [{"type": "staged"}], False)],
+)
+def test_stages_that_could_only_change_the_eyes_and_do_not_are_remarked(
+    images: list[bool], modules: list[dict[str, str]], vain: bool
+) -> None:
+    eyes = {"type": "lite", "image_size": 8, "num_prefix_tokens": 2}
+    model = StagedConfig.model_validate({**SEGMENTS, "modules": modules, "vision": eyes})
+    stages = [stage(str(number), 5).model_copy(update={"images": looks}) for number, looks in enumerate(images)]
+    said = [*Curriculum(stages).remarks(100, model)]
+    assert said == ["train.curriculum: its stages change nothing: this model looks at images without them, too"] * vain
+
+
 def test_entering_reaches_every_module_and_is_said_in_the_configuration() -> None:
     config = StagedConfig.model_validate({**SEGMENTS, "modules": [{"type": "staged"}, {"type": "staged"}]})
     model = config.build(VOCAB)

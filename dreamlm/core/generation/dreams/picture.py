@@ -3,7 +3,7 @@
 An edge has the colour of its type and is as wide as it is strong; `curves.py` says where it runs. Lengths are inches.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import cycle
@@ -21,6 +21,7 @@ from dreamlm.core.generation.dreams.values import (
     title,
     visible,
 )
+from dreamlm.core.modules.dreaming.edges import edge_type_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,8 +31,12 @@ COLOURS = ("#3b6ea8", "#d08a3c", "#4f9a64", "#9a5fa8", "#b8505a", "#3f9aa0")
 """Of edge types; further ones begin anew."""
 DOTS_PER_INCH, MOST_INCHES = 110, 180.0
 """A picture is at most so high; the graphs that there is no room for are left out, and the picture says how many."""
-GUTTER, COLUMN, HEAD, ROW, LEGEND, MARGIN = 2.0, 2.1, 0.8, 1.05, 0.8, 0.2
-"""Left of the first step, of a step, above the first dream, of a dream, above the first graph, around everything."""
+GUTTER, COLUMN, HEAD, ROW, MARGIN = 2.0, 2.1, 0.8, 1.05, 0.2
+"""Left of the first step, of a step, above the first dream, of a dream, around everything."""
+LEGEND, LEGEND_ROW, STROKE = 0.8, 0.22, 0.55
+"""Above the first graph without the names of types, of a row of those, beside each name."""
+SMALL = 8.5
+"""Points of the legend."""
 LEAST_WIDTH = 9.0
 EXPERTS = 4
 """Of a dream's experts so many of the heaviest are named."""
@@ -70,7 +75,7 @@ def draw_record(record: DreamRecord) -> bytes:
         for segment in text.segments
         for entry in entries_of(number, segment)
     ]
-    room, fitting = MOST_INCHES - LEGEND - 2 * MARGIN, 0
+    room, fitting = MOST_INCHES - _legend_height(_legend_rows(found, LEAST_WIDTH)) - 2 * MARGIN, 0
     for entry in found:
         room -= entry.height
         fitting += room >= 0
@@ -86,13 +91,34 @@ def draw(entries: Sequence[Entry], heading: str) -> bytes:
 
     steps = max((entry.steps for entry in entries), default=1)
     width = max(LEAST_WIDTH, 2 * MARGIN + GUTTER + COLUMN * steps)
-    height = LEGEND + sum(entry.height for entry in entries) + 2 * MARGIN
+    legend = _legend_rows(entries, width)
+    height = _legend_height(legend) + sum(entry.height for entry in entries) + 2 * MARGIN
     figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH)
     FigureCanvasAgg(figure)
-    _Page(figure, width, height).fill(entries, heading)
+    _Page(figure, width, height).fill(entries, heading, legend)
     png = BytesIO()
     figure.savefig(png, format="png")
     return png.getvalue()
+
+
+def _legend_rows(entries: Sequence[Entry], width: float) -> list[list[str]]:
+    """The types of all edges, as many beside one another as there is room for."""
+    most = max((len(edge.shares) for entry in entries for edge in entry.graph.edges[:1]), default=0)
+    letters, room = Lettering(), width - 2 * MARGIN
+    rows: list[list[str]] = []
+    taken = room
+    for name in edge_type_names(most):
+        needed = STROKE + letters.width(name, SMALL)
+        if taken + needed > room:
+            rows.append([])
+            taken = 0.0
+        rows[-1].append(name)
+        taken += needed
+    return rows
+
+
+def _legend_height(rows: Sequence[Sequence[str]]) -> float:
+    return LEGEND + LEGEND_ROW * len(rows)
 
 
 class _Page:
@@ -105,23 +131,25 @@ class _Page:
         self._axes.axis("off")
         self._width, self._letters = width, Lettering()
 
-    def fill(self, entries: Sequence[Entry], heading: str) -> None:
-        edges = (edge for entry in entries for edge in entry.graph.edges)
-        self._legend(heading, dict.fromkeys(name for edge in edges for name in edge.by_type))
-        top = LEGEND + MARGIN
+    def fill(self, entries: Sequence[Entry], heading: str, legend: Sequence[Sequence[str]]) -> None:
+        """legend: the names of types, by rows."""
+        self._legend(heading, legend)
+        top = _legend_height(legend) + MARGIN
         for entry in entries:
             self._entry(entry, top)
             top += entry.height
 
-    def _legend(self, heading: str, types: Iterable[str]) -> None:
+    def _legend(self, heading: str, rows: Sequence[Sequence[str]]) -> None:
         self._write(MARGIN, 0.3, heading, size=12, weight="bold")
-        self._write(MARGIN, 0.6, "a box: what, action, result of a step; an edge:", size=8.5, colour=MUTED)
-        left = MARGIN + 3.05
-        for name, colour in zip(types, cycle(COLOURS), strict=False):
-            self._axes.plot([left, left + 0.3], [0.6, 0.6], color=colour, linewidth=2.5)
-            self._write(left + 0.37, 0.6, name, size=8.5, colour=MUTED)
-            left += 0.55 + self._letters.width(name, 8.5)
-        self._write(left, 0.6, "the wider, the larger its share", size=8.5, colour=MUTED)
+        said = "a box: what, action, result of a step; an edge: its type, the wider, the larger that type's share"
+        self._write(MARGIN, 0.6, said, size=SMALL, colour=MUTED)
+        colours = cycle(COLOURS)
+        for row, names in enumerate(rows):
+            left, middle = MARGIN, LEGEND + LEGEND_ROW * (row + 0.3)
+            for name, colour in zip(names, colours, strict=False):
+                self._axes.plot([left, left + 0.3], [middle, middle], color=colour, linewidth=2.5)
+                self._write(left + 0.37, middle, name, size=SMALL, colour=MUTED)
+                left += STROKE + self._letters.width(name, SMALL)
 
     def _entry(self, entry: Entry, top: float) -> None:
         self._axes.plot([MARGIN, self._width - MARGIN], [top, top], color=MUTED, linewidth=0.5)

@@ -53,7 +53,9 @@ def dispatch(
 ) -> Float[Tensor, "N *V"]:
     """The chosen experts' results for each item, mixed by the gate's weights; 0 for an item that is not real.
 
-    Cost: K/E of evaluating all experts, a sort of the N * K choices, and four copies of the K-fold items.
+    Cost: K/E of evaluating all experts, a sort of the N * K choices, and four copies of the K-fold items. With few
+    items the rows that fill up stretches count too: of the rows of all four experts two compute about 0.5 for 1,024
+    items, 0.7 for 16, as many for 8, and 1.9 times as many for 4.
     """
     return mixed(results_by_choice(items, routing, experts), routing)
 

@@ -18,8 +18,7 @@ from dreamlm.core.nn.norm import RMSNorm
 from dreamlm.core.nn.pooling import LearnedQueries
 from dreamlm.core.nn.vision.encoder import COLDEST, HOTTEST
 from dreamlm.core.nn.vision.layer import EPSILON
-
-ROLES = ("what", "action", "result")
+from dreamlm.core.roles import ROLES
 
 
 @final

@@ -42,17 +42,17 @@ class NoVision(nn.Module):
     of_pictures: Collection[nn.Parameter] = ()
 
 
-def require_vision(form: ImageForm | None) -> ImageForm:
-    """The form of a model that takes pictures.  Raises: UserMistake when it takes none."""
+def require_vision(form: ImageForm | None, where: str = "model.vision") -> ImageForm:
+    """The form of a model that takes pictures.  Raises: UserMistake when it takes none, and `where` that was asked."""
     if form is None:
-        raise _blind()
+        raise _blind(where)
     return form
 
 
-def _blind() -> UserMistake:
+def _blind(where: str = "model.vision") -> UserMistake:
     return UserMistake(
         "this model takes no pictures",
-        where="model.vision",
+        where=where,
         hint="train one whose preset has it, such as --set model.vision=lite",
     )
 

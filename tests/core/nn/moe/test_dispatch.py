@@ -1,5 +1,8 @@
 """Only the chosen experts compute, and the result is that of all experts weighted by the gate."""
 
+import math
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -128,6 +131,26 @@ def test_the_work_is_two_eighths_of_that_of_all_experts() -> None:
             compute(items, routing).sum().backward(retain_graph=True)
         work.append(counter.get_total_flops())
     assert work[0] / work[1] == pytest.approx(2 / 8, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("times", "rows"), [(1, [8, 8, 8, 0]), (2, [8, 8, 8, 0]), (3, [16, 8, 8, 0]), (256, [1024, 512, 512, 0])]
+)
+def test_experts_compute_their_items_rounded_up(times: int, rows: list[int]) -> None:
+    """Each of four items chooses two of four experts: more work than all experts of four items, half that of 1,024."""
+    computed = [0] * 4
+
+    def counting(expert: int) -> Callable[[Tensor], Tensor]:
+        def compute(items: Tensor) -> Tensor:
+            computed[expert] += len(items)
+            return items
+
+        return compute
+
+    chosen = torch.tensor([[0, 1], [0, 2], [1, 0], [2, 0]] * times)
+    dispatch(torch.ones(len(chosen), 3), routed(chosen, 4), [counting(expert) for expert in range(4)])
+    assert computed == rows
+    assert computed == [math.ceil(count / ROWS) * ROWS for count in chosen.flatten().bincount(minlength=4).tolist()]
 
 
 def test_items_are_bit_identical_whatever_the_later_ones_choose() -> None:
