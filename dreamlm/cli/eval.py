@@ -57,6 +57,9 @@ def evaluate(
     thoughts: Annotated[
         bool, typer.Option("--thoughts", help="Measure a thought_stack: its thoughts, and what other stacks cost.")
     ] = False,
+    dreams: Annotated[
+        bool, typer.Option("--dreams", help="Measure a dreaming module: who dreams what, and what other dreams cost.")
+    ] = False,
     retrieval: Annotated[
         bool, typer.Option("--retrieval", help="Measure how held-out pictures find their captions, and the reverse.")
     ] = False,
@@ -75,7 +78,8 @@ def evaluate(
     Perplexity, cross-entropy and bits per byte with confidence intervals, on the held-out part of the corpus that the
     model was trained on, of --corpus, or on --text. With --diversity, texts are written as the preset's generate
     section says, or --set generate.KEY=VALUE. With --thoughts, the thoughts of held-out documents are measured, and
-    the loss with zeroed, shuffled and another document's thoughts. With --retrieval, each held-out picture is compared
+    the loss with zeroed, shuffled and another document's thoughts. With --dreams, what a model dreams of them, and the
+    loss with zeroed, mean, another document's and reversed dreams. With --retrieval, each held-out picture is compared
     with each held-out caption.
     """
     from dreamlm.cli.places import model_place
@@ -96,7 +100,7 @@ def evaluate(
         device or "auto",
         extend_max_seq_len,
         layer_choice(rescale_layers),
-        [*_sections(diversity, prompts, reference, thoughts), *_comparing(retrieval)],
+        [*_writing(diversity, prompts, reference), *_of_modules(thoughts, dreams), *_comparing(retrieval)],
     )
     with console.live() as line:
         report = run_evaluation(
@@ -112,24 +116,28 @@ def evaluate(
         _write(report, out)  # last, so that a full disk does not cost the measurement
 
 
-def _sections(
-    diversity: int | None, prompts: Path | None, reference: Path | None, thoughts: bool
-) -> list["SectionRequest"]:
-    """What to measure beside perplexity.  Raises: UserMistake for an option of a section that was not asked for."""
+def _writing(diversity: int | None, prompts: Path | None, reference: Path | None) -> list["SectionRequest"]:
+    """Raises: UserMistake for an option of a section that was not asked for."""
     from dreamlm.cli.prompts import prompts_in
     from dreamlm.core.errors import UserMistake
     from dreamlm.wiring.diversity import DiversityRequest
-    from dreamlm.wiring.thoughts import ThoughtsRequest
 
-    asked: list[SectionRequest] = [ThoughtsRequest()] if thoughts else []
     if diversity is None:
         for option, value in (("--prompts", prompts), ("--reference", reference)):
             if value is not None:
                 raise UserMistake(
                     f"{option} is for --diversity", hint=f"say how many texts to write: --diversity 64 {option} {value}"
                 )
-        return asked
-    return [DiversityRequest(diversity, [] if prompts is None else prompts_in(prompts), reference), *asked]
+        return []
+    return [DiversityRequest(diversity, [] if prompts is None else prompts_in(prompts), reference)]
+
+
+def _of_modules(thoughts: bool, dreams: bool) -> list["SectionRequest"]:
+    from dreamlm.wiring.dreams import DreamsRequest
+    from dreamlm.wiring.thoughts import ThoughtsRequest
+
+    asked: list[SectionRequest] = [ThoughtsRequest()] if thoughts else []
+    return [*asked, DreamsRequest()] if dreams else asked
 
 
 def _comparing(retrieval: bool) -> list["SectionRequest"]:

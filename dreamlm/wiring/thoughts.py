@@ -8,22 +8,30 @@ What cannot be had is left out, and the section says so by name.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from textwrap import shorten
 from typing import final
 
-from dreamlm.core.errors import UserMistake
-from dreamlm.core.evaluation.interventions import Anothers, Intervention, Shuffled, TrueStack, Zeroed, donors, stack_of
-from dreamlm.core.evaluation.likelihood import likelihood_of
+from dreamlm.core.evaluation.ablation import donors
 from dreamlm.core.evaluation.section import Section
 from dreamlm.core.evaluation.thought_evolution import Evolution
+from dreamlm.core.evaluation.thought_interventions import (
+    Anothers,
+    Intervened,
+    Intervention,
+    Shuffled,
+    TrueStack,
+    Zeroed,
+    stack_of,
+)
 from dreamlm.core.evaluation.thought_picture import EvolutionPicture
-from dreamlm.core.evaluation.thought_reading import HeldOutThoughts, ablated, collected
+from dreamlm.core.evaluation.thought_reading import HeldOutThoughts, collected
 from dreamlm.core.training.memory import MEASURING, within_memory
 from dreamlm.core.types import Documents
 from dreamlm.wiring.evaluation import ShowProgress, Subject
+from dreamlm.wiring.module_sections import Wanted, losses_by_way
 
-MODULE_TYPE = "thought_stack"
-EXAMPLE = f'\'[{{"type": "{MODULE_TYPE}"}}]\''
+WANTED = Wanted("--thoughts", "thought_stack", "this model has no stack of thoughts", "stacks of thoughts")
 OPENING_TOKENS, OPENING_CHARACTERS = 40, 70
 ONE_DOCUMENT = "another document's stack is left out: there is only one document"
 NO_THOUGHT = (
@@ -39,18 +47,7 @@ class ThoughtsRequest:
 
     def prepare(self, subject: Subject) -> "PreparedThoughts":
         """Find the stack of thoughts.  Raises: UserMistake when the model has none."""
-        config = subject.loaded.model.config
-        named = zip(config.module_names, config.modules, strict=True)
-        names = [name for name, one in named if one.type == MODULE_TYPE]
-        if not names:
-            raise UserMistake(
-                "--thoughts: this model has no stack of thoughts",
-                where=str(subject.loaded.folder),
-                valid=[f'models whose preset has {{"type": "{MODULE_TYPE}"}} in model.modules'],
-                hint=f"train one with --set model.segment_length=N --set model.modules={EXAMPLE}",
-            )
-        more = f"of {len(names)} stacks of thoughts only {names[0]} is looked at" if len(names) > 1 else ""
-        return PreparedThoughts(subject, names[0], [more] if more else [])
+        return PreparedThoughts(subject, *WANTED.find(subject))
 
 
 @final
@@ -62,8 +59,8 @@ class PreparedThoughts:
 
     def measure(self, show: ShowProgress) -> Section:
         """Read and measure.  Raises: OutOfMemory."""
-        loaded, evaluation = self._subject.loaded, self._subject.preset.eval
-        model, documents = loaded.model, self._subject.held_out.by_document()
+        evaluation = self._subject.preset.eval
+        model, documents = self._subject.loaded.model, self._subject.held_out.by_document()
         with within_memory(MEASURING.failure):
             found = collected(
                 model,
@@ -73,15 +70,8 @@ class PreparedThoughts:
                 lambda done, total: show("batches read for thoughts", done, total),
             )
             interventions, notes = _interventions(found, evaluation.seed)
-            losses = ablated(
-                model,
-                self._module,
-                documents,
-                evaluation.rows,
-                interventions,
-                lambda read: likelihood_of(model, loaded.tokenizer.padding_id, evaluation.bound_samples, read=read),
-                lambda done, total: show("batches read with other thoughts", done, total),
-            )
+            ways = {one.name: partial(Intervened, self._module, one) for one in interventions}
+            losses = losses_by_way(self._subject, documents, ways, "batches read with other thoughts", show)
         evolutions = self._evolutions(found, documents)
         if not evolutions:
             notes = [*notes, NO_THOUGHT.format(size=model.config.segment)]

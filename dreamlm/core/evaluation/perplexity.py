@@ -15,6 +15,7 @@ from dreamlm.core.config import ConfigModel
 from dreamlm.core.evaluation.bootstrap import Interval, Resampling, bootstrap_ratio
 from dreamlm.core.evaluation.bound import LEAST_SAMPLES
 from dreamlm.core.evaluation.diversity import Diversity
+from dreamlm.core.evaluation.dreams import Dreams
 from dreamlm.core.evaluation.likelihood import BOUND_SAMPLES, NEXT_TOKEN, Likelihood
 from dreamlm.core.evaluation.report import PerplexityReport, Score, SourceScore, perplexity_of
 from dreamlm.core.evaluation.retrieval import Retrieval
@@ -46,6 +47,8 @@ class Evaluation:
         """Of the bootstrap."""
         diversity: Diversity.Config = Diversity.Config()
         """What `dreamlm eval --diversity` counts."""
+        dreams: Dreams.Config = Dreams.Config()
+        """What `dreamlm eval --dreams` counts."""
         retrieval: Retrieval.Config = Retrieval.Config()
         """What `dreamlm eval --retrieval` compares."""
         thoughts: Thoughts.Config = Thoughts.Config()

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dreamlm.core.evaluation.thought_metrics import Trajectory, Values, changes, norms
+from dreamlm.core.evaluation.thought_metrics import changes
+from dreamlm.core.evaluation.trajectory import Trajectory, Values, norms
 
 
 @dataclass(frozen=True)

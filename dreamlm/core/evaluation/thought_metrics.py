@@ -8,22 +8,14 @@ Shapes: N thoughts of a text, in the order of its segments; X numbers of a thoug
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias, final
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
 
-Trajectory: TypeAlias = npt.NDArray[np.float64]
-"""(N, X): the thoughts of a text, in order."""
-Values: TypeAlias = npt.NDArray[np.float64]
+from dreamlm.core.evaluation.trajectory import Trajectory, Values, cosines, norms
 
 NOTHING: Values = np.zeros(0)
-
-
-def norms(thoughts_NX: Trajectory) -> Values:
-    """Euclidean length of each thought, in [0, sqrt(X)]."""
-    length_N: Values = np.linalg.norm(thoughts_NX, axis=1)
-    return length_N
 
 
 def norm_deviation(thoughts_NX: Trajectory) -> Values:
@@ -60,13 +52,13 @@ def evolution_rate(thoughts_NX: Trajectory) -> Values:
 
 def temporal_cosine(thoughts_NX: Trajectory) -> Values:
     """Cosine of each thought and the one before, in [-1, 1]; not of pairs with a zero, which has no direction."""
-    return _cosines(thoughts_NX[:-1], thoughts_NX[1:])
+    return cosines(thoughts_NX[:-1], thoughts_NX[1:])
 
 
 def saturation(thoughts_NX: Trajectory, above: float) -> Values:
     """Of each thought, the share of numbers whose size exceeds `above`.
 
-    Trajectory end in a tanh: such numbers lie where it is flat, hold little more than their sign, and pass little
+    Thoughts end in a tanh: such numbers lie where it is flat, hold little more than their sign, and pass little
     gradient (1 - x^2, so a tenth at 0.95).
     """
     share_N: Values = (np.abs(thoughts_NX) > above).mean(axis=1)
@@ -118,7 +110,7 @@ def oscillation(thoughts_NX: Trajectory) -> Values:
     of one another, since each is then left as it was come to. Not of pairs with a change of zero.
     """
     change_NX = np.diff(thoughts_NX, axis=0)
-    return -_cosines(change_NX[:-1], change_NX[1:])
+    return -cosines(change_NX[:-1], change_NX[1:])
 
 
 @final
@@ -154,46 +146,6 @@ class EffectiveDimensionality:
         if trace <= 1e-12 * max(1.0, float(self._moment_XX.trace()) / self._count):
             return float("nan")
         return trace**2 / float((covariance_XX**2).sum())
-
-
-@final
-class BatchDiversity:
-    """1 - the mean cosine of thoughts of different documents, in [0, 2]: 0 where documents leave the same behind.
-
-    Compared are thoughts after equally many segments, so that what all documents share as they go on does not count as
-    a difference. All such pairs weigh the same; zeros have no direction and are left out.
-    Cost: O(N X) for each call, by sums of unit vectors, though it is a mean over pairs.
-    """
-
-    def __init__(self, texts: Sequence[Trajectory], owner_U: npt.NDArray[np.int64]) -> None:
-        """owner_U: the document that each text belongs to."""
-        self._texts = [text / np.where(norms(text) > 0, norms(text), 1)[:, None] for text in texts]
-        self._owner_U = owner_U
-
-    def __call__(self, chosen_U: npt.NDArray[np.int64]) -> float:
-        """Of the texts with these indices; NaN without a pair."""
-        cosines, pairs = 0.0, 0
-        for number in range(max((len(self._texts[index]) for index in chosen_U), default=0)):
-            there = [
-                index for index in chosen_U if len(self._texts[index]) > number and self._texts[index][number].any()
-            ]
-            if not there:
-                continue
-            unit_UX = np.stack([self._texts[index][number] for index in there])
-            _, place_U, count_D = np.unique(self._owner_U[there], return_inverse=True, return_counts=True)
-            of_document_DX = np.zeros((len(count_D), unit_UX.shape[1]))
-            np.add.at(of_document_DX, place_U, unit_UX)
-            # Over ordered pairs: all of them, without those within a document.
-            cosines += float((unit_UX.sum(axis=0) ** 2).sum() - (of_document_DX**2).sum())
-            pairs += len(there) ** 2 - int((count_D**2).sum())
-        return min(max(1 - cosines / pairs, 0.0), 2.0) if pairs else float("nan")
-
-
-def _cosines(one_NX: Trajectory, other_NX: Trajectory) -> Values:
-    size_N = norms(one_NX) * norms(other_NX)
-    there_N = size_N > 0
-    cosine_N: Values = (one_NX * other_NX).sum(axis=1)[there_N] / size_N[there_N]
-    return cosine_N.clip(-1, 1)
 
 
 def _moments(thoughts_NX: Trajectory) -> tuple[Values, Values]:

@@ -1,6 +1,7 @@
 """Thoughts of held-out documents: what they are like, and what they are worth to the text that reads them.
 
-documents -> thought_reading.py: the thoughts of each text, and its loss with other stacks than its own
+documents -> thought_reading.py: the thoughts of each text
+          -> ablation.py: its loss with other stacks than its own
           -> thought_metrics.py: a figure with its interval each, and differences of losses with theirs -> section.py
 
 Texts are documents from their own beginning, cut into windows where they are longer. Figures are the same for any
@@ -19,11 +20,13 @@ from pydantic import Field
 
 from dreamlm.core.config import ConfigModel
 from dreamlm.core.evaluation import thought_metrics as metrics
+from dreamlm.core.evaluation.ablation import TextLosses, compared
 from dreamlm.core.evaluation.bootstrap import Resampling
 from dreamlm.core.evaluation.estimates import OfTheSet, PerText, mean_figure, set_figure, units_of
-from dreamlm.core.evaluation.interventions import TrueStack
 from dreamlm.core.evaluation.section import Figure, Picture, Section
-from dreamlm.core.evaluation.thought_reading import HeldOutThoughts, StackLosses
+from dreamlm.core.evaluation.thought_interventions import TrueStack
+from dreamlm.core.evaluation.thought_reading import HeldOutThoughts
+from dreamlm.core.evaluation.trajectory import BatchDiversity, Trajectory, Values, norms
 
 
 @final
@@ -47,7 +50,7 @@ class Thoughts:
     def measure(
         self,
         found: HeldOutThoughts,
-        losses: Mapping[str, StackLosses],
+        losses: Mapping[str, TextLosses],
         pictures: Sequence[Picture] = (),
         notes: Sequence[str] = (),
         details: Mapping[str, Any] | None = None,
@@ -62,12 +65,16 @@ class Thoughts:
         Differences to the true stack are resampled as differences: every document is compared with itself.
         """
         unit_N = units_of(found.owner_N.tolist())
+        stacks = compared(losses, TrueStack.name, "stack", "thoughts")
         thoughts, documents = sum(len(text) for text in found.texts), len(set(found.owner_N.tolist()))
         return Section(
             key="thoughts",
             title="Thoughts",
             summary=f"{thoughts:,} thoughts in {len(found.texts):,} texts of {documents:,} documents",
-            figures=(*self._of_thoughts(found, unit_N), *self._of_stacks(losses, unit_N)),
+            figures=(
+                *self._of_thoughts(found, unit_N),
+                *(mean_figure(one, unit_N, self.resampling) for one in stacks),
+            ),
             confidence=self.resampling.confidence,
             notes=tuple(notes),
             details={"texts": len(found.texts), "documents": documents, "thoughts": thoughts, **(details or {})},
@@ -79,7 +86,7 @@ class Thoughts:
         largest = sqrt(found.numbers)
         most = max(1, min(found.numbers, sum(len(text) for text in found.texts) - 1))
 
-        def mean(name: str, unit: str, measure: Callable[[metrics.Trajectory], metrics.Values], share: bool) -> Figure:
+        def mean(name: str, unit: str, measure: Callable[[Trajectory], Values], share: bool) -> Figure:
             values = [measure(text) for text in found.texts]
             sums, counts = [float(each.sum()) for each in values], [float(len(each)) for each in values]
             return mean_figure(PerText(name, unit, sums, counts, share), unit_N, self.resampling)
@@ -89,9 +96,9 @@ class Thoughts:
             return set_figure(one, unit_N, self.config.groups, self.resampling)
 
         directions = metrics.EffectiveDimensionality(found.texts)
-        between = metrics.BatchDiversity(found.texts, found.owner_N)
+        between = BatchDiversity(found.texts, found.owner_N)
         return [
-            mean("norm mean", f"length of a thought, at most {largest:.4g}", metrics.norms, False),
+            mean("norm mean", f"length of a thought, at most {largest:.4g}", norms, False),
             mean("norm std", "of the norms within a text", metrics.norm_deviation, False),
             mean("stability", "1 / (1 + norm std / norm mean) of a text", metrics.stability, True),
             mean("evolution rate", "mean change by mean norm of a text", metrics.evolution_rate, False),
@@ -106,23 +113,3 @@ class Thoughts:
             mean("convergence", "(early - late) / (early + late) change of a text", metrics.convergence, False),
             mean("oscillation", "minus the cosine of a change and the one before", metrics.oscillation, False),
         ]
-
-    def _of_stacks(self, losses: Mapping[str, StackLosses], unit_N: npt.NDArray[np.int64]) -> list[Figure]:
-        true = losses[TrueStack.name]
-        reading = {name: one.reading_N for name, one in losses.items()}
-        overall = {name: one.overall_N for name, one in losses.items()}
-        measures = [
-            *_compared(reading, true.reading_tokens_N, "nats per token that reads thoughts", ""),
-            *_compared(overall, true.tokens_N, "nats per token", ", all tokens"),
-        ]
-        return [mean_figure(one, unit_N, self.resampling) for one in measures]
-
-
-def _compared(
-    nll_N: Mapping[str, npt.NDArray[np.float64]], count_N: npt.NDArray[np.int64], unit: str, where: str
-) -> list[PerText]:
-    """The loss with each stack, and the difference of each to that with the true one."""
-    sums = {f"loss, {name} stack{where}": nats_N for name, nats_N in nll_N.items()}
-    others = [name for name in nll_N if name != TrueStack.name]
-    sums |= {f"{name} - true{where}": nll_N[name] - nll_N[TrueStack.name] for name in others}
-    return [PerText(name, unit, nats_N.tolist(), count_N.tolist(), is_share=False) for name, nats_N in sums.items()]

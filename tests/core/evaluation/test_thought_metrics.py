@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dreamlm.core.evaluation import thought_metrics as metrics
+from dreamlm.core.evaluation.trajectory import BatchDiversity, norms
 
 ROOT2 = math.sqrt(2)
 SQUARE = np.array([[3.0, 4.0], [0.0, 5.0], [0.0, 1.0]])
@@ -19,7 +20,7 @@ ALONG = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0], [4.0, 4.0]])
 
 
 def test_norms_and_their_deviation() -> None:
-    assert metrics.norms(SQUARE).tolist() == [5.0, 5.0, 1.0]
+    assert norms(SQUARE).tolist() == [5.0, 5.0, 1.0]
     assert metrics.norm_deviation(SQUARE) == pytest.approx([math.sqrt(32) / 3]), "mean 11/3; squares 16/9, 16/9, 64/9"
 
 
@@ -59,10 +60,10 @@ def test_batch_diversity_compares_equally_old_thoughts_of_different_documents() 
     one, other, third = np.array([[1.0, 0], [1, 0]]), np.array([[0.0, 2], [3, 0]]), np.array([[-1.0, 0]])
     owners = np.array([0, 1, 2])
     # First thoughts: cosines 0, -1, 0; second thoughts: 1.
-    assert metrics.BatchDiversity([one, other, third], owners)(np.arange(3)) == pytest.approx(1 - (0 - 1 + 0 + 1) / 4)
-    assert metrics.BatchDiversity([one, other, third], owners)(np.array([0, 1])) == pytest.approx(0.5)
+    assert BatchDiversity([one, other, third], owners)(np.arange(3)) == pytest.approx(1 - (0 - 1 + 0 + 1) / 4)
+    assert BatchDiversity([one, other, third], owners)(np.array([0, 1])) == pytest.approx(0.5)
     # Texts of one document are no pair: what is left is 0 and third's -1 against the first, and 0.
-    same = metrics.BatchDiversity([one, other, third], np.array([0, 0, 2]))
+    same = BatchDiversity([one, other, third], np.array([0, 0, 2]))
     assert same(np.arange(3)) == pytest.approx(1 - (-1 + 0) / 2)
     assert math.isnan(same(np.array([0, 1])))
 
@@ -100,7 +101,7 @@ def test_oscillation_tells_going_back_from_going_on() -> None:
 
 
 OF_A_TEXT = {
-    "norms": (metrics.norms, 0, math.inf),
+    "norms": (norms, 0, math.inf),
     "norm deviation": (metrics.norm_deviation, 0, math.inf),
     "stability": (metrics.stability, 0, 1),
     "evolution rate": (metrics.evolution_rate, 0, math.inf),
@@ -145,7 +146,7 @@ def test_zeros_have_neither_direction_nor_rate() -> None:
     zeros = np.zeros((4, 3))
     there = {name for name, (measure, _, _) in OF_A_TEXT.items() if len(measure(zeros))}
     assert there == {"norms", "norm deviation", "saturation", "sparsity"}
-    assert math.isnan(metrics.BatchDiversity([zeros, zeros], np.arange(2))(np.arange(2)))
+    assert math.isnan(BatchDiversity([zeros, zeros], np.arange(2))(np.arange(2)))
 
 
 @given(seed=st.integers(0, 10_000), counts=st.lists(st.integers(0, 5), min_size=2, max_size=6), data=st.data())
@@ -169,5 +170,5 @@ def test_measures_of_a_set_are_their_formulas_on_the_chosen_texts(
         if owners[one] != owners[other]
         for first, second in zip(texts[one], texts[other], strict=False)
     ]
-    between = metrics.BatchDiversity(texts, owners)(chosen)
+    between = BatchDiversity(texts, owners)(chosen)
     assert between == pytest.approx(1 - np.mean(cosines)) if cosines else math.isnan(between)

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from dreamlm.core.evaluation.ablation import TextLosses
 from dreamlm.core.evaluation.bootstrap import Resampling
 from dreamlm.core.evaluation.section import Section
-from dreamlm.core.evaluation.thought_reading import HeldOutThoughts, StackLosses
+from dreamlm.core.evaluation.thought_reading import HeldOutThoughts
 from dreamlm.core.evaluation.thoughts import Thoughts
 
 RESAMPLING = Resampling(confidence=0.95, resamples=500, seed=0)
@@ -19,10 +20,10 @@ OF_THOUGHTS = [
 ]
 
 
-def losses(nats: list[float], tokens: list[int], more: float = 0.0) -> StackLosses:
+def losses(nats: list[float], tokens: list[int], more: float = 0.0) -> TextLosses:
     """Twice as many nats over twice as many tokens are overall, of which `more` nats a token are the stack's."""
     nats_N, count_N = np.array(nats), np.array(tokens)
-    return StackLosses(nats_N + more * count_N, 2 * nats_N + more * count_N, count_N, 2 * count_N)
+    return TextLosses(nats_N + more * count_N, 2 * nats_N + more * count_N, count_N, 2 * count_N)
 
 
 def section(texts: list[np.ndarray], owners: list[int], **settings: float) -> Section:
@@ -103,7 +104,7 @@ def test_what_cannot_be_measured_is_absent_and_nothing_is_infinite(texts: list[n
 
 
 def test_tokens_that_read_nothing_leave_their_figures_out() -> None:
-    nobody = StackLosses(np.zeros(2), np.ones(2), np.zeros(2, np.int64), np.ones(2, np.int64))
+    nobody = TextLosses(np.zeros(2), np.ones(2), np.zeros(2, np.int64), np.ones(2, np.int64))
     found = HeldOutThoughts([np.zeros((0, 2))] * 2, np.arange(2), 2)
     figures = Thoughts.Config().build(RESAMPLING).measure(found, {"true": nobody, "zeroed": nobody})
     assert figures.figure("zeroed - true").value is None

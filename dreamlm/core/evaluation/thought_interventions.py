@@ -4,8 +4,7 @@
     2. the thought goes onto the text's own stack, which nothing ever changes
     3. the carry shows the next segment what the intervention makes of that stack
 
-Both readers see the shown stack: the tokens, and the queries that write the next thought. In a diffusion model the
-slots of a block do too, since they read the carry before their segment.
+Both readers see the shown stack: the tokens, and the queries that write the next thought.
 
 Shapes: B rows, X = T + 1 tokens of a window, M thoughts of a stack, N texts.
 """
@@ -18,10 +17,11 @@ from typing import ClassVar, final
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from dreamlm.core.evaluation.thought_metrics import Trajectory
+from dreamlm.core.evaluation.reading import read_with
+from dreamlm.core.evaluation.trajectory import Trajectory
 from dreamlm.core.modules.ring import Ring
 from dreamlm.core.modules.state import ModuleState
 from dreamlm.core.nn.decoder import DreamLM
@@ -107,10 +107,7 @@ class Anothers(Intervention):
 @final
 @dataclass(frozen=True)
 class Intervened:
-    """Reading with an intervention between segments. Implements `core.evaluation.reading.Reading`.
-
-    Rows hold a text each, from its own beginning; its document has the number 0, padding -1.
-    """
+    """Reading with an intervention between segments. Implements `core.evaluation.reading.Reading`."""
 
     module: str
     """Name of the `thought_stack`."""
@@ -127,42 +124,22 @@ class Intervened:
         records: bool,
         view: View = NO_PLACES,
     ) -> list[Signal]:
-        carry, size, signals = model.start(len(tokens_BX)), model.config.segment, list[Signal]()
-        own, row_B = stack_of(carry, self.module), torch.arange(len(tokens_BX), device=model.device)
-        for begin in range(0, tokens_BX.shape[1] - 1, size):
-            span = slice(begin, min(begin + size, tokens_BX.shape[1] - 1))
-            documents_BS = documents_BX[:, span]
-            (signal,) = model.segments(tokens_BX[:, span], documents_BS, carry, boundaries, view.columns(span))
-            if span.stop - begin == size:
-                written_B = stack_of(signal.carry, self.module).ordered()[:, -1]
-                own = own.push(written_B, row_B, (documents_BS >= 0).any(dim=1))
-                shown = self.intervention.shown(own, self.text_B, begin // size + 1)
-                state: ModuleState = signal.carry.states[self.module]
-                signal = signal.with_state(self.module, replace(state, stacks={**state.stacks, STACK: shown}))
-            signals.append(signal)
-            carry = signal.carry
-        return signals
+        own = stack_of(model.start(len(tokens_BX)), self.module)
+        row_B = torch.arange(len(tokens_BX), device=model.device)
+
+        def change(state: ModuleState, real_B: Bool[Tensor, " B"], segments: int) -> ModuleState:
+            nonlocal own
+            own = own.push(state.stacks[STACK].ordered()[:, -1], row_B, real_B)
+            shown = self.intervention.shown(own, self.text_B, segments)
+            return replace(state, stacks={**state.stacks, STACK: shown})
+
+        return read_with(change, self.module, model, tokens_BX, documents_BX, boundaries, view)
 
 
 def stack_of(carry: Carry, module: str) -> Ring:
     """The stack of thoughts that a carry shows."""
     state: ModuleState = carry.states[module]
     return state.stacks[STACK]
-
-
-def donors(owner_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """For each text the nearest before it that belongs to another document, or else behind it; -1 where none does.
-
-    owner_N: the document of each text, longest texts first; so nearly every text is lent at least as many thoughts as
-    it has, of a text of about its length.
-    """
-    number_N = np.arange(len(owner_N))
-    differs_N = owner_N[1:] != owner_N[:-1]
-    before_N = np.maximum.accumulate(np.concatenate([[-1], np.where(differs_N, number_N[:-1], -1)]).astype(np.int64))
-    ahead_N = np.concatenate([np.where(differs_N, number_N[1:], len(owner_N)), [len(owner_N)]]).astype(np.int64)
-    behind_N = np.minimum.accumulate(ahead_N[::-1])[::-1]
-    lent_N = np.where(before_N >= 0, before_N, np.where(behind_N < len(owner_N), behind_N, -1))
-    return lent_N[: len(owner_N)]
 
 
 def _other_order(count: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:

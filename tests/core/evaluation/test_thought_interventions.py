@@ -3,8 +3,9 @@
 Shapes: B rows, M thoughts of a stack, T targets.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -13,19 +14,20 @@ import torch
 from thinking_model import END, MODULE, SEGMENT, STACK, documents, thinking_model
 from torch import Tensor
 
-from dreamlm.core.evaluation.interventions import (
+from dreamlm.core.evaluation.ablation import TextLosses, ablated, donors
+from dreamlm.core.evaluation.by_document import ByDocument
+from dreamlm.core.evaluation.likelihood import likelihood_of
+from dreamlm.core.evaluation.reading import Reading, read_plainly
+from dreamlm.core.evaluation.thought_interventions import (
     Anothers,
     Intervened,
     Intervention,
     Shuffled,
     TrueStack,
     Zeroed,
-    donors,
     stack_of,
 )
-from dreamlm.core.evaluation.likelihood import likelihood_of
-from dreamlm.core.evaluation.reading import Reading, read_plainly
-from dreamlm.core.evaluation.thought_reading import ablated, collected
+from dreamlm.core.evaluation.thought_reading import collected
 from dreamlm.core.inference import inference
 from dreamlm.core.modules.ring import Ring
 from dreamlm.core.modules.thought_stack import ThoughtStack
@@ -42,6 +44,13 @@ def nll(model: DreamLM, batch: Batch, read: Reading) -> npt.NDArray[np.float64]:
 
 def changed(intervention: Intervention, batch: Batch) -> Intervened:
     return Intervened(MODULE, intervention, np.arange(len(batch.tokens)))
+
+
+def losses_of(
+    model: DreamLM, held_out: ByDocument, rows: int, interventions: Sequence[Intervention]
+) -> dict[str, TextLosses]:
+    ways = {one.name: partial(Intervened, MODULE, one) for one in interventions}
+    return ablated(model, held_out, rows, ways, lambda read: likelihood_of(model, END, 2, read=read))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -148,13 +157,6 @@ def test_anothers_are_those_that_it_had_at_that_time() -> None:
     assert there(Anothers(texts, np.array([2, 2, 0])).shown(ring(2), np.array([0]), 2)) == [[]]
 
 
-def test_the_donor_is_the_next_longer_text_of_another_document() -> None:
-    assert donors(np.array([4, 4, 2, 2, 7, 4])).tolist() == [2, 2, 1, 1, 3, 4]
-    assert donors(np.array([1, 1, 1])).tolist() == [-1, -1, -1]
-    assert donors(np.array([1])).tolist() == [-1]
-    assert donors(np.array([], dtype=np.int64)).tolist() == []
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_thoughts_and_losses_are_the_same_in_any_batches(kind: str) -> None:
     model, held_out = thinking_model(kind), documents()
@@ -162,9 +164,7 @@ def test_thoughts_and_losses_are_the_same_in_any_batches(kind: str) -> None:
     def losses(rows: int) -> dict[str, npt.NDArray[np.float64]]:
         found = collected(model, MODULE, held_out, rows)
         interventions = [TrueStack(), Zeroed(), Shuffled(5), Anothers(found.texts, donors(held_out.owner_N))]
-        each = ablated(
-            model, MODULE, held_out, rows, interventions, lambda read: likelihood_of(model, END, 2, read=read)
-        )
+        each = losses_of(model, held_out, rows, interventions)
         assert list(each) == ["true", "zeroed", "shuffled", "another's"]
         return {name: one.overall_N for name, one in each.items()}
 
@@ -189,9 +189,7 @@ def test_a_text_has_a_thought_for_each_segment_that_it_completes() -> None:
 
 def test_losses_are_summed_behind_the_first_segment_and_over_all() -> None:
     model, held_out = thinking_model(), documents(16, 6, 3)
-    losses = ablated(model, MODULE, held_out, 2, [TrueStack()], lambda read: likelihood_of(model, END, read=read))[
-        "true"
-    ]
+    losses = losses_of(model, held_out, 2, [TrueStack()])["true"]
     assert (losses.reading_tokens_N.tolist(), losses.tokens_N.tolist()) == ([12, 2, 0], [16, 6, 3])
     (batch,) = held_out.batches(100)
     each = nll(model, batch, read_plainly)
