@@ -1,6 +1,6 @@
 """Which caption belongs to which picture: both come into one space of roles, and are compared there.
 
-    vectors of a picture or of a caption -> noise -> bottleneck D/2 -> what, action and result ask for their part
+    vectors of a picture or of a caption -> noise -> bottleneck D/2 -> their mean, and what each role asks for beside it
     similarity: mean cosine over the roles, by a learned temperature
 
 Shapes: I pictures, J captions, N vectors of one of them, D width, R roles.
@@ -106,7 +106,10 @@ class Contrast(nn.Module):
             return (loss_I * pair_I).sum() / pair_I.sum().clamp(min=1)
 
     def _roles(self, vectors_IND: Tensor, real_IN: Tensor) -> Tensor:
-        return F.normalize(self.roles(vectors_IND, vectors_IND, real_IN[:, None]).float(), dim=2)
+        """What a role asks for, upon the mean of all: so it means something before it has learned to ask."""
+        found_IRD = self.roles(vectors_IND, vectors_IND, real_IN[:, None])
+        mean_I1D = (vectors_IND * real_IN[:, :, None]).sum(dim=1, keepdim=True) / real_IN.sum(dim=1)[:, None, None]
+        return F.normalize((mean_I1D + found_IRD).float(), dim=2)
 
 
 @final
