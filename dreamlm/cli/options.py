@@ -34,7 +34,10 @@ ExtendOption = Annotated[
 RescaleOption = Annotated[
     str | None,
     typer.Option(
-        "--rescale-layers", metavar="LAYERS", help="Only there: all, lower_half, upper_half, or numbers as in 0,1."
+        "--rescale-layers",
+        metavar="LAYERS",
+        help="Layers whose rotary positions are re-scaled for --extend-max-seq-len: all, lower_half, upper_half, "
+        "or numbers as in 0,1. The others keep theirs.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]

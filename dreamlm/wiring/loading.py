@@ -45,7 +45,8 @@ def load(
 
     It is in the stage of its curriculum in which the snapshot was taken.
     extend_max_seq_len: tokens of a window, when more than in training; `Loaded.preset` then says so too.
-    rescale_layers: which layers see positions re-scaled for that; None is those re-scaled before, or all.
+    rescale_layers: which layers see positions re-scaled for that, while others keep theirs; None is those re-scaled
+    before, or all.
 
     Raises: UserMistake when there is none, or it cannot be extended so; CheckpointError when it is damaged.
     """

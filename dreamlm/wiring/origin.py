@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamlm.checkpoints.convert.stock import read_decoder, read_weights
+from dreamlm.checkpoints.convert.stock import check_weights, read_decoder, read_weights
 from dreamlm.checkpoints.verification import verify
 from dreamlm.core.errors import CheckpointError, Mistake, PresetError, UserMistake
 from dreamlm.core.hub import from_hub
@@ -53,9 +53,13 @@ class Origin:
         Raises: UserMistake when there is no such model, or a decoder cannot express it; CheckpointError for damage.
         """
         folder = _folder(name)
-        if (folder / "manifest.json").exists():
+        ours = (folder / "manifest.json").exists()
+        if ours:
             verify(folder)
-        return cls(name, folder, read_decoder(folder))
+        config = read_decoder(folder)
+        if not ours:
+            check_weights(folder, config)
+        return cls(name, folder, config)
 
     @property
     def tokenizer(self) -> Pretrained:

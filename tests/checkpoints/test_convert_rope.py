@@ -35,6 +35,12 @@ def test_positions_rescaled_in_some_layers_are_refused_by_name(tmp_path: Path) -
     assert not (tmp_path / "stock").exists()
 
 
+def test_several_rules_are_refused_as_such(tmp_path: Path) -> None:
+    positions = {"scaling": {**YARN, "layers": [0]}, "scaling_elsewhere": [{"type": "linear", "factor": 2}]}
+    with pytest.raises(UserMistake, match=r"re-scaled in layers \[0\], and by another rule elsewhere"):
+        export(save(tmp_path, build(positions=positions)), tmp_path / "stock")
+
+
 def test_a_snapshot_older_than_scaling_is_exported_without_one(tmp_path: Path) -> None:
     model = build()
     exported = export(save(tmp_path, model, positions={"type": "rope", "theta": 500.0}), tmp_path / "stock")

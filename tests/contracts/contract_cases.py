@@ -70,6 +70,20 @@ def cases() -> Mapping[str, Subject]:
     return {", ".join(names[config]): subject for config, subject in subjects.items()}
 
 
+def smoothed() -> Mapping[str, Subject]:
+    """Objectives that ask for something of every token, not of the true one alone."""
+    trunks = {"": {}, " in block_diffusion": {"diffusion": "block_diffusion"}}
+    smooth = partial(_smoothed, share=0.1)
+    return {
+        f"label smoothing{within}": Subject(DreamLM.Config.model_validate({**SIZES, **trunk}), objective=smooth)
+        for within, trunk in trunks.items()
+    }
+
+
+def _smoothed(model: DreamLM, label_smoothing: float, share: float) -> nn.Module:
+    return _objective(model, share, UNTOUCHED)
+
+
 def _trunks(plain: DreamLM.Config) -> Iterator[Case]:
     for name, field in DreamLM.Config.model_fields.items():
         for label, value in _values(name, field.annotation):

@@ -36,6 +36,8 @@ def lines() -> Iterator[str]:
     yield "# Contracts kept\n"
     yield "`python tests/contracts/contract_table.py`: + kept in a mode, - broken; two signs are train and eval mode."
     yield "One sign where a contract is about training only, or a subject draws random numbers in it.\n"
+    yield "Contract 6 lets padding inside a document count in models with modules: there it is part of a segment, as"
+    yield "long as any token. What the padding holds, and padding before and behind a document, count in no model.\n"
     for number, contract in enumerate(CONTRACTS, start=1):
         yield f"{number}. {contract.name}"
     columns = [str(contract.number) for contract in CONTRACTS]

@@ -19,6 +19,7 @@ from contract_subject import (
     run,
     tokens,
 )
+from hidden_tokens import stay_hidden
 from promises import promise
 from torch import Tensor
 
@@ -30,7 +31,10 @@ LEFT_PADDING = (0, 3, 6, 0)
 
 @promise(1, "causal")
 def causal(subject: Subject, training: bool) -> None:
-    """Changing token t leaves the logits before t bit-identical, and changes the one at t."""
+    """Changing token t leaves the logits before t bit-identical, and changes the one at t.
+
+    Where blocks are filled in, no token moves a slot that must not see it: `hidden_tokens` says which.
+    """
     model = subject.random(training)
     ids = tokens(3)
     several = torch.tensor([packed(16), packed(6, 10), packed(3, 8, 5)])
@@ -43,6 +47,8 @@ def causal(subject: Subject, training: bool) -> None:
             after = logits(model, changed, documents, begin, boundaries)
             assert torch.equal(before[:, :t], after[:, :t]), f"changing token {t} changes logits before it"
             assert differ_in_every_row(before[:, t], after[:, t]), f"changing token {t} does not change its logits"
+    if subject.config.diffusion is not None:
+        stay_hidden(subject, model, tokens(3, LENGTH + 1), torch.tensor([packed(17), packed(6, 11), packed(3, 8, 6)]))
 
 
 @promise(2, "no copying")

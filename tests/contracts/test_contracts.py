@@ -6,7 +6,7 @@ import pkgutil
 
 import pytest
 from all_contracts import CONTRACTS, TRAINING_ONLY
-from contract_cases import SIZES, SIZES_ONLY, cases
+from contract_cases import SIZES, SIZES_ONLY, cases, smoothed
 from contract_heads import head_subjects
 from promises import Contract
 from torch import nn
@@ -21,7 +21,7 @@ from dreamlm.core.rl.reward_model import RewardModel
 
 WRAPPERS = {Policy, RewardModel}
 """A model with heads beside it; they have no weight of their own."""
-CASES = {**cases(), **head_subjects(DreamLM.Config.model_validate(SIZES))}
+CASES = {**cases(), **smoothed(), **head_subjects(DreamLM.Config.model_validate(SIZES))}
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])

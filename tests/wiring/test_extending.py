@@ -1,5 +1,6 @@
 """A trained model is loaded for longer windows, and what is saved from it knows them."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,14 @@ def logits(loaded: Loaded, length: int) -> torch.Tensor:
         return loaded.model.logits(signal.hidden)
 
 
+def saved(place: Workplace, loaded: Loaded) -> Path:
+    """The run folder with one snapshot of the model."""
+    folder = place.folder / "other"
+    saver = SnapshotSaver(Store(folder), loaded.preset, loaded.model, loaded.tokenizer, corpus_folder(place.preset()))
+    saver.save(loaded.state, Tensors(loaded.model.state_dict(), {}))
+    return folder
+
+
 @pytest.mark.parametrize("kind", ["alibi", "learned", "none", "rope"])
 def test_windows_and_contexts_grow_and_a_snapshot_of_the_longer_model_brings_it_back(
     place: Workplace, trained: Trained, kind: str
@@ -44,10 +53,7 @@ def test_windows_and_contexts_grow_and_a_snapshot_of_the_longer_model_brings_it_
     (text,) = generate(longer.model, longer.tokenizer, ["the cat saw " * 25], longer.preset.generate)
     assert text.dropped_prompt_tokens == 0
 
-    other = Store(place.folder / "other")
-    saver = SnapshotSaver(other, longer.preset, longer.model, longer.tokenizer, corpus_folder(place.preset()))
-    saver.save(longer.state, Tensors(longer.model.state_dict(), {}))
-    back = dreamlm.load(place.folder / "other")
+    back = dreamlm.load(saved(place, longer))
     assert back.model.config == longer.model.config
     assert torch.equal(logits(back, 128), logits(longer, 128))
 
@@ -59,6 +65,18 @@ def test_chosen_layers_alone_are_rescaled(trained: Trained) -> None:
     assert not torch.equal(logits(whole, 64), logits(part, 64))
     assert not torch.equal(logits(none, 64), logits(part, 64))
     assert not torch.equal(logits(none, 64), logits(whole, 64))
+
+
+def test_layers_left_out_keep_the_scaling_of_training_in_snapshots_too(place: Workplace, trained: Trained) -> None:
+    run = trained("model.num_layers=2", 'model.positions={"scaling": {"type": "linear", "factor": 2}}')
+    longer = dreamlm.load(run, extend_max_seq_len=64, rescale_layers=(1,))
+    folder = saved(place, longer)
+    values = json.loads(next(folder.rglob("config.json")).read_text())["positions"]
+    scaled, kept = values["scaling"], *values["scaling_elsewhere"]
+    assert (scaled["factor"], scaled["layers"], kept["factor"], kept["layers"]) == (4.0, [1], 2.0, "all")
+    assert torch.equal(logits(dreamlm.load(folder), 64), logits(longer, 64))
+    none = dreamlm.load(run, extend_max_seq_len=64, rescale_layers=())
+    assert torch.equal(logits(none, 32), logits(dreamlm.load(run), 32))
 
 
 def test_layers_without_a_length_and_a_shorter_window_are_mistakes(trained: Trained) -> None:

@@ -269,8 +269,39 @@ def test_a_weight_that_is_not_as_configured_is_never_left_to_chance(
     if harm == "of another shape":
         weights[stock] = weight[:, 1:].contiguous()
     save_file(weights, file, {"format": "pt"})
-    with pytest.raises(CheckpointError, match=f"not those of their configuration: {own}"):
-        initial_model(completed(start(tmp_path / "stock")), 300)
+    with pytest.raises(CheckpointError, match=f"not those of their configuration: {own}") as caught:
+        completed(start(tmp_path / "stock"))
+    assert "must be of one model" in caught.value.hint
+
+
+@pytest.mark.parametrize("harm", ["cut", "no tensors", "missing"])
+def test_damaged_weights_are_told_before_anything_is_prepared(
+    place: Workplace, tmp_path: Path, start: Start, harm: str
+) -> None:
+    save_stock(tmp_path / "stock", shard_size="30KB")
+    file = sorted((tmp_path / "stock").glob("*.safetensors"))[-1]
+    content = file.read_bytes()
+    if harm == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(content[:-8] if harm == "cut" else b"<html>not found</html>")
+    start(tmp_path / "stock", seq_length=32)
+    with pytest.raises(CheckpointError, match="the weights cannot be read: model-") as caught:
+        place.train(tmp_path / "run")
+    assert "copy the folder of the model again" in caught.value.hint
+    assert caught.value.where == str(file)
+    assert not (tmp_path / "home").exists()
+
+
+def test_weights_that_change_after_they_were_looked_at_are_never_left_to_chance(tmp_path: Path, start: Start) -> None:
+    save_stock(tmp_path / "stock")
+    preset = completed(start(tmp_path / "stock"))
+    file = tmp_path / "stock" / "model.safetensors"
+    weights = load_file(file)
+    del weights["model.norm.weight"]
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"not those of their configuration: norm\.weight"):
+        initial_model(preset, 300)
 
 
 def test_weights_in_half_precision_are_taken_over_exactly(tmp_path: Path, start: Start) -> None:

@@ -60,6 +60,12 @@ def qwen3_next_tensors(own: Mapping[str, RawTensor], where: str) -> dict[str, Ra
     return {name: _converted(name, own) for name in own if not name.endswith(_GATE)}
 
 
+def stock_shapes(own: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The shapes that a Qwen3Next has for those of a gated decoder, by dreamlm's names: `own_tensors` the other way."""
+    shapes = {name: shape for name, shape in own.items() if not name.endswith(_GATE)}
+    return shapes | {name: (2 * shape[0], *shape[1:]) for name, shape in shapes.items() if name.endswith(_QUERY)}
+
+
 def own_tensors(stock: Mapping[str, "Tensor"], num_heads: int, where: str) -> dict[str, "Tensor"]:
     """The weights of a Qwen3Next, by dreamlm's names already, as a gated decoder computes with them; norms in fp32.
 

@@ -24,12 +24,14 @@ _IMPLIED = {"partial_rotary_factor": 1.0, "truncate": True}
 def stock_rope(positions: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The keys of a stock config.json that say what `model.positions` of type `rope` says.
 
-    Raises: UserMistake when a scaling holds for some layers only, which no stock architecture knows.
+    Raises: UserMistake when a scaling does not hold for all layers, which no stock architecture knows.
     """
     theta, scaling = positions["theta"], positions.get("scaling", {"type": "none"})
     if scaling["type"] == "none":
         # Both spellings: transformers 5 reads rope_parameters, version 4 reads rope_theta and rope_scaling.
         return {"rope_theta": theta, "rope_parameters": {"rope_type": "default", "rope_theta": theta}}
+    if scaling["layers"] != "all" and positions.get("scaling_elsewhere"):
+        raise inexpressible(f"positions re-scaled in layers {scaling['layers']}, and by another rule elsewhere", where)
     if scaling["layers"] != "all":
         raise inexpressible(f"positions re-scaled in layers {scaling['layers']} only", where)
     rule = {"rope_type": scaling["type"], "factor": scaling["factor"]}

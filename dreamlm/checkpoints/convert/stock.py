@@ -1,24 +1,27 @@
 """Model folders of transformers, Llama, Qwen3, Qwen3Next or dreamlm's own, as a decoder's configuration and weights.
 
     read_decoder(folder) -> DreamLM.Config     refuses by name what a decoder cannot express
+    check_weights(folder, config)              reads headers alone: what is damaged is told before anything is begun
     read_weights(folder, config) -> tensors    by dreamlm's names, from one safetensors file or from its shards
 
 The configuration is read by transformers itself, so that every version's spelling and defaults are understood.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from dreamlm.checkpoints.convert.naming import own_name
-from dreamlm.checkpoints.convert.qwen3_next import own_tensors
+from dreamlm.checkpoints.convert.qwen3_next import own_tensors, stock_shapes
 from dreamlm.checkpoints.convert.rope import own_rope
+from dreamlm.checkpoints.tensors import TensorFile, read_header
 from dreamlm.core.errors import CheckpointError, UserMistake
 from dreamlm.core.nn.decoder import DreamLM
 
@@ -63,6 +66,27 @@ def read_decoder(folder: Path) -> DreamLM.Config:
         raise UserMistake(f"a dreamlm decoder cannot have this model's sizes: {reasons}", where=str(folder)) from error
 
 
+def check_weights(folder: Path, config: DreamLM.Config) -> None:
+    """That the headers of the files promise the weights of such a decoder; no tensor is read.
+
+    Raises: CheckpointError when files are missing, damaged, or of another model; UserMistake as `read_weights`.
+    """
+    kind = _configuration(folder).model_type
+    shapes = {name: entry.shape for path in _files(folder) for name, entry in _header(path).entries.items()}
+    found = {own: shapes[name] for name, own in _own_names(shapes, kind, folder).items()}
+    if config.tie_embeddings:
+        found.pop("head.weight", None)
+    expected = _shapes(config, found.get("embedding.weight", (1,))[0])
+    if kind == "qwen3_next":
+        expected = stock_shapes(expected)
+    if different := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+        raise CheckpointError(
+            f"the weights to start from are not those of their configuration: {', '.join(different)}",
+            where=str(folder),
+            hint=f"{CONFIG} and the weights must be of one model: fetch or export it again",
+        )
+
+
 def read_weights(folder: Path, config: DreamLM.Config) -> dict[str, Tensor]:
     """The weights on the CPU, in the precision of the files (norms of a Qwen3Next: fp32); a tied head is left to the
     embedding.
@@ -70,25 +94,44 @@ def read_weights(folder: Path, config: DreamLM.Config) -> dict[str, Tensor]:
     Raises: CheckpointError when files are missing or damaged; UserMistake naming weights a decoder has no place for.
     """
     kind = _configuration(folder).model_type
-    weights: dict[str, Tensor] = {}
-    homeless = []
+    tensors: dict[str, Tensor] = {}
     for path in _files(folder):
         try:
-            tensors = load_file(path)
+            tensors |= load_file(path)
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"the weights cannot be read: {error}", where=str(path)) from error
-        for name, tensor in tensors.items():
-            own = name if kind == "dreamlm" else own_name(name)
-            if own is not None:
-                weights[own] = tensor
-            elif not name.endswith(_COMPUTED):
-                homeless.append(name)
-    if homeless:
-        what = f"a dreamlm decoder has no place for the weights {', '.join(sorted(homeless))}"
-        raise UserMistake(what, where=str(folder))
+            raise _damaged(f"the weights cannot be read: {error}", path) from error
+    weights = {own: tensors[name] for name, own in _own_names(tensors, kind, folder).items()}
     if config.tie_embeddings:
         weights.pop("head.weight", None)
     return own_tensors(weights, config.num_heads, str(folder)) if kind == "qwen3_next" else weights
+
+
+def _own_names(names: Iterable[str], kind: str, folder: Path) -> dict[str, str]:
+    """What dreamlm calls each weight of the files, but for constants that are computed."""
+    named = {name: name if kind == "dreamlm" else own_name(name) for name in names}
+    homeless = [name for name, own in named.items() if own is None and not name.endswith(_COMPUTED)]
+    if homeless:
+        what = f"a dreamlm decoder has no place for the weights {', '.join(sorted(homeless))}"
+        raise UserMistake(what, where=str(folder))
+    return {name: own for name, own in named.items() if own is not None}
+
+
+def _header(path: Path) -> TensorFile:
+    try:
+        return read_header(path)
+    except CheckpointError as error:
+        raise _damaged(f"the weights cannot be read: {error.what}", path) from error
+
+
+def _damaged(what: str, path: Path) -> CheckpointError:
+    return CheckpointError(what, where=str(path), hint="copy the folder of the model again, or download it anew")
+
+
+def _shapes(config: DreamLM.Config, vocab_size: int) -> dict[str, tuple[int, ...]]:
+    """Of every weight of a decoder, by dreamlm's names; a tied head has none of its own."""
+    with torch.device("meta"):
+        decoder = config.build(vocab_size)
+    return {name: tuple(parameter.shape) for name, parameter in decoder.named_parameters()}
 
 
 def _configuration(folder: Path) -> Any:

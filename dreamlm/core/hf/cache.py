@@ -44,11 +44,7 @@ class CarryCache(Cache):  # type: ignore[misc]
 
     def crop(self, tokens_to_remove: int) -> None:
         """Raises: UserMistake; what a module has written cannot be taken back."""
-        raise UserMistake(
-            "a carry cannot be cropped, so dreamlm's models are no assistants and have none",
-            where="generate(assistant_model=..., prompt_lookup_num_tokens=...)",
-            hint="generate without assisted decoding",
-        )
+        raise no_assistants()
 
     def reset(self) -> None:
         self.carry = None
@@ -64,3 +60,12 @@ class CarryCache(Cache):  # type: ignore[misc]
         if self.carry is not None:
             rows = torch.arange(self.carry.rows, device=self.carry.last_document_B.device)
             self.carry = self.carry.select(rows.repeat_interleave(repeats))
+
+
+def no_assistants() -> UserMistake:
+    """What is told when decoding is to be assisted, and tokens would have to be taken back."""
+    return UserMistake(
+        "a carry cannot be cropped, so dreamlm's models are no assistants and have none",
+        where="generate(assistant_model=..., prompt_lookup_num_tokens=...)",
+        hint="generate without assisted decoding",
+    )

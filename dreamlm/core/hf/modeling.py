@@ -17,8 +17,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 
 from dreamlm.core.errors import CheckpointError, RangeError, UserMistake
-from dreamlm.core.hf.cache import CarryCache
+from dreamlm.core.hf.cache import CarryCache, no_assistants
 from dreamlm.core.hf.configuration import DreamLMConfig
+from dreamlm.core.hf.inputs import checked
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.diffusion import require_causal
 from dreamlm.core.nn.signal import Carry
@@ -88,43 +89,31 @@ class DreamLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
 
         attention_mask: 0 is padding, on the left or the right.  labels: -100 is no target; the loss is the mean
         cross-entropy of tokens, without what layers add to it in dreamlm's own training.
-        Raises: UserMistake for vectors instead of tokens, a foreign cache, or an option that would have no effect, such
-        as `position_ids` and `output_attentions`; RangeError past the last position, and for ids that no token has.
+        Raises: UserMistake for vectors instead of tokens, inputs of another form, a foreign cache, or an option that
+        would have no effect, such as `position_ids` and `output_attentions`; RangeError past the last position, and for
+        ids that no token has.
         """
-        if input_ids is None or inputs_embeds is not None:
+        if inputs_embeds is not None:
             raise UserMistake("a dreamlm model reads token ids, not vectors", where="inputs_embeds")
         _require_known(options)
-        self._require_tokens(input_ids)
         cache = _own(past_key_values)
-        documents_BT = _documents(input_ids, attention_mask)
+        tokens_BT = checked(input_ids, attention_mask, labels, cache.carry, self.config.vocab_size)
+        documents_BT = _documents(tokens_BT, attention_mask)
         carry = cache.carry or self._start(documents_BT, records=use_cache is not False)
-        self._require_positions(carry.tokens + input_ids.shape[1])
-        signal = self.decoder(input_ids, documents_BT, carry, boundaries=bool((documents_BT < 0).any()))
+        self._require_positions(carry.tokens + tokens_BT.shape[1])
+        signal = self.decoder(tokens_BT, documents_BT, carry, boundaries=bool((documents_BT < 0).any()))
         cache.carry = signal.carry
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.decoder.logits(signal.hidden[:, kept])
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **options)
+            loss = self.loss_function(logits=logits, labels=labels.long(), vocab_size=self.config.vocab_size, **options)
         output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=None if use_cache is False else cache)
         return output.to_tuple() if return_dict is False else output
 
     def _start(self, documents_BT: Int[Tensor, "B T"], records: bool) -> Carry:
         before_B = (documents_BT >= 0).to(torch.int32).argmax(dim=1)
         return self.decoder.start(len(documents_BT), records, left_padding=before_B.tolist())
-
-    def _require_tokens(self, tokens_BT: Int[Tensor, "B T"]) -> None:
-        """Only of ids on the CPU, where to look costs nothing; elsewhere every pass would wait for the answer."""
-        if tokens_BT.device.type != "cpu" or not tokens_BT.numel():
-            return
-        least, most = (int(end) for end in tokens_BT.aminmax())
-        if least < 0 or most >= self.config.vocab_size:
-            raise RangeError(
-                f"{least if least < 0 else most} is no token: the vocabulary has {self.config.vocab_size}",
-                where="input_ids",
-                valid=[f"0 to {self.config.vocab_size - 1}"],
-                hint="padding is any token under a 0 of the attention mask; -100 is for labels only",
-            )
 
     def _require_positions(self, length: int) -> None:
         most = self.decoder.max_positions
@@ -145,6 +134,21 @@ class DreamLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
         ]
         if missing:
             raise CheckpointError(f"the weights lack {', '.join(missing)}", where=str(self.config.name_or_path))
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
+        """`sdpa`, as which the decoder's attention goes.  Raises: UserMistake when another one is asked for."""
+        if requested_attention not in (None, "sdpa"):
+            raise UserMistake(
+                f"attention cannot be {requested_attention}: a dreamlm model computes it in its own way",
+                where="attn_implementation",
+                valid=["sdpa"],
+                hint="leave it out; model.attention_activation of a preset says what attention is",
+            )
+        return "sdpa"
+
+    def _assisted_decoding(self, *given: Any, **options: Any) -> Any:
+        """Raises: UserMistake; transformers would go back in the cache."""
+        raise no_assistants()
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
@@ -177,12 +181,4 @@ def _documents(tokens_BT: Int[Tensor, "B T"], mask: Tensor | None) -> Int[Tensor
     """Document 0 for real tokens, -1 for padding."""
     if mask is None:
         return torch.zeros_like(tokens_BT, dtype=torch.int32)
-    length = tokens_BT.shape[1]
-    if mask.ndim != 2 or mask.shape[1] < length:
-        shape = "x".join(map(str, mask.shape))
-        raise UserMistake(
-            f"the attention mask is {shape}, for tokens {len(tokens_BT)}x{length}",
-            where="attention_mask",
-            hint="give one 0 or 1 for each token, of the past as well",
-        )
-    return (mask[:, -length:] != 0).to(torch.int32) - 1
+    return (mask[:, -tokens_BT.shape[1] :] != 0).to(torch.int32) - 1

@@ -191,8 +191,9 @@ class DreamLM(nn.Module):
         if self.mask_vector is None:
             hidden_BTD = self.embedding(text_BT)
         else:
-            hidden_BTD = self.embedding(text_BT.clamp(max=self.vocab_size - 1))
-            hidden_BTD = torch.where((text_BT == self.mask_id)[:, :, None], self.mask_vector, hidden_BTD)
+            masked_BT = text_BT == self.mask_id
+            hidden_BTD = self.embedding(text_BT.masked_fill(masked_BT, 0))
+            hidden_BTD = torch.where(masked_BT[:, :, None], self.mask_vector, hidden_BTD)
         hidden_BTD = view.show(hidden_BTD, tokens_BT)
         embedded: Tensor = self.dropout(self.positions.embed(hidden_BTD, position_BT))
         return embedded

@@ -25,7 +25,7 @@ def extended(
 ) -> tuple[Config, dict[str, Tensor]]:
     """Configuration and weights of the same model for windows of `length` tokens; its own length changes nothing.
 
-    layers: which layers see re-scaled positions; None is those re-scaled before, or all.
+    layers: which layers see re-scaled positions, while others keep theirs; None is those re-scaled before, or all.
     Raises: RangeError when the length or the layers do not fit the model.
     """
     if length < config.seq_length:

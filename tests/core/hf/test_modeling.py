@@ -23,6 +23,9 @@ from dreamlm.core.tokenizer import Tokenizer
 SnapshotOf = Callable[[DreamLM], Path]
 PROMPTS = ["the cat", "the sea saw the mat and", "a", ""]
 SUMMARY = {"segment_length": 8, "modules": [{"type": "segment_summary"}]}
+YARN = {"type": "yarn", "factor": 4, "original_length": 16}
+DREAMS = {"num_dream_sequences": 2, "dream_length": 2, "num_experts": 3, "expert_num_layers": 1, "expert_num_heads": 4}
+DREAMING = {"segment_length": 8, "modules": [{"type": "dreaming", "graph_num_heads": 2, **DREAMS}]}
 
 
 def build(**settings: Any) -> DreamLM:
@@ -59,8 +62,16 @@ def random_tokens(rows: int, length: int) -> Tensor:
         {"positions": "learned", "norm": "layernorm", "feed_forward": "gelu"},
         SUMMARY,
         {"mask_vector": True},
+        {"attention_gate": True},
+        {"positions": "alibi"},
+        {"positions": {"scaling": YARN}},
+        {"positions": {"scaling": {**YARN, "layers": [1]}, "scaling_elsewhere": [{"type": "linear", "factor": 2}]}},
+        {"attention_activation": "sparsemax"},
+        {"feed_forward": {"type": "moe", "num_experts": 3}},
+        DREAMING,
+        {"segment_length": 8, "modules": [{"type": "thought_stack", "thought_dims": (2, 3, 2), "stack_size": 2}]},
     ],
-    ids=["tied", "untied", "learned", "module", "mask"],
+    ids=str,
 )
 @torch.no_grad()
 def test_transformers_computes_dreamlms_logits_bit_for_bit(snapshot_of: SnapshotOf, settings: dict[str, Any]) -> None:
@@ -81,7 +92,7 @@ def test_a_mask_vector_goes_through_transformers_and_back(snapshot_of: SnapshotO
     assert torch.equal(peer_of(tmp_path / "saved").decoder.mask_vector, model.mask_vector)
 
 
-@pytest.mark.parametrize("settings", [{}, SUMMARY], ids=["plain", "module"])
+@pytest.mark.parametrize("settings", [{}, SUMMARY, DREAMING], ids=["plain", "module", "dreaming"])
 @torch.no_grad()
 def test_padding_on_the_left_changes_no_row(snapshot_of: SnapshotOf, settings: dict[str, Any]) -> None:
     model = build(**settings)
@@ -222,20 +233,31 @@ def test_what_the_decoder_cannot_do_is_refused_by_name(snapshot_of: SnapshotOf) 
     tokens = random_tokens(1, 65)
     with pytest.raises(RangeError, match="65 tokens do not fit: the model has 64 positions"):
         peer(tokens)
-    vocabulary = peer.config.vocab_size
-    for unknown in (-100, -1, vocabulary):
-        with pytest.raises(RangeError, match=f"^{unknown} is no token: the vocabulary has {vocabulary}"):
-            peer(torch.tensor([[0, unknown, vocabulary - 1]]))
     with pytest.raises(UserMistake, match="token ids, not vectors"):
         peer(inputs_embeds=torch.zeros(1, 2, 32))
     with pytest.raises(UserMistake, match="does nothing with position_ids, output_attentions"):
         peer(tokens[:, :3], position_ids=torch.arange(3)[None], output_attentions=True, output_hidden_states=False)
     with pytest.raises(UserMistake, match="cannot use a DynamicCache"):
         peer(tokens[:, :3], past_key_values=DynamicCache())
-    with pytest.raises(UserMistake, match="attention mask is 1x2, for tokens 1x3"):
-        peer(tokens[:, :3], attention_mask=torch.ones(1, 2))
+    for assistance in ({"prompt_lookup_num_tokens": 2}, {"assistant_model": peer}):
+        with pytest.raises(UserMistake, match="models are no assistants and have none"):
+            peer.generate(tokens[:, :3], max_new_tokens=4, **assistance)
     with pytest.raises(UserMistake, match="cannot be cropped"):
         CarryCache().crop(1)
+
+
+def test_a_model_that_fills_in_blocks_is_refused_by_name(snapshot_of: SnapshotOf) -> None:
+    folder = snapshot_of(build(diffusion={"block_size": 4}))
+    with pytest.raises(UserMistake, match="a causal language model of transformers needs a model that predicts one"):
+        peer_of(folder)
+
+
+def test_another_way_to_attend_is_not_taken_and_left_unused(snapshot_of: SnapshotOf) -> None:
+    folder = snapshot_of(build())
+    assert peer_of(folder, attn_implementation="sdpa").config._attn_implementation == "sdpa"
+    for other in ("eager", "flash_attention_2"):
+        with pytest.raises(UserMistake, match=f"attention cannot be {other}: a dreamlm model computes it"):
+            peer_of(folder, attn_implementation=other)
 
 
 def test_a_model_built_from_a_configuration_is_initialised_as_dreamlm_does(snapshot_of: SnapshotOf) -> None:

@@ -26,6 +26,12 @@ CHOICES = {
     "ALiBi": {"positions": "alibi"},
     "no positions": {"positions": "none"},
     "YaRN in one layer": {"positions": {"scaling": {"type": "yarn", "factor": 4, "original_length": 8, "layers": [1]}}},
+    "two scalings": {
+        "positions": {
+            "scaling": {"type": "linear", "factor": 4, "layers": [1]},
+            "scaling_elsewhere": [{"type": "yarn", "factor": 2, "original_length": 8}],
+        }
+    },
     "learnable activation": {"feed_forward": "learnable"},
     "experts": {"feed_forward": {"type": "moe", "num_experts": 4}},
     "sparsemax": {"attention_activation": "sparsemax"},
@@ -205,6 +211,25 @@ def test_a_fresh_model_knows_nothing(hidden_size: int, choice: dict[str, object]
     ids = torch.randint(0, vocab, (16, 33))
     losses = CausalObjective(model, 0.0)(ids, one_document(ids), False)
     assert losses.nll.item() / losses.tokens.item() == pytest.approx(math.log(vocab), rel=0.02)
+
+
+@pytest.mark.parametrize("mask_vector", [True, False])
+def test_an_id_that_no_token_has_is_never_read_as_another(mask_vector: bool) -> None:
+    model = build(mask_vector=mask_vector)
+    unknown = VOCAB + 1 if mask_vector else VOCAB
+    with pytest.raises(IndexError):
+        model.embed(torch.tensor([[0, unknown]]), torch.tensor([[0, 1]]))
+
+
+def test_a_hidden_token_is_the_mask_vector_alone() -> None:
+    model = build(mask_vector=True, dropout=0.0)
+    ids = torch.tensor([[0, model.mask_id, VOCAB - 1]])
+    embedded = model.embed(ids, torch.arange(3)[None])
+    assert torch.equal(
+        embedded[0], torch.stack([model.embedding.weight[0], model.mask_vector, model.embedding.weight[-1]])
+    )
+    embedded[0, 1].sum().backward()
+    assert not model.embedding.weight.grad.any()
 
 
 @pytest.mark.parametrize("bad", [{"num_heads": 3}, {"num_kv_heads": 3}, {"segment_length": 5}])

@@ -81,21 +81,57 @@ def test_rotary_frequencies_get_yarn_from_the_trained_length_to_the_new_one() ->
             "beta_fast": 32.0,
             "beta_slow": 1.0,
         },
+        "scaling_elsewhere": (),
     }
 
 
-@pytest.mark.parametrize(
-    "scaling", ["none", {"type": "linear", "factor": 2}, {"type": "yarn", "factor": 2, "original_length": 8}], ids=str
-)
+LINEAR = {"type": "linear", "factor": 2}
+YARN = {"type": "yarn", "factor": 2, "original_length": 8}
+
+
+@pytest.mark.parametrize("scaling", ["none", LINEAR, YARN], ids=str)
 def test_no_layer_at_all_is_a_choice_too_and_reads_on_as_the_model_is(scaling: object) -> None:
     model = trained({"scaling": scaling})
     whole, none = longer(model, 64), longer(model, 64, ())
     assert none.config.positions.scaling.layers == ()
-    unscaled = DreamLM.Config.model_validate(model.config.model_dump() | {"seq_length": 64, "positions": "rope"})
-    as_it_is = unscaled.build(50)
+    as_it_is = DreamLM.Config.model_validate(model.config.model_dump() | {"seq_length": 64}).build(50)
     as_it_is.load_state_dict(model.state_dict())
     assert torch.equal(hidden(none, tokens(64)), hidden(as_it_is, tokens(64)))
+    assert torch.equal(hidden(longer(none, 128), tokens(64)), hidden(as_it_is, tokens(64)))
     assert not torch.equal(hidden(none, tokens(64)), hidden(whole, tokens(64)))
+
+
+def rotations(model: DreamLM, layer: int) -> torch.Tensor:
+    """What queries of ones become in a layer: frequencies and temperature in one."""
+    place = model.positions.place(torch.arange(64)[None], torch.float32)
+    return place.query(torch.ones(1, 1, 64, 16), layer)
+
+
+@pytest.mark.parametrize("scaling", ["none", LINEAR, YARN], ids=str)
+def test_layers_left_out_keep_the_rule_they_had_however_often_the_model_is_extended(scaling: object) -> None:
+    model = trained({"scaling": scaling})
+    whole, lower = longer(model, 32), longer(model, 32, "lower_half")
+    assert all(torch.equal(rotations(lower, layer), rotations(whole, layer)) for layer in (0, 1))
+    assert torch.equal(rotations(lower, 2), rotations(model, 2))
+    assert not torch.equal(rotations(lower, 2), rotations(whole, 2))
+
+    again, everywhere = longer(lower, 64, (1,)), longer(whole, 64)
+    for layer, source in enumerate((whole, everywhere, model)):
+        assert torch.equal(rotations(again, layer), rotations(source, layer)), layer
+    again = DreamLM.Config.model_validate_json(again.config.model_dump_json()).build(50)
+    for layer, source in enumerate((whole, everywhere, model)):
+        assert torch.equal(rotations(again, layer), rotations(source, layer)), layer
+
+
+def test_rules_that_hold_in_no_layer_any_more_are_forgotten() -> None:
+    model = trained({"scaling": LINEAR})
+    lower = longer(model, 32, "lower_half")
+    linear = {"type": "linear", "layers": "all"}
+    assert [one.model_dump() for one in lower.config.positions.scaling_elsewhere] == [{**linear, "factor": 2.0}]
+    assert longer(lower, 64).config.positions.scaling_elsewhere == lower.config.positions.scaling_elsewhere
+    assert longer(lower, 64, "all").config.positions.model_dump() == {
+        **{"type": "rope", "theta": 10_000.0, "scaling": {**linear, "factor": 8.0}, "scaling_elsewhere": ()},
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -97,6 +97,17 @@ def test_a_backend_weighs_losses_as_it_was_told_last(run: Make) -> None:
     assert torch.equal(whole, again)
 
 
+def test_a_backend_weighs_losses_as_the_configuration_says(run: Make) -> None:
+    stream, gradients = TextStream(), []
+    windows, _ = stream.draw(stream.start(), 4)
+    for weight in (0.2, 0.6):
+        backend = run(None, summary(reconstruction_weight=weight)).backend()
+        backend.forward_backward([WindowBatch(stream.read(windows), 3)])
+        gradients.append(dict(backend.model.named_parameters())[ONLY_OF_THE_LOSS].grad)
+    assert gradients[0].any()
+    torch.testing.assert_close(gradients[1], 3 * gradients[0])
+
+
 def test_without_a_ramp_nothing_changes(run: Make) -> None:
     plain, explicit = run(None, summary()), run(None, summary(loss_start=0.0, loss_ramp=0.0))
     first, second = plain.go().gather().model, explicit.go().gather().model

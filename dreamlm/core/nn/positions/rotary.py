@@ -6,11 +6,11 @@ from typing import Literal, final
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from dreamlm.core.nn.positions.positions import LayerChoice, Placement, Positions, chosen_layers
-from dreamlm.core.nn.positions.scaling import ScalingConfig, Unscaled
+from dreamlm.core.nn.positions.scaling import Scaling, ScalingConfig, Unscaled
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Rotation(Placement):
 class Rotary(Positions):
     """Rotary position embedding, in the half-split layout that `transformers` Llama uses.
 
-    Layers that a scaling leaves out keep the frequencies of training; each set of angles is computed once per segment.
+    Layers that a scaling leaves out keep the frequencies and the temperature of training, which `scaling_elsewhere`
+    holds where they were scaled already. Each set of angles is computed once per segment.
 
     Source: Su et al. 2021, "RoFormer", section 3.4.
     """
@@ -55,17 +56,44 @@ class Rotary(Positions):
         """Base of the geometric series of wavelengths."""
         scaling: ScalingConfig = Unscaled()
         """How a model reads more tokens than `theta` was trained for."""
+        scaling_elsewhere: tuple[ScalingConfig, ...] = ()
+        """For layers that `scaling` leaves out: the first of these that names a layer holds in it, else none."""
+
+        @model_validator(mode="after")
+        def _elsewhere_than_what(self) -> "Rotary.Config":
+            if self.scaling_elsewhere and isinstance(self.scaling, Unscaled):
+                raise ValueError("scaling_elsewhere is for the layers that a scaling leaves out, and scaling is none")
+            return self
 
         def check(self, num_layers: int) -> None:
-            chosen = self.scaling.layers_scaled
-            wrong = [] if isinstance(chosen, str) else [layer for layer in chosen if layer >= num_layers]
-            if wrong:
-                raise ValueError(
-                    f"positions cannot be re-scaled in layer {wrong[0]}: the layers are 0 to {num_layers - 1}"
-                )
+            for rule in (self.scaling, *self.scaling_elsewhere):
+                chosen = rule.layers_scaled
+                wrong = [] if isinstance(chosen, str) else [layer for layer in chosen if layer >= num_layers]
+                if wrong:
+                    raise ValueError(
+                        f"positions cannot be re-scaled in layer {wrong[0]}: the layers are 0 to {num_layers - 1}"
+                    )
 
         def extended(self, trained: int, length: int, layers: LayerChoice | None) -> "Rotary.Config":
-            return self.model_copy(update={"scaling": self.scaling.extended(trained, length, layers)})
+            """`scaling` for the longer windows in the layers chosen, and in the others the rules that held there."""
+            scaling = self.scaling.extended(trained, length, layers)
+            return self.model_copy(update={"scaling": scaling, "scaling_elsewhere": self._left_out_by(scaling)})
+
+        def _left_out_by(self, scaling: Scaling) -> tuple[Scaling, ...]:
+            """The rules so far, without those that hold in no layer any more."""
+            newest: dict[LayerChoice, Scaling] = {}
+            for rule in (self.scaling, *self.scaling_elsewhere):
+                newest.setdefault(rule.layers_scaled, rule)
+            everywhere, gone = scaling.layers_scaled == "all", ((), scaling.layers_scaled)
+            return () if everywhere else tuple(rule for chosen, rule in newest.items() if chosen not in gone)
+
+        def rules(self, num_layers: int) -> list[Scaling]:
+            """What holds in each layer."""
+            rules: list[Scaling] = [Unscaled()] * num_layers
+            for rule in (*reversed(self.scaling_elsewhere), self.scaling):
+                for layer in chosen_layers(rule.layers_scaled, num_layers):
+                    rules[layer] = rule
+            return rules
 
         def build(self, hidden_size: int, num_heads: int, num_layers: int, seq_length: int) -> "Rotary":
             return Rotary(self, hidden_size // num_heads, num_layers)
@@ -74,11 +102,12 @@ class Rotary(Positions):
         super().__init__()
         self.max_positions = None
         plain_K2 = config.theta ** (-torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
+        rules = config.rules(num_layers)
+        groups = list(dict.fromkeys(rules))
         # Kept as plain tensors in fp32: neither bf16 casts nor checkpoints may touch them.
-        self._frequencies_K2 = [plain_K2, config.scaling.slowed(plain_K2, config.theta)]
-        self._temperatures = (1.0, config.scaling.temperature)
-        scaled = set(chosen_layers(config.scaling.layers_scaled, num_layers))
-        self._group_of_layer = [int(layer in scaled) for layer in range(num_layers)]
+        self._frequencies_K2 = [rule.slowed(plain_K2, config.theta) for rule in groups]
+        self._temperatures = [rule.temperature for rule in groups]
+        self._group_of_layer = [groups.index(rule) for rule in rules]
 
     def embed(self, hidden_BTD: Tensor, position_BT: Tensor) -> Tensor:
         return hidden_BTD
@@ -86,7 +115,7 @@ class Rotary(Positions):
     def place(self, position_BT: Tensor, dtype: torch.dtype) -> Placement:
         if self._frequencies_K2[0].device != position_BT.device:
             self._frequencies_K2 = [frequency_K2.to(position_BT.device) for frequency_K2 in self._frequencies_K2]
-        turns = {group: self._turn(group, position_BT, dtype) for group in set(self._group_of_layer)}
+        turns = [self._turn(group, position_BT, dtype) for group in range(len(self._frequencies_K2))]
         return Rotation([turns[group] for group in self._group_of_layer])
 
     def _turn(self, group: int, position_BT: Tensor, dtype: torch.dtype) -> Turn:

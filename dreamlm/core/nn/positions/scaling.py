@@ -22,7 +22,7 @@ class Scaling(ConfigModel, ABC):
     @property
     @abstractmethod
     def layers_scaled(self) -> LayerChoice:
-        """Where the rule holds; the other layers keep the frequencies of training."""
+        """Where the rule holds."""
 
     @property
     @abstractmethod

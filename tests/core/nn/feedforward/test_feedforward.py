@@ -1,5 +1,7 @@
 """Every feed-forward layer maps each token by itself, and is the formula it is named after."""
 
+import math
+
 import pytest
 import torch
 from one_layer import LENGTH, build, hidden, segment
@@ -22,6 +24,16 @@ def test_relu2_is_the_square_of_what_is_positive() -> None:
     inside = layer.up(hidden())
     expected = torch.where(inside > 0, inside**2, 0.0) @ layer.down.weight.T
     torch.testing.assert_close(layer(hidden(), segment()).hidden, expected)
+
+
+def test_gelu_is_its_tanh_form() -> None:
+    layer = build("gelu")
+    inside = layer.up(hidden())
+    cubic = math.sqrt(2 / math.pi) * (inside + 0.044715 * inside**3)
+    expected = (0.5 * inside * (1 + cubic.tanh())) @ layer.down.weight.T
+    torch.testing.assert_close(layer(hidden(), segment()).hidden, expected)
+    by_the_error_function = F.gelu(inside) @ layer.down.weight.T
+    assert (expected - by_the_error_function).abs().max() > 1e-4  # a hundred times what the comparison above lets pass
 
 
 def test_the_learnable_activation_begins_as_gelu_exactly() -> None:

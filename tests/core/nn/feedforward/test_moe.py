@@ -25,6 +25,20 @@ def test_a_token_costs_what_it_costs_in_a_dense_layer() -> None:
     assert weights - sparse.experts.idle_weights == sum(parameter.numel() for parameter in dense.parameters())
 
 
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_a_token_is_the_mixture_of_its_experts_and_each_of_them_a_swiglu(top_k: int) -> None:
+    layer = build({"type": "moe", "num_experts": 3, "top_k": top_k}).eval()
+    items = hidden().flatten(0, 1)
+    routing = layer.gate(items, torch.ones(len(items), dtype=torch.bool))
+    expected = torch.zeros_like(items)
+    for number, item in enumerate(items):
+        for chosen, weight in zip(routing.expert_NK[number], routing.weight_NK[number], strict=True):
+            gate, up, down = (getattr(layer.experts[chosen], name).weight for name in ("gate", "up", "down"))
+            inside = gate @ item
+            expected[number] += weight * (down @ (inside / (1 + torch.exp(-inside)) * (up @ item)))
+    torch.testing.assert_close(layer(hidden(), segment()).hidden, expected.view_as(hidden()))
+
+
 def test_padding_is_computed_by_no_expert_and_counts_nowhere() -> None:
     layer = build("moe").eval()
     documents = torch.zeros(ROWS, LENGTH, dtype=torch.int32)

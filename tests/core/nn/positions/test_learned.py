@@ -1,4 +1,4 @@
-"""A table of learned positions can be stretched."""
+"""A table of learned positions has a row for each, and can be stretched."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreamlm.core.nn.positions.learned import stretched
+from dreamlm.core.nn.positions.learned import Learned, stretched
+
+
+def test_each_token_gets_the_row_of_its_position() -> None:
+    positions = Learned.Config().build(hidden_size=3, num_heads=1, num_layers=1, seq_length=8)
+    hidden, places = torch.randn(2, 4, 3), torch.tensor([[0, 1, 2, 3], [7, 0, 5, 1]])
+    embedded = positions.embed(hidden, places)
+    for row in range(2):
+        for column in range(4):
+            expected = hidden[row, column] + positions.table.weight[places[row, column]]
+            assert torch.equal(embedded[row, column], expected)
 
 
 @settings(deadline=None)

@@ -1,4 +1,4 @@
-"""Rotary positions: distances alone matter, and layers that are left out keep the frequencies of training."""
+"""Rotary positions: distances alone matter, and each layer has the rule that the configuration gives it."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def test_an_inner_product_knows_the_distance_alone(first: int, second: int, shif
     ("layers", "scaled"),
     [("all", {0, 1, 2, 3, 4}), ("lower_half", {0, 1, 2}), ("upper_half", {2, 3, 4}), ([3], {3}), ([], set())],
 )
-def test_chosen_layers_see_rescaled_positions_and_the_others_those_of_training(layers: object, scaled: set) -> None:
+def test_chosen_layers_see_rescaled_positions_and_the_others_plain_ones(layers: object, scaled: set) -> None:
     place = torch.arange(200)[None]
     plain, everywhere = (one.place(place, torch.float32) for one in (rotary(5), rotary(5, **YARN)))
     mixed = rotary(5, **YARN, layers=layers).place(place, torch.float32)
@@ -46,9 +46,28 @@ def test_chosen_layers_see_rescaled_positions_and_the_others_those_of_training(l
     assert not torch.equal(plain.query(heads, 0), everywhere.query(heads, 0))
 
 
+def test_elsewhere_the_first_rule_that_names_a_layer_holds() -> None:
+    linear = {"type": "linear", "factor": 2.0}
+    elsewhere = [{**linear, "layers": [0, 1]}, {**linear, "factor": 3.0, "layers": "lower_half"}]
+    config = Rotary.Config.model_validate({"scaling": {**YARN, "layers": [1, 4]}, "scaling_elsewhere": elsewhere})
+    place = torch.arange(200)[None]
+    mixed, heads = config.build(64, 2, 5, 64).place(place, torch.float32), torch.randn(1, 2, 200, 32)
+    for layer, rule in enumerate((linear, YARN, {**linear, "factor": 3.0}, {}, YARN)):
+        alone = rotary(5, **rule).place(place, torch.float32)
+        assert torch.equal(mixed.query(heads, layer), alone.query(heads, layer))
+        assert torch.equal(mixed.key(heads, layer), alone.key(heads, layer))
+
+
 def test_a_layer_that_does_not_exist_is_refused_before_anything_is_built() -> None:
-    with pytest.raises(ValueError, match="layer 2: the layers are 0 to 1"):
-        DreamLM.Config.model_validate({"num_layers": 2, "positions": {"scaling": {**YARN, "layers": [0, 2]}}})
+    wrong = {**YARN, "layers": [0, 2]}
+    for positions in ({"scaling": wrong}, {"scaling": {**YARN, "layers": [0]}, "scaling_elsewhere": [wrong]}):
+        with pytest.raises(ValueError, match="layer 2: the layers are 0 to 1"):
+            DreamLM.Config.model_validate({"num_layers": 2, "positions": positions})
+
+
+def test_rules_for_layers_left_out_need_a_scaling_that_leaves_some_out() -> None:
+    with pytest.raises(ValueError, match="for the layers that a scaling leaves out, and scaling is none"):
+        Rotary.Config.model_validate({"scaling_elsewhere": [YARN]})
 
 
 @pytest.mark.parametrize("scaling", [YARN, {**YARN, "beta_fast": 4.0}, {"type": "linear", "factor": 4}])
