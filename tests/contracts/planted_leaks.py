@@ -32,7 +32,7 @@ def seeing_clean_tokens_of_its_block(slots: Slots, seen_BP: Tensor) -> Visibilit
 
 
 def hiding_one_token_less(blocks: Blocks, masked_BN: Tensor, mask_id: int) -> Slots:
-    """The one in the third slot of the row is shown."""
+    """The one in the second slot of the row is shown."""
     masked_BN = masked_BN.clone()
     masked_BN[:, 1] = False
     return SOUND_SLOTS(blocks, masked_BN, mask_id)

@@ -50,7 +50,7 @@ def test_a_query_that_never_had_a_choice_has_done_nothing(run: Make, documents: 
     if not short:
         reading.go()
         return
-    with pytest.raises(TrainingFailed, match=r"did not change 1 of 46 parameters: cognition\.0\.read_norm") as caught:
+    with pytest.raises(TrainingFailed, match=r"did not change 1 of 47 parameters: cognition\.0\.read_norm") as caught:
         reading.go()
     assert "longer documents, or a shorter model.segment_length" in caught.value.hint
 
