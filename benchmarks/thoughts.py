@@ -21,6 +21,7 @@ from dreamlm.core.modules.module import Room
 from dreamlm.core.modules.ring import Ring
 from dreamlm.core.modules.thought_stack import ThoughtStack
 from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.nn.pooling import attend
 from dreamlm.core.objectives.causal import CausalObjective
 
 ROWS, DIMS, WIDTH = 16, (16, 16, 8), 256
@@ -88,7 +89,7 @@ def slot_by_slot(module: ThoughtStack, thoughts: Tensor, count: Tensor) -> Tenso
     keys = torch.stack([module.slot_key(one) for one in normal], dim=1)
     values = torch.stack([module.slot_value(one) for one in normal], dim=1)
     there = module._there(count)[:, None]
-    mixed = [module._attend(module.slot_query(one)[:, None], keys, values, there)[:, 0] for one in normal]
+    mixed = [attend(module.slot_query(one)[:, None], keys, values, module.num_heads, there)[:, 0] for one in normal]
     return torch.stack([vector + one for vector, one in zip(vectors, mixed, strict=True)], dim=1)
 
 
