@@ -36,6 +36,8 @@ class Listed:
     tokens: int | None = None
     validation_loss: float | None = None
     """Nats per token; None when it was not measured, or not finite."""
+    is_bound: bool | None = None
+    """Whether that loss is an upper bound."""
     reward: float | None = None
     """Held-out reward of a policy."""
     finite: bool | None = None

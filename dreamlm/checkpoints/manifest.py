@@ -38,6 +38,8 @@ class Record:
 
     None when it was not measured. NaN and infinity never win.
     """
+    is_bound: bool = False
+    """The validation loss is an upper bound: a diffusion model has no other."""
     kind: Kind = "train"
     created: str = field(default_factory=_now)
     """UTC, ISO 8601."""

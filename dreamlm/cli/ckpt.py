@@ -56,7 +56,8 @@ def list_snapshots(run: RunOption = None, as_json: JsonOption = False) -> None:
 def _held_out(one: "Listed") -> str:
     if one.reward is not None:
         return f"reward {one.reward:.4f}"
-    return "-" if one.validation_loss is None else f"loss {one.validation_loss:.4f}"
+    most = "at most " if one.is_bound else ""
+    return "-" if one.validation_loss is None else f"loss {most}{one.validation_loss:.4f}"
 
 
 @app.command()

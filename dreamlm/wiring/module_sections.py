@@ -13,6 +13,10 @@ from dreamlm.core.evaluation.reading import Reading
 from dreamlm.core.types import Documents
 from dreamlm.wiring.evaluation import ShowProgress, Subject
 
+OF_BOUNDS = (
+    "losses are upper bounds, as a diffusion model has no other; all ways of reading are measured with the same noise"
+)
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -32,7 +36,7 @@ class Wanted:
         return f'\'[{{"type": "{self.type}"}}]\''
 
     def find(self, subject: Subject) -> tuple[str, list[str]]:
-        """Name of the model's first module of the type, and a note when there are others.
+        """Name of the model's first module of the type, and notes: there are others, losses are bounds.
 
         Raises: UserMistake when there is none.
         """
@@ -46,7 +50,8 @@ class Wanted:
                 valid=[f'models whose preset has {{"type": "{self.type}"}} in model.modules'],
                 hint=f"train one with --set model.segment_length=N --set model.modules={self.example}",
             )
-        return names[0], [f"of {len(names)} {self.several} only {names[0]} is looked at"] if len(names) > 1 else []
+        others = [f"of {len(names)} {self.several} only {names[0]} is looked at"] if len(names) > 1 else []
+        return names[0], [*others, *([OF_BOUNDS] if config.fills_blocks else [])]
 
 
 def losses_by_way(

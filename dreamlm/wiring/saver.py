@@ -55,6 +55,7 @@ class SnapshotSaver:
             tokens=state.tokens,
             finite=state.skipped_in_a_row == 0 and all(bool(w.isfinite().all()) for w in tensors.model.values()),
             validation_loss=state.measured_loss,
+            is_bound=self._kind == "train" and self._model.config.fills_blocks,
             kind=self._kind,
         )
         return self._store.commit(

@@ -58,6 +58,20 @@ def test_list_tells_rewards_from_losses(cli: Any, tmp_path: Path) -> None:
     ]
 
 
+def test_list_and_show_say_which_losses_are_bounds(cli: Any, tmp_path: Path) -> None:
+    for step, is_bound in ((10, True), (20, False)):
+        record = Record(step=step, tokens=100, finite=True, validation_loss=2.5, is_bound=is_bound)
+        Store(tmp_path).commit(
+            record, lambda into: save_file({"weight": np.zeros(1)}, into / "model.safetensors"), expected_bytes=1000
+        )
+    lines = cli("ckpt", "list", "--run", str(tmp_path)).out.splitlines()
+    assert ["loss 2.5000" in lines[1], "loss at most 2.5000" in lines[2]] == [True, True]
+    listed = json.loads(cli("ckpt", "list", "--run", str(tmp_path), "--json").out)
+    assert [one["is_bound"] for one in listed] == [False, True]
+    shown = json.loads(cli("ckpt", "show", "lm_prev", "--run", str(tmp_path), "--json").out)
+    assert shown["record"]["is_bound"] is True
+
+
 def test_verify_finds_a_flipped_byte_and_exits_1(cli: Any, run: Path) -> None:
     assert cli("ckpt", "verify", "--run", str(run)).code == 0
     victim = run / "checkpoints" / "lm_prev" / "model.safetensors"

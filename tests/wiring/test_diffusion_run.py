@@ -13,6 +13,7 @@ from workplace import Witness, Workplace, write_text
 
 import dreamlm.core.hf.registration
 from dreamlm.checkpoints.convert.llama import export
+from dreamlm.checkpoints.manifest import read_manifest
 from dreamlm.core.errors import UserMistake
 from dreamlm.core.generation.generate import generate
 from dreamlm.core.training.hooks import StepReport
@@ -108,6 +109,7 @@ def test_its_bound_is_measured_and_falls(whole: Path) -> None:
     assert told["nll"] == pytest.approx(report.cross_entropy, abs=1e-6)
     assert told["monte_carlo_error"] == pytest.approx(report.monte_carlo_error, rel=1e-6)
     assert report.is_bound is told["is_bound"] is written["end"]["is_bound"] is True
+    assert read_manifest(whole / "checkpoints" / "lm_current").record.is_bound
 
 
 def test_a_finished_run_still_tells_a_bound(place: Workplace, whole: Path) -> None:

@@ -10,6 +10,7 @@ from workplace import Workplace
 from dreamlm.core.errors import UserMistake
 from dreamlm.core.evaluation.section import Section
 from dreamlm.wiring.evaluation import EvaluationRequest, evaluate
+from dreamlm.wiring.module_sections import OF_BOUNDS
 from dreamlm.wiring.thoughts import NO_THOUGHT, ONE_DOCUMENT, ThoughtsRequest
 
 Trained = Callable[..., Path]
@@ -38,7 +39,7 @@ def test_the_figures_do_not_depend_on_the_batch_size(trained: Trained, diffusion
     assert len(one.details["evolution"][0]["slot_norms"]) == 8
     (picture,) = one.pictures
     assert one.file_of(picture) == "thoughts_evolution.png"
-    assert one.notes == ()
+    assert one.notes == ((OF_BOUNDS,) if diffusion else ())
 
 
 def test_a_model_without_thoughts_is_refused_before_anything_is_measured(
