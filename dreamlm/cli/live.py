@@ -160,7 +160,8 @@ def _stage(report: StepReport) -> list[str]:
     if report.stage is None:
         return []
     stage = report.stage
-    left = "" if stage.last_step is None else f", {stage.last_step - report.step:,} steps left"
+    more = 0 if stage.last_step is None else stage.last_step - report.step
+    left = "" if stage.last_step is None else f", {more:,} step{'' if more == 1 else 's'} left"
     return [f"stage {stage.name} {stage.number}/{stage.of}{left}"]
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from seeing_runs import PRESET, with_vision, write_lines, write_pictures, write_tower
 from terminal import Terminal
-from transformers import AutoModelForCausalLM, CLIPVisionModel
+from transformers import AutoModelForCausalLM, CLIPConfig, CLIPModel, CLIPVisionModel
 
 from dreamlm.checkpoints.convert.llama import export
 from dreamlm.checkpoints.snapshot import read_snapshot
@@ -161,6 +161,46 @@ def test_another_size_than_the_towers_is_refused(tower: CLIPVisionModel, tmp_pat
         Clip.Config(path=str(tmp_path / "nowhere")).completed()
     (tmp_path / "tower" / "preprocessor_config.json").unlink()
     assert Clip.Config(path=str(tmp_path / "tower")).completed().mean == MEAN
+
+
+def test_a_whole_clip_gives_its_tower_without_a_word(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**sizes, "vocab_size": 50, "bos_token_id": 0, "eos_token_id": 1}
+    vision = {**sizes, "image_size": 16, "patch_size": 8}
+    clip = CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=8))
+    clip.save_pretrained(tmp_path / "clip")
+    capfd.readouterr()
+    config = Clip.Config(path=str(tmp_path / "clip")).completed()
+    encoder = config.build_encoder()
+    assert isinstance(encoder, Clip)
+    encoder.load(config.path)
+    assert capfd.readouterr() == ("", "")
+    tower = encoder.tower.state_dict()
+    theirs = clip.vision_model.state_dict()
+    assert tower.keys() == theirs.keys()
+    assert all(torch.equal(tower[name], theirs[name]) for name in tower)
+
+
+def test_a_model_id_finds_the_tower_that_the_hubs_cache_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cached, commit = tmp_path / "cache" / "models--somebody--tower", "0" * 40
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    (cached / "snapshots").mkdir()
+    tower = write_tower(cached / "snapshots" / commit)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    capfd.readouterr()
+    config = Clip.Config(path="somebody/tower").completed()
+    encoder = config.build_encoder()
+    assert isinstance(encoder, Clip)
+    encoder.load(config.path)
+    assert (config.image_size, config.mean, capfd.readouterr()) == (16, (0.1, 0.2, 0.3), ("", ""))
+    pairs = zip(encoder.tower.parameters(), tower.parameters(), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+    with pytest.raises(UserMistake, match="no such model in the hub's cache"):
+        Clip.Config(path="somebody/else").completed()
 
 
 def test_a_tower_that_is_not_frozen_learns(tower: CLIPVisionModel, tmp_path: Path) -> None:

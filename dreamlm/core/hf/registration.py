@@ -5,10 +5,11 @@
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+from typing import Any
 
 
 def watch() -> None:
@@ -46,9 +47,7 @@ _TABLES: dict[str, Callable[[], None]] = {
 class _Watcher(MetaPathFinder):
     """Finds the modules of `_TABLES` as the usual finder does, and registers once they have been executed."""
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
         if fullname not in _TABLES:
             return None
         spec = PathFinder.find_spec(fullname, path, target)

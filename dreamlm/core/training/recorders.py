@@ -8,6 +8,7 @@ is written down waits with them. Neither does a damaged line: what can be read i
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -112,6 +113,7 @@ class TensorBoard(Hook):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._writer: Any = None
+        self._opened = -1  # the second in which the last file was made
 
     def on_start(self, start: RunStart) -> None:
         self._write(lambda writer: None, purge_step=start.step + 1)
@@ -177,12 +179,15 @@ class TensorBoard(Hook):
 
         try:
             if self._writer is None:
+                if self._opened == (second := int(time.time())):
+                    return  # files are read in the order of their names, which begin with the second they were made in
+                self._opened = second
                 self._writer = SummaryWriter(str(self._folder), purge_step=purge_step)
             what(self._writer)
         except OSError as error:
             if not is_out_of_space(error):
                 raise
-            self._writer = None  # its thread has ended; the next moment opens another file
+            self._writer = None  # its thread has ended; the next second opens another file
 
 
 @final

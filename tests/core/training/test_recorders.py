@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dreamlm.core.training import recorders
 from dreamlm.core.training.hooks import EvaluationReport, RunEnd, RunStart, StagePlace, StepReport
 from dreamlm.core.training.meters import Throughput
 from dreamlm.core.training.recorders import MetricsFile, ReportFile, TensorBoard
@@ -192,7 +193,14 @@ def scalars(folder: Path, name: str) -> list[tuple[int, float]]:
 
 
 def test_curves_go_on_after_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorboard.summary.writer import event_file_writer
     from torch.utils.tensorboard import SummaryWriter
+
+    now = [1]
+    clock, numbers = SimpleNamespace(time=lambda: now[0]), itertools.count(9)  # 10 would be read before 9
+    for module in (event_file_writer, recorders):
+        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(event_file_writer, "_global_uid", SimpleNamespace(get=lambda: next(numbers)))
 
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -202,9 +210,11 @@ def test_curves_go_on_after_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monk
     with monkeypatch.context() as disk:
         disk.setattr(SummaryWriter, "add_scalar", full)
         recorder.on_step(report(1))
-    recorder.on_step(report(2))
+    recorder.on_step(report(2))  # in the same second
+    now[0] = 2
+    recorder.on_step(report(3))
     recorder.on_end(END)
-    assert scalars(tmp_path, "train/nll") == [(2, 2.0)]
+    assert scalars(tmp_path, "train/nll") == [(3, 2.0)]
 
 
 @pytest.mark.parametrize("snapshot", [0, 2])

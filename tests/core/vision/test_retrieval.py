@@ -8,6 +8,7 @@ import pytest
 import torch
 from picture_models import VOCAB, pixels, seeing_model
 
+from dreamlm.core.evaluation import retrieval
 from dreamlm.core.evaluation.bootstrap import Resampling
 from dreamlm.core.evaluation.retrieval import Compared, Retrieval, compared, directions
 from dreamlm.core.evaluation.section import Section
@@ -98,10 +99,34 @@ def test_what_is_measured_depends_on_no_batch() -> None:
     assert whole.captions[4] == "text 4"
 
 
+def test_all_captions_of_a_picture_and_all_pictures_of_a_caption_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first two pictures are one, and so are the third caption and the fourth."""
+    model = seeing_model()
+    seen = pixels(model, 5)
+    seen[1] = seen[0]
+    alike = [
+        [0.3, 0.9, 0.5, 0.5, 0.4],
+        [0.3, 0.9, 0.5, 0.5, 0.4],
+        [0.1, 0.2, 0.6, 0.6, 0.8],
+        [0.6, 0.7, 0.4, 0.4, 0.5],
+        [0.2, 0.1, 0.3, 0.3, 0.7],
+    ]
+    monkeypatch.setattr(retrieval, "similarity", lambda *_: torch.tensor(alike))
+    found = compared(model, Pairs(seen, [[1], [2], [3, 4], [3, 4], [5]]), range(5), 1)
+    to_text, to_picture = directions(found)
+    assert to_text.right_N.tolist() == to_picture.right_N.tolist() == [2, 2, 2, 2, 1]
+    assert to_text.rank_N.tolist() == [1, 1, 2, 4, 1]
+    assert to_picture.rank_N.tolist() == [2, 1, 1, 1, 2]
+    section = measure(found)
+    for way in ("picture to text", "text to picture"):
+        values = [section.figure(f"{way} {name}").value for name in ("recall@1", "recall@5", "median rank")]
+        assert values == pytest.approx([0.6, 1.0, 1.0])
+
+
 def test_many_pairs_are_thinned_evenly() -> None:
-    retrieval = Retrieval.Config(pairs=4).build(SURE)
-    assert retrieval.chosen(3) == [0, 1, 2]
-    assert retrieval.chosen(8) == [0, 2, 4, 6]
+    few = Retrieval.Config(pairs=4).build(SURE)
+    assert few.chosen(3) == [0, 1, 2]
+    assert few.chosen(8) == [0, 2, 4, 6]
 
 
 def test_a_shared_caption_is_told() -> None:

@@ -2,9 +2,11 @@
 
 import os
 import resource
+import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +188,43 @@ def test_threads_that_read_leave_the_warnings_as_they_were() -> None:
         found = list(pool.map(lambda _: open_picture(cut_short, 8).tobytes(), range(40)))
     assert len(set(found)) == 1
     assert warnings.filters == filters
+
+
+def test_one_large_picture_at_a_time_is_in_memory_and_small_ones_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two large and two small ones at the door three get in, where they wait a while for the fourth."""
+    room_for, decoded, square = picture._room_for, picture._decoded, picture._square
+    door, news = threading.Barrier(4, timeout=10), threading.Condition()
+    inside: list[int] = []
+    crowds: list[list[int]] = []
+
+    def at_the_door(image: Image.Image) -> AbstractContextManager[object]:
+        door.wait()
+        return room_for(image)
+
+    def entering(image: Image.Image) -> Image.Image:
+        with news:
+            inside.append(image.width)
+            crowds.append(sorted(inside))
+            news.notify_all()
+        return decoded(image)
+
+    def leaving(image: Image.Image, size: int) -> np.ndarray:
+        with news:
+            news.wait_for(lambda: len(crowds) >= 3, 10)
+            news.wait_for(lambda: len(crowds) == 4, 0.2)
+        pixels = square(image, size)
+        with news:
+            inside.remove(image.width)
+        return pixels
+
+    for name, instead in (("_room_for", at_the_door), ("_decoded", entering), ("_square", leaving)):
+        monkeypatch.setattr(picture, name, instead)
+    monkeypatch.setattr(picture, "LARGE_PIXELS", 8 * 8)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda side: open_picture(plain("red", side, side), 8).tobytes(), (9, 9, 8, 8)))
+    assert len(set(found)) == 1
+    assert crowds[2] == [8, 8, 9]
+    assert [crowd.count(9) for crowd in crowds[2:]] == [1, 1]
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -21,6 +21,9 @@ from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.tokenizer import Tokenizer
 from dreamlm.core.training.precision import choose_precision
 
+_GLANCE = (256, 0.001)
+"""Size of the products timed in each format, and seconds. A wrong choice costs time and changes no neighbour."""
+
 
 @final
 class DreamCollector:
@@ -42,7 +45,7 @@ class DreamCollector:
                 hint="dreamlm presets list shows presets that dream",
             )
         tokens, embedding_VD = readable_tokens(tokenizer), model.embedding.weight
-        quick = torch.bfloat16 if choose_precision("auto", model.device)[0] == "bf16" else torch.float32
+        quick = torch.bfloat16 if choose_precision("auto", model.device, *_GLANCE)[0] == "bf16" else torch.float32
         with inference(model):
             self._modules = {
                 module.name: Neighbourhood(module.pooling.content(embedding_VD), tokens, quick) for module in modules

@@ -86,11 +86,11 @@ class Dreaming(CognitiveModule):
         def _sizes_fit(self) -> "Dreaming.Config":
             if self.moe_top_k > self.num_experts:
                 raise ValueError(f"moe_top_k {self.moe_top_k} cannot exceed num_experts {self.num_experts}")
-            if not self.use_gate and self.num_experts > (most := self.num_dream_sequences * self.moe_top_k):
-                raise ValueError(
-                    f"without use_gate {self.num_dream_sequences} dreams of moe_top_k {self.moe_top_k} experts each "
-                    f"have {most} of num_experts {self.num_experts}: the others would never dream"
-                )
+            if idle := self._idle(self.num_dream_sequences):
+                raise ValueError(idle)
+            for name in () if self.use_gate else ("moe_noise_std", "load_balance_loss_weight"):
+                if getattr(self, name) not in (0.0, type(self).model_fields[name].default):
+                    raise ValueError(f"without use_gate there is nothing that {name} could do; set it to 0")
             own = {"dream_length": self.dream_length, "num_dream_sequences": self.num_dream_sequences}
             if found := self._beyond(own):
                 raise ValueError("; ".join(f"{setting} {own[setting]}: {what}" for setting, what in found))
@@ -118,7 +118,19 @@ class Dreaming(CognitiveModule):
                     )
 
         def objections(self, stage: Stage) -> list[tuple[str, str]]:
-            return self._beyond({"dream_length": stage.dream_length, "num_dream_sequences": stage.num_dream_sequences})
+            sizes = {"dream_length": stage.dream_length, "num_dream_sequences": stage.num_dream_sequences}
+            idle = self._idle(stage.num_dream_sequences)
+            return [*self._beyond(sizes), *([("num_dream_sequences", idle)] if idle else [])]
+
+        def _idle(self, dreams: int) -> str:
+            """What is wrong when experts take turns and there are not enough turns; empty when nothing is."""
+            turns = dreams * self.moe_top_k
+            if self.use_gate or self.num_experts <= turns:
+                return ""
+            return (
+                f"without use_gate {dreams} dreams of moe_top_k {self.moe_top_k} experts each have {turns} of "
+                f"num_experts {self.num_experts}: the others would never dream"
+            )
 
         def _beyond(self, sizes: Mapping[str, int]) -> list[tuple[str, str]]:
             limits = {

@@ -5,7 +5,8 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from dreamlm.core.config import ConfigModel
 from dreamlm.core.errors import UserMistake
-from dreamlm.core.hub import from_hub
+from dreamlm.core.hub import from_hub, quiet
 from dreamlm.core.nn.vision.encoder import VisionConfig, VisionEncoder
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -102,11 +103,26 @@ class Clip(VisionEncoder):
         from transformers import CLIPVisionModel
 
         def read(local_files_only: bool) -> Any:
-            return CLIPVisionModel.from_pretrained(path, local_files_only=local_files_only, dtype=torch.float32)
+            with _no_bar():
+                return CLIPVisionModel.from_pretrained(path, local_files_only=local_files_only, dtype=torch.float32)
 
         theirs = dict(_from(path, read).named_parameters())
         for name, parameter in self.tower.named_parameters():
             parameter.copy_(theirs[name])
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """Let `transformers` read weights without a bar of its own, which would stand in the midst of a run's messages."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _architecture(path: str) -> Architecture:
@@ -139,7 +155,10 @@ def _preprocessing(path: str) -> Mapping[str, Any]:
 def _from(path: str, read: Any) -> Any:
     local = Path(path).expanduser()
     try:
-        return read(True) if local.is_dir() else from_hub(path, read)
+        if local.is_dir():
+            with quiet():
+                return read(True)
+        return from_hub(path, read)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserMistake(

@@ -140,15 +140,36 @@ def memories(model, tokens: Tensor, documents: Tensor) -> list[Tensor]:
         return [signal.carry.states["dreaming"].memory["node_memory"] for signal in signals]
 
 
-def test_nodes_remember_across_segments_of_one_document_only() -> None:
+def test_nodes_forget_another_document() -> None:
     model, tokens = decoder(), window(2)
     other = torch.cat([window(2, seed=9)[:, :8], tokens[:, 8:]], dim=1)
-    one, two = torch.zeros(2, 16, dtype=torch.int64), torch.tensor([[0] * 8 + [1] * 8] * 2)
-    for documents, same in ((one, False), (two, True)):
-        last = [memories(model, ids, documents)[-1] for ids in (tokens, other)]
-        assert torch.allclose(*last, atol=1e-6) == same
+    two = torch.tensor([[0] * 8 + [1] * 8] * 2)
+    last = [memories(model, ids, two)[-1] for ids in (tokens, other)]
+    torch.testing.assert_close(*last, atol=1e-6, rtol=0.0)
     alone = memories(model, tokens[:, 8:], torch.zeros(2, 8, dtype=torch.int64))
-    torch.testing.assert_close(memories(model, tokens, two)[-1], alone[-1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(last[0], alone[-1], atol=1e-5, rtol=1e-5)
+
+
+def test_what_a_node_keeps_changes_what_it_says_and_keeps_next() -> None:
+    """Of the same segment: only what nodes kept of the one before is another."""
+    module, (hidden, own) = dreaming(), segments_of()
+    blank = module.blank(3, CPU)
+    with torch.no_grad():
+        kept = module.write(blank, -hidden, own).memory["node_memory"]
+        told, fresh = (
+            module.write({**blank, "node_memory": one}, hidden, own).memory for one in (kept, blank["node_memory"])
+        )
+    for key in ("reasoning", "node_memory"):
+        assert (told[key] - fresh[key]).abs().amax(dim=2).min() > 1e-3
+
+
+def test_a_later_segment_trains_every_token_of_an_earlier_one_through_what_nodes_keep() -> None:
+    module, (hidden, own) = dreaming(), segments_of()
+    blank, earlier = module.blank(3, CPU), segments_of(seed=6)[0].requires_grad_()
+    kept = module.write(blank, earlier, own).memory["node_memory"]
+    module.write({**blank, "node_memory": kept}, hidden, own).memory["reasoning"].square().sum().backward()
+    assert earlier.grad is not None
+    assert earlier.grad.abs().amax(dim=2).min() > 0
 
 
 def test_without_memory_a_segment_starts_from_nothing() -> None:

@@ -189,6 +189,13 @@ def test_a_stage_that_asks_for_too_much_is_refused(setting: str, value: int, lim
     assert module.config.objections(STAGE) == []
 
 
+def test_a_stage_in_which_experts_would_never_have_a_turn_is_refused() -> None:
+    few = STAGE.model_copy(update={"num_dream_sequences": 1})
+    ((setting, what),) = dreaming(use_gate=False).config.objections(few)
+    assert (setting, what.endswith("the others would never dream")) == ("num_dream_sequences", True)
+    assert dreaming(use_gate=False, num_experts=2).config.objections(few) == dreaming().config.objections(few) == []
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -198,6 +205,9 @@ def test_a_stage_that_asks_for_too_much_is_refused(setting: str, value: int, lim
         ({"dream_length": 6}, "dream_length 6: dreaming has places for at most 5; raise its max_dream_length to 6"),
         ({"num_dream_sequences": 3, "max_dream_sequences": 2}, "at most 2; raise its max_dream_sequences to 3"),
         ({"graph_reasoning_hops": 0}, "greater than or equal to 1"),
+        ({"use_gate": False, "num_dream_sequences": 1}, "have 2 of num_experts 4: the others would never dream"),
+        ({"use_gate": False, "moe_noise_std": 0.3}, "without use_gate there is nothing that moe_noise_std could do"),
+        ({"use_gate": False, "load_balance_loss_weight": 1.0}, "nothing that load_balance_loss_weight could do"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_with_what_to_change(settings: dict[str, int], message: str) -> None:
