@@ -75,6 +75,42 @@ def test_token_nll_is_zero_where_nothing_is_predicted(soft_cap: float) -> None:
     torch.testing.assert_close(head.token_nll(hidden, target), expected.detach())
 
 
+@pytest.mark.usefixtures("rows_per_chunk")
+def test_each_target_counts_as_much_as_its_own_importance_says() -> None:
+    head, hidden, target = inputs()
+    importance = torch.rand(20)
+    loss, nll = head(hidden, target, 0.0, importance)
+    loss.backward()
+    ours = [hidden.grad.clone(), head.weight.grad.clone()]
+    hidden.grad = head.weight.grad = None
+    each = F.cross_entropy(plain_logits(head, hidden), target, ignore_index=-1, reduction="none")
+    (each * importance).sum().backward()
+    torch.testing.assert_close([loss, nll], [(each * importance).sum()] * 2)
+    torch.testing.assert_close(ours, [hidden.grad, head.weight.grad])
+
+
+def test_what_many_chunks_ask_of_the_weight_is_added_up_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bf16 a sum no longer grows by what is less than 1/512 of it."""
+    monkeypatch.setattr(lm, "CHUNK_LOGITS", 31)
+    head, hidden, target = inputs()
+    many_hidden, many_target = hidden[:1].detach().expand(3000, -1), target[:1].expand(3000)
+    grads = []
+    for rows in (1, 3000):
+        head.weight.grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, _ = head(many_hidden[:rows], many_target[:rows], 0.0)
+        loss.backward()
+        grads.append(head.weight.grad.clone())
+    torch.testing.assert_close(grads[1], grads[0] * 3000, rtol=1e-3, atol=0.0)
+
+
+def test_logits_of_bf16_weights_are_capped_in_fp32() -> None:
+    head, hidden, _ = inputs(soft_cap=1.5)
+    rough = LanguageModelHead(torch.nn.Parameter(head.weight.detach().bfloat16()), 1.5)
+    free = F.linear(hidden.detach().bfloat16(), rough.weight)
+    assert torch.equal(rough.logits(hidden.detach().bfloat16()), 1.5 * torch.tanh(free.float() / 1.5))
+
+
 def test_bf16_loss_stays_close_to_fp32() -> None:
     head, hidden, target = inputs()
     exact, _ = head(hidden, target, 0.0)

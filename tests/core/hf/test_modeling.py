@@ -267,3 +267,11 @@ def test_a_model_built_from_a_configuration_is_initialised_as_dreamlm_does(snaps
     torch.manual_seed(9)
     own = config.decoder_config().build(300)
     assert all(torch.equal(*pair) for pair in zip(fresh.parameters(), own.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("keep", [1, 3, torch.tensor([0, 5])])
+def test_logits_are_of_the_places_that_are_asked_for(snapshot_of: SnapshotOf, keep: int | Tensor) -> None:
+    peer, tokens = peer_of(snapshot_of(build())), random_tokens(2, 8)
+    whole = peer(tokens).logits
+    wanted = whole[:, -keep:] if isinstance(keep, int) else whole[:, keep]
+    torch.testing.assert_close(peer(tokens, logits_to_keep=keep).logits, wanted)

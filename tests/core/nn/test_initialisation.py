@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.nn.initialisation import initialise
 
 
 @pytest.mark.parametrize("feed_forward", ["swiglu", "gelu", "relu2", "learnable", "moe"])
@@ -24,3 +25,11 @@ def test_every_matrix_has_the_deviation_of_its_kind(feed_forward: str, hidden_si
         # The deviation of n draws strays from the true one by a share of 1 / sqrt(2 n).
         assert one.std().item() == pytest.approx(expected, rel=5 / math.sqrt(2 * one.numel())), name
         assert abs(one.mean().item()) < 5 * expected / math.sqrt(one.numel()), name
+
+
+def test_writers_of_modules_and_whole_kernels_have_theirs() -> None:
+    torch.manual_seed(0)
+    part = torch.nn.ModuleDict({"residual": torch.nn.Linear(64, 64), "eyes": torch.nn.Conv2d(3, 64, 8)})
+    initialise(part, num_layers=8)
+    for name, expected in (("residual", 0.4 / 8 / 4), ("eyes", 0.4 / math.sqrt(3 * 8 * 8))):
+        assert part[name].weight.std().item() == pytest.approx(expected, rel=0.05), name

@@ -30,6 +30,17 @@ def test_an_inner_product_knows_the_distance_alone(first: int, second: int, shif
     assert product(first, second) == pytest.approx(product(first + shift, second + shift), abs=1e-2)
 
 
+def test_positions_far_off_are_as_exact_in_bf16_as_near_ones() -> None:
+    """Angles are in fp32; one of 4,001 radians rounded to bf16 would be off by up to 8."""
+    heads = torch.randn(1, 2, 1, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
+    for position in (3, 4001):
+        place = torch.tensor([[position]])
+        rough, exact = (
+            rotary().place(place, dtype).query(heads.to(dtype), 0) for dtype in (torch.bfloat16, torch.float32)
+        )
+        torch.testing.assert_close(rough.float(), exact, rtol=0, atol=0.03)
+
+
 @pytest.mark.parametrize(
     ("layers", "scaled"),
     [("all", {0, 1, 2, 3, 4}), ("lower_half", {0, 1, 2}), ("upper_half", {2, 3, 4}), ([3], {3}), ([], set())],
