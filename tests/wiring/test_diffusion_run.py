@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from workplace import Witness, Workplace, write_text
+from workplace import Cut, Witness, Workplace, write_text
 
 import dreamlm.core.hf.registration
 from dreamlm.checkpoints.convert.llama import export
 from dreamlm.checkpoints.manifest import read_manifest
 from dreamlm.core.errors import UserMistake
 from dreamlm.core.generation.generate import generate
-from dreamlm.core.training.hooks import StepReport
 from dreamlm.data_sources.progress import Silence
 from dreamlm.wiring.diversity import DiversityRequest
 from dreamlm.wiring.evaluation import EvaluationRequest, evaluate
@@ -68,18 +67,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
 def whole(place: Workplace) -> Path:
     place.train(place.folder / "whole")
     return place.folder / "whole"
-
-
-class Cut(Witness):
-    """Ends the run in a hook."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self._step = step
-
-    def on_step(self, report: StepReport) -> None:
-        if report.step == self._step:
-            raise KeyboardInterrupt
 
 
 def test_a_run_cut_again_and_again_ends_like_one_that_never_stopped(place: Workplace, whole: Path) -> None:

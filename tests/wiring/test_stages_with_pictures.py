@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from seeing_runs import PRESET, write_pictures
-from workplace import Witness
+from workplace import Cut, Witness
 
-from dreamlm.core.training.hooks import StepReport
 from dreamlm.data_sources.progress import Silence
 from dreamlm.presets.resolve import resolve_values
 from dreamlm.wiring.training import TrainRequest, train
@@ -35,18 +34,6 @@ STAGES = [
         "images": True,
     },
 ]
-
-
-class Cut(Witness):
-    """Ends the run in a hook."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self._step = step
-
-    def on_step(self, report: StepReport) -> None:
-        if report.step == self._step:
-            raise KeyboardInterrupt
 
 
 def test_a_run_cut_in_every_stage_ends_like_one_that_never_stopped(

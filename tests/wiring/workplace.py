@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamlm.core.training.hooks import Hook, RunEnd
+from dreamlm.core.training.hooks import Hook, RunEnd, StepReport
 from dreamlm.data_sources.progress import Silence
 from dreamlm.presets.resolve import resolve
 from dreamlm.presets.schema import Preset
@@ -23,6 +23,18 @@ class Witness(Hook):
 
     def on_end(self, end: RunEnd) -> None:
         self.ends.append(end)
+
+
+class Cut(Witness):
+    """Ends the run in a hook."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self._step = step
+
+    def on_step(self, report: StepReport) -> None:
+        if report.step == self._step:
+            raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)
