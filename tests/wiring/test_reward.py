@@ -13,7 +13,7 @@ import pytest
 import torch
 from judges import Place, furnish
 from safetensors.numpy import load_file
-from workplace import Witness, Workplace
+from workplace import Cut, Witness, Workplace
 
 from dreamlm.checkpoints.files import DiskFiles
 from dreamlm.checkpoints.inspect import verify
@@ -23,7 +23,6 @@ from dreamlm.checkpoints.store import Store
 from dreamlm.core.errors import CheckpointError, DataError, NotAboveChance, OutOfSpace, ResumeMismatch, UserMistake
 from dreamlm.core.rl.answer import Answer, Prompt
 from dreamlm.core.rl.reward_state import RewardState
-from dreamlm.core.training.hooks import StepReport
 from dreamlm.presets.resolve import resolve
 from dreamlm.wiring.loading import load
 from dreamlm.wiring.reward import load_reward_model
@@ -129,18 +128,6 @@ def test_a_finished_run_says_so_and_stays_as_it_is(place: Place, easy: Path) -> 
     assert "finished already" in witness.notices[-1]
     assert (easy / "checkpoints" / "lm_current" / "manifest.json").read_bytes() == before
     assert json.loads((easy / "reward_report.json").read_text())["accuracy"] == report.accuracy
-
-
-class Cut(Witness):
-    """Ends the run in a hook."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self._step = step
-
-    def on_step(self, report: StepReport) -> None:
-        if report.step == self._step:
-            raise KeyboardInterrupt
 
 
 def assert_same_run(run: Path, whole: Path) -> None:
