@@ -2,10 +2,11 @@
 
     python benchmarks/dream_viewing.py [--rounds 9] [--rows 1 8] [--preset dreaming_complex]
 
-The preset's model with random weights and 8,192 tokens; it writes 96 behind a prompt of 33. In every round all variants
-take their turn, and processor time is counted, so that the machine's other load falls on all alike. Prints the median
-time of a token, its ratio to writing unwatched, and what looking on adds to the rest of the same call, which does not
-depend on how two calls differ by chance; then what is spent once, before the first token and on a file of each form.
+The preset's model with random weights and as many tokens as the preset says, of invented words. Behind a prompt of 33 it
+writes as long a text as the preset does. In every round all variants take their turn, and processor time is counted, so
+that the machine's other load falls on all alike. Prints the median time of a token, its ratio to writing unwatched, what
+looking on adds to the rest of the same call, which does not depend on how two calls differ by chance, and what it adds
+in all, with what is done once before the first token; then what a file of each form takes.
 """
 
 import argparse
@@ -30,10 +31,10 @@ from dreamlm.core.generation.generate import generate
 from dreamlm.core.generation.sampler import Sampler
 from dreamlm.core.generation.segments import CompletedSegments, OnSegments, ignore_segments
 from dreamlm.core.nn.decoder import DreamLM
-from dreamlm.core.tokenizer import BytePair, Tokenizer
+from dreamlm.core.tokenizer import Tokenizer
 from dreamlm.presets.resolve import resolve
 
-NEW, PROMPT, VOCAB, NEIGHBOURS = 96, 32, 8192, 5
+PROMPT, NEIGHBOURS = 32, 5
 
 
 class Terminal(io.StringIO):
@@ -44,25 +45,27 @@ class Terminal(io.StringIO):
 
 
 class Timed:
-    """What looks on, and how many seconds it takes."""
+    """What looks on, and how many seconds it takes: to be made, and then."""
 
-    def __init__(self, watcher: OnSegments) -> None:
-        self.watcher, self.seconds = watcher, 0.0
+    def __init__(self, make: Callable[[], OnSegments]) -> None:
+        begun = time.process_time()
+        self.watcher = make()
+        self.once, self.seconds = time.process_time() - begun, 0.0
 
     def __call__(self, completed: CompletedSegments) -> None:
         self.seconds += seconds(lambda: self.watcher(completed))
 
 
-def watchers(model: DreamLM, tokenizer: Tokenizer) -> dict[str, OnSegments]:
+def watchers(model: DreamLM, tokenizer: Tokenizer) -> dict[str, Callable[[], OnSegments]]:
     def show(segment: DreamtSegment) -> None:
         for title, rows in panels(segment.passage.prompt, segment):
             Console().panel(title, rows)
 
     collected: list[DreamtSegment] = []
     return {
-        "unwatched": ignore_segments,
-        "collected": DreamCollector(model, tokenizer, NEIGHBOURS, collected.append),
-        "shown": DreamCollector(model, tokenizer, NEIGHBOURS, show),
+        "unwatched": lambda: ignore_segments,
+        "collected": partial(DreamCollector, model, tokenizer, NEIGHBOURS, collected.append),
+        "shown": partial(DreamCollector, model, tokenizer, NEIGHBOURS, show),
     }
 
 
@@ -82,37 +85,39 @@ def main() -> None:
     torch.manual_seed(0)
     letters = random.Random(0)
     words = " ".join("".join(letters.choices("aeinorst", k=7)) for _ in range(20_000))
-    tokenizer = BytePair(vocab_size=VOCAB).build([words])
-    model = resolve(asked.preset).model.build(tokenizer.vocab_size)
+    preset = resolve(asked.preset)
+    tokenizer = preset.tokenizer.build([words])
+    model = preset.model.build(tokenizer.vocab_size)
+    new = preset.generate.max_new_tokens
     prompt = tokenizer.decode(tokenizer.encode(words)[:PROMPT])
     print(f"torch {torch.__version__}, 1 thread, {asked.rounds} rounds, {asked.preset}, "
-          f"{sum(one.numel() for one in model.parameters()) / 1e6:.1f}M parameters")  # fmt: skip
+          f"{sum(one.numel() for one in model.parameters()) / 1e6:.1f}M parameters, {tokenizer.vocab_size:,} tokens, "
+          f"{new} to write")  # fmt: skip
     for rows in asked.rows:
-        config = Sampler.Config(top_p=0.9, min_new_tokens=NEW, max_new_tokens=NEW, rows=rows)
-        taken: dict[str, list[tuple[float, float]]] = {}
+        config = Sampler.Config(top_p=0.9, min_new_tokens=new, max_new_tokens=new, rows=rows)
+        taken: dict[str, list[tuple[float, ...]]] = {}
         for number in range(asked.rounds + 1):
-            for name, watcher in watchers(model, tokenizer).items():
-                timed = Timed(watcher)
+            for name, make in watchers(model, tokenizer).items():
+                timed = Timed(make)
                 with contextlib.redirect_stderr(Terminal()):
                     found = seconds(partial(generate, model, tokenizer, [prompt] * rows, config, on_segments=timed))
                 if number:
-                    taken.setdefault(name, []).append((found / NEW, timed.seconds / (found - timed.seconds)))
-        base = statistics.median(each for each, _ in taken["unwatched"])
-        print(f"\n{rows} rows         ms a token of each row   ratio   looking on")
+                    rest = found - timed.seconds
+                    shares = timed.seconds / rest, (timed.once + timed.seconds) / rest
+                    taken.setdefault(name, []).append((found / new, *shares, timed.once))
+        base = statistics.median(each for each, *_ in taken["unwatched"])
+        print(f"\n{rows} rows         ms a token of each row   ratio   looking on   in all   once, ms")
         for name, times in taken.items():
-            each, share = (statistics.median(one) for one in zip(*times, strict=True))
-            print(f"{name:12}{each * 1e3:22.2f}{each / base:9.3f}{share:12.1%}")
-    collect = partial(DreamCollector, model, tokenizer, NEIGHBOURS, lambda segment: None)
-    prepared = statistics.median(seconds(collect) for _ in range(asked.rounds))
-    print(f"\nonce, before the first token: {prepared * 1e3:.0f} ms")
-    files(model, tokenizer, prompt)
+            each, on, whole, once = (statistics.median(one) for one in zip(*times, strict=True))
+            print(f"{name:12}{each * 1e3:22.2f}{each / base:9.3f}{on:12.1%}{whole:9.1%}{once * 1e3:11.0f}")
+    files(model, tokenizer, prompt, new)
 
 
-def files(model: DreamLM, tokenizer: Tokenizer, prompt: str) -> None:
+def files(model: DreamLM, tokenizer: Tokenizer, prompt: str, new: int) -> None:
     """Time to write the dreams of one text."""
     segments: list[DreamtSegment] = []
     collector = DreamCollector(model, tokenizer, NEIGHBOURS, segments.append)
-    generate(model, tokenizer, [prompt], Sampler.Config(min_new_tokens=NEW, max_new_tokens=NEW), on_segments=collector)
+    generate(model, tokenizer, [prompt], Sampler.Config(min_new_tokens=new, max_new_tokens=new), on_segments=collector)
     record = DreamRecord((DreamtText(prompt, "", tuple(segments)),), model.config.segment, "", False)
     print(f"\nfile of {len(segments)} segments   ms        kB")
     with tempfile.TemporaryDirectory() as folder:

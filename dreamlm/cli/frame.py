@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -31,28 +33,38 @@ def framed(console: "Console", title: str, rows: Sequence[tuple[str, Sequence[St
     head = title if cell_len(title) <= inner - 2 else f"{set_cell_size(title, inner - 3)}…"
     yield Segment(f"╭─ {head} {'─' * (inner - 1 - cell_len(head))}╮\n")
     for front, pieces in rows:
-        for place, line in enumerate(_wrapped(pieces, inner - fronts)):
+        for place, (line, left) in enumerate(_wrapped(pieces, inner - fronts)):
             yield Segment("│ ")
             yield Segment(f"{'' if place else front:<{fronts}}", bold)
-            yield from (Segment(text, Style.parse(style)) for text, style in line)
-            yield Segment(f"{' ' * (inner - fronts - sum(cell_len(text) for text, _ in line))} │\n")
+            for style, run in groupby(line, itemgetter(1)):
+                yield Segment("".join(text for text, _ in run), Style.parse(style))
+            yield Segment(f"{' ' * left} │\n")
     yield Segment(f"╰{'─' * (inner + 2)}╯\n")
 
 
-def _wrapped(pieces: Sequence[Styled], columns: int) -> Iterator[list[Styled]]:
-    """The pieces in lines of at most so many columns, broken between words, and inside of words longer than a line."""
-    from rich.cells import cell_len, chop_cells
+def _wrapped(pieces: Sequence[Styled], columns: int) -> Iterator[tuple[list[Styled], int]]:
+    """The pieces in lines of at most so many columns, each with the columns it leaves free.
+
+    Lines are broken between words, and inside of words longer than a line.
+    """
+    from rich.cells import cell_len
 
     line: list[Styled] = []
     left = columns
     for text, style in pieces:
-        for word in _WORD.findall(text):
-            bare = word.rstrip(" ")
-            for part in [word] if cell_len(bare) <= columns else chop_cells(word, columns):
-                if cell_len(part.rstrip(" ")) > left:
-                    yield line
-                    line, left = [], columns
-                shown = part if cell_len(part) <= left else part.rstrip(" ")
-                line.append((shown, style))
-                left -= cell_len(shown)
-    yield line
+        for part in [text] if cell_len(text) <= left else _parts(text, columns):
+            if cell_len(part.rstrip(" ")) > left:
+                yield line, left
+                line, left = [], columns
+            shown = part if cell_len(part) <= left else part.rstrip(" ")
+            line.append((shown, style))
+            left -= cell_len(shown)
+    yield line, left
+
+
+def _parts(text: str, columns: int) -> Iterator[str]:
+    """The words of a text, with the spaces behind them; pieces of those that are wider than so many columns."""
+    from rich.cells import cell_len, chop_cells
+
+    for word in _WORD.findall(text):
+        yield from [word] if cell_len(word.rstrip(" ")) <= columns else chop_cells(word, columns)

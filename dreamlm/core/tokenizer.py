@@ -151,6 +151,11 @@ class Tokenizer:
         text: str = self.backend.decode(ids, skip_special_tokens=True)
         return text
 
+    def decode_batch(self, batches: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each; on several threads."""
+        texts: list[str] = self.backend.decode_batch(batches, skip_special_tokens=True)
+        return texts
+
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which `transformers.AutoTokenizer` reads as well.
 

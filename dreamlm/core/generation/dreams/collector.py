@@ -15,13 +15,12 @@ from dreamlm.core.errors import UserMistake
 from dreamlm.core.generation.dreams.neighbours import Neighbourhood, readable_tokens
 from dreamlm.core.generation.dreams.values import Dream, DreamGraph, DreamtSegment, Edge, Neighbour, Node, Triplet
 from dreamlm.core.generation.segments import CompletedSegments
-from dreamlm.core.inference import inference
 from dreamlm.core.modules.dreaming.dreaming import Dreaming
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.tokenizer import Tokenizer
 from dreamlm.core.training.precision import choose_precision
 
-_GLANCE = (256, 0.001)
+_GLANCE = (256, 0.0005)
 """Size of the products timed in each format, and seconds. A wrong choice costs time and changes no neighbour."""
 
 
@@ -44,11 +43,12 @@ class DreamCollector:
                 valid=['models whose preset has {"type": "dreaming"} in model.modules'],
                 hint="dreamlm presets list shows presets that dream",
             )
-        tokens, embedding_VD = readable_tokens(tokenizer), model.embedding.weight
+        tokens = readable_tokens(tokenizer)
         quick = torch.bfloat16 if choose_precision("auto", model.device, *_GLANCE)[0] == "bf16" else torch.float32
-        with inference(model):
+        with torch.inference_mode():
+            named_VD = model.embedding.weight[list(tokens)]
             self._modules = {
-                module.name: Neighbourhood(module.pooling.content(embedding_VD), tokens, quick) for module in modules
+                module.name: Neighbourhood(module.pooling.distinctive(named_VD, quick), tokens) for module in modules
             }
         self._tokenizer, self._count, self._on_dreamt = tokenizer, count, on_dreamt
 

@@ -143,12 +143,12 @@ class DreamRecord:
 def visible(token: str) -> str:
     """A token as people can see it on one line: without outer spaces, or with its spaces and controls made visible."""
     bare = token.strip(" ")
-    return "".join(one if one.isprintable() else _escaped(one) for one in bare) if bare else "␣" * len(token)
+    return _escaped(bare, "") if bare else "␣" * len(token)
 
 
 def without_controls(text: str) -> str:
     """The text with escapes for controls, of which XML holds no others than line ends and tabs."""
-    return "".join(one if one.isprintable() or one in "\n\t" else _escaped(one) for one in text)
+    return _escaped(text, "\n\t")
 
 
 def title(number: int, segment: DreamtSegment) -> str:
@@ -161,5 +161,10 @@ def title(number: int, segment: DreamtSegment) -> str:
     return f"text {number + 1}, segment {passage.number + 1}{again}, tokens {passage.begin} to {end} ({origin})"
 
 
-def _escaped(control: str) -> str:
-    return control.encode("unicode_escape").decode("ascii")
+def _escaped(text: str, kept: str) -> str:
+    """The text with escapes for all that cannot be printed and is not to be kept."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() or one in kept else one.encode("unicode_escape").decode("ascii") for one in text
+    )

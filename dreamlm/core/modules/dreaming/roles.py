@@ -12,6 +12,9 @@ from dreamlm.core.nn.norm import RMSNorm
 from dreamlm.core.nn.pooling import LearnedQueries
 from dreamlm.core.roles import ROLES
 
+_STRETCH = 1024
+"""Vectors that are mapped at once."""
+
 
 @final
 class RolePooling(nn.Module):
@@ -28,10 +31,15 @@ class RolePooling(nn.Module):
         self.key, self.value = linear(hidden_size, size), linear(hidden_size, size)
         self.queries = LearnedQueries(len(ROLES), size, num_heads, epsilon)
 
-    def content(self, hidden_VD: Float[Tensor, "V D"]) -> Float[Tensor, "V C"]:
-        """What a role takes over of a vector that it attends to alone."""
-        content: Tensor = self.value(self.norm(hidden_VD))
-        return content
+    def distinctive(self, hidden_VD: Float[Tensor, "V D"], dtype: torch.dtype) -> Float[Tensor, "V C"]:
+        """What a role takes over of each vector that it attends to alone, less the mean of that over all of them.
+
+        The mean goes before the map, which is linear: so `dtype` rounds only what tells the vectors apart. It is done
+        in stretches that a processor's cache holds.
+        """
+        stretches, weight_CD = torch.split(hidden_VD, _STRETCH), self.value.weight.to(dtype)
+        mean_D = torch.stack([self.norm(one).sum(dim=0) for one in stretches]).sum(dim=0) / len(hidden_VD)
+        return torch.cat([F.linear((self.norm(one) - mean_D).to(dtype), weight_CD) for one in stretches])
 
     def forward(self, hidden_RSD: Float[Tensor, "R S D"], own_RS: Bool[Tensor, "R S"]) -> Float[Tensor, "R 3 C"]:
         """The roles of each row, made of the tokens that are its own."""

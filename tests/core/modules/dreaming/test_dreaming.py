@@ -11,7 +11,7 @@ import pytest
 import torch
 from naive_attention import attended, found_by_queries
 from pydantic import ValidationError
-from small_dreams import SEGMENT, SIZE, SMALL, TRUNK, VOCAB, decoder, dreaming, module_of, segments_of, window
+from small_dreams import SEGMENT, SIZE, SMALL, TRUNK, decoder, dreaming, module_of, segments_of, window
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -350,10 +350,16 @@ def test_noise_of_the_gate_is_for_training_only() -> None:
     assert not torch.allclose(logits_of(model, tokens), logits_of(model, tokens))
 
 
-def test_vectors_of_tokens_become_the_content_of_roles() -> None:
-    """What a role is when a segment holds one token alone."""
-    pooling = dreaming().pooling
-    vectors, own = torch.randn(VOCAB, 1, SIZE), torch.ones(VOCAB, 1, dtype=torch.bool)
+def test_vectors_of_tokens_become_what_tells_roles_apart() -> None:
+    """What a role is when a segment holds one token alone, less what it is on average, of more than one stretch."""
+    pooling, number = dreaming().pooling, 1500
+    vectors, own = torch.randn(number, 1, SIZE) + 3.0, torch.ones(number, 1, dtype=torch.bool)
     with torch.no_grad():
-        content = pooling.content(vectors[:, 0])
-        torch.testing.assert_close(pooling(vectors, own), content[:, None].expand(-1, 3, -1), atol=1e-5, rtol=1e-5)
+        roles = pooling(vectors, own)
+        found = pooling.distinctive(vectors[:, 0], torch.float32)
+        expected = (roles - roles.mean(dim=0)).unbind(1)
+        for one in expected:
+            torch.testing.assert_close(found, one, atol=1e-5, rtol=1e-5)
+        rounded = pooling.distinctive(vectors[:, 0], torch.bfloat16)
+    assert rounded.dtype == torch.bfloat16
+    assert float((rounded - found).norm() / found.norm()) < 2**-7
