@@ -2,11 +2,11 @@
 
     python benchmarks/dream_viewing.py [--rounds 9] [--rows 1 8] [--preset dreaming_complex]
 
-The preset's model with random weights and as many tokens as the preset says, of invented words. Behind a prompt of 33 it
-writes as long a text as the preset does. In every round all variants take their turn, and processor time is counted, so
-that the machine's other load falls on all alike. Prints the median time of a token, its ratio to writing unwatched, what
-looking on adds to the rest of the same call, which does not depend on how two calls differ by chance, and what it adds
-in all, with what is done once before the first token; then what a file of each form takes.
+The preset's model with random weights and as many tokens as the preset says, of invented words; behind a prompt of 33
+it writes as long a text as the preset does. In every round all variants take their turn, and processor time is counted,
+so that the machine's other load falls on all alike. Prints the median time of a token, its ratio to writing unwatched,
+what looking on adds to the rest of the same call, which does not depend on how two calls differ by chance, and what it
+adds in all, with what is done once before the first token; then what a file of each form takes.
 """
 
 import argparse

@@ -115,7 +115,9 @@ class Tokenizer:
         try:
             loaded = load(True) if Path(config.path).is_dir() else from_hub(config.path, load)
         except (OSError, ValueError, ImportError) as error:
-            reason = str(error).strip().splitlines()[0]
+            folder = Path(config.path)
+            there = not folder.is_dir() or (folder / TOKENIZER_FILE).exists()
+            reason = str(error).strip().splitlines()[0] if there else f"there is no {TOKENIZER_FILE}"
             hint = "give a transformers model id, or a folder that holds a tokenizer.json; `bpe` needs no download"
             raise UserMistake(f"no tokenizer could be read: {reason}", where=config.path, hint=hint) from error
         if not loaded.is_fast:

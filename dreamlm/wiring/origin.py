@@ -50,20 +50,35 @@ class Origin:
     def open(cls, name: str) -> "Origin":
         """A model folder of transformers, a run or a snapshot of dreamlm's, or a model id of the hub.
 
-        Raises: UserMistake when there is no such model, or a decoder cannot express it; CheckpointError for damage.
+        Raises: UserMistake when there is no such model, a decoder cannot express it, or its tokenizer is not its own;
+        CheckpointError for damage.
         """
         folder = _folder(name)
         ours = (folder / "manifest.json").exists()
         if ours:
             verify(folder)
-        config = read_decoder(folder)
+        origin = cls(name, folder, read_decoder(folder))
         if not ours:
-            check_weights(folder, config)
-        return cls(name, folder, config)
+            origin._require_vectors(check_weights(folder, origin.config))
+        return origin
 
     @property
     def tokenizer(self) -> Pretrained:
         return Pretrained(path=str(self.folder) if Path(self.name).expanduser().exists() else self.name)
+
+    def _require_vectors(self, rows: int) -> None:
+        """That only special tokens, which dreamlm adds where they are missing, lack a vector among so many."""
+        tokenizer = Tokenizer.pretrained(self.tokenizer)
+        own = {tokenizer.end_of_document_id, tokenizer.padding_id}
+        if lacking := sorted(set(range(rows, tokenizer.vocab_size)) - own):
+            text = tokenizer.backend.id_to_token(lacking[0])
+            raise UserMistake(
+                f"the tokenizer has {tokenizer.vocab_size:,} tokens, and the model knows {rows:,}: "
+                f"there is no vector for {len(lacking):,}, the first of them {text!r}",
+                where=self.name,
+                hint="put the tokenizer it was trained with into the folder; or, in transformers, "
+                "model.resize_token_embeddings(len(tokenizer)), and train the new vectors",
+            )
 
     def weights(self, config: DreamLM.Config, vocab_size: int) -> dict[str, Tensor]:
         """By dreamlm's names, for a decoder of `config`, which may be made for longer windows than the origin.

@@ -1,5 +1,6 @@
 """Re-scaled positions survive an export, or are refused."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,30 @@ def test_transformers_computes_the_same_logits_over_a_rescaled_window(
     tokens = torch.randint(0, 258, (2, 64), generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
         torch.testing.assert_close(peer(tokens).logits, logits(model, tokens), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "rule"),
+    [
+        ({"type": "linear", "factor": 4}, {"rope_type": "linear", "factor": 4.0}),
+        (
+            YARN,
+            {
+                **{"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+                **{"beta_fast": 32.0, "beta_slow": 1.0},
+            },
+        ),
+        ("none", None),
+    ],
+    ids=["linear", "yarn", "none"],
+)
+def test_transformers_4_finds_positions_under_its_own_keys_as_well(
+    tmp_path: Path, scaling: Any, rule: dict[str, Any] | None
+) -> None:
+    model = build(seq_length=64, positions={"type": "rope", "theta": 500.0, "scaling": scaling})
+    export(save(tmp_path, model), tmp_path / "stock")
+    config = json.loads((tmp_path / "stock" / "config.json").read_text())
+    assert (config["rope_theta"], config.get("rope_scaling")) == (500.0, rule)
 
 
 def test_positions_rescaled_in_some_layers_are_refused_by_name(tmp_path: Path) -> None:

@@ -61,6 +61,24 @@ def test_a_configuration_of_an_older_transformers_is_understood(tmp_path: Path) 
     assert read_decoder(folder_of(tmp_path, QWEN)).qk_norm
 
 
+@pytest.mark.parametrize("spelling", ["type", "rope_type"])
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"type": "linear", "factor": 4.0},
+        {"type": "yarn", "factor": 4.0, "original_length": 512, "beta_fast": 20.0, "beta_slow": 2.0},
+    ],
+    ids=lambda scaling: str(scaling["type"]),
+)
+def test_scaled_positions_are_understood_in_both_spellings(
+    tmp_path: Path, scaling: dict[str, Any], spelling: str
+) -> None:
+    own = {"type": spelling, "original_length": "original_max_position_embeddings"}
+    stock = {own.get(key, key): value for key, value in scaling.items()}
+    config = read_decoder(folder_of(tmp_path, SMOL | {"rope_scaling": stock}))
+    assert config.positions == Rotary.Config.model_validate({"theta": 100000, "scaling": scaling})
+
+
 @pytest.mark.parametrize(
     ("config", "feature"),
     [
@@ -106,10 +124,18 @@ def test_a_weight_without_a_place_is_refused_by_name_and_a_stored_constant_is_no
         read_weights(weights_in(tmp_path, **{"model.layers.0.self_attn.q_proj.bias": torch.ones(2)}), DreamLM.Config())
 
 
-def test_a_tied_head_that_is_stored_all_the_same_is_left_to_the_embedding(tmp_path: Path) -> None:
-    folder = weights_in(tmp_path, **{"lm_head.weight": torch.ones(2, 4)})
-    assert "head.weight" not in read_weights(folder, DreamLM.Config(tie_embeddings=True))
-    assert "head.weight" in read_weights(folder, DreamLM.Config(tie_embeddings=False))
+def test_a_tied_head_that_is_stored_all_the_same_must_be_the_embedding(tmp_path: Path) -> None:
+    table = torch.arange(8.0).view(2, 4)
+    equal = {"model.embed_tokens.weight": table, "lm_head.weight": table.clone()}
+    tied, untied = (DreamLM.Config(tie_embeddings=one) for one in (True, False))
+    folder = weights_in(tmp_path, **equal)
+    assert "head.weight" not in read_weights(folder, tied)
+    assert "head.weight" in read_weights(folder, untied)
+    folder = weights_in(tmp_path, **(equal | {"lm_head.weight": table + 1}))
+    with pytest.raises(CheckpointError, match=r"head\.weight is another than embedding\.weight") as caught:
+        read_weights(folder, tied)
+    assert "tie_word_embeddings" in str(caught.value.hint)
+    assert torch.equal(read_weights(folder, untied)["head.weight"], table + 1)
 
 
 def test_missing_and_damaged_weights_are_told_apart(tmp_path: Path) -> None:

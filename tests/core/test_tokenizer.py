@@ -106,9 +106,16 @@ def test_a_pretrained_tokenizer_without_padding_gets_its_own(tmp_path: Path) -> 
 
 
 def test_a_tokenizer_that_is_nowhere_is_the_users_mistake(tmp_path: Path) -> None:
-    with pytest.raises(UserMistake, match="no tokenizer could be read") as caught:
+    with pytest.raises(UserMistake, match=r"no tokenizer could be read: there is no tokenizer\.json") as caught:
         Tokenizer.pretrained(Pretrained(path=str(tmp_path)))
     assert "tokenizer.json" in caught.value.hint
+
+
+def test_texts_of_many_are_those_of_each() -> None:
+    batches = [TOKENIZER.encode(text) for text in ("the cat", "", "the mat 静")]
+    assert (
+        TOKENIZER.decode_batch(batches) == [TOKENIZER.decode(ids) for ids in batches] == ["the cat", "", "the mat 静"]
+    )
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hub_cache import folder_in_cache
 from seeing_runs import PRESET, with_vision, write_lines, write_pictures, write_tower
 from terminal import Terminal
 from transformers import AutoModelForCausalLM, CLIPConfig, CLIPModel, CLIPVisionModel
@@ -184,13 +185,7 @@ def test_a_whole_clip_gives_its_tower_without_a_word(tmp_path: Path, capfd: pyte
 def test_a_model_id_finds_the_tower_that_the_hubs_cache_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    cached, commit = tmp_path / "cache" / "models--somebody--tower", "0" * 40
-    (cached / "refs").mkdir(parents=True)
-    (cached / "refs" / "main").write_text(commit)
-    (cached / "snapshots").mkdir()
-    tower = write_tower(cached / "snapshots" / commit)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    tower = write_tower(folder_in_cache("somebody/tower", tmp_path / "cache", monkeypatch))
     capfd.readouterr()
     config = Clip.Config(path="somebody/tower").completed()
     encoder = config.build_encoder()

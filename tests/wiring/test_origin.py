@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from hub_cache import folder_in_cache
 from safetensors.torch import load_file, save_file
 from stock_models import save_stock
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from workplace import Workplace
 
 import dreamlm
@@ -88,6 +89,22 @@ def test_its_documents_begin_and_end_with_its_end_token_and_padding_is_added(tmp
     assert model.vocab_size == peer.config.vocab_size + 1
     rows = peer.model.embed_tokens.weight
     torch.testing.assert_close(model.embedding.weight[-1], rows.mean(dim=0))
+
+
+def test_a_tokenizer_of_more_tokens_than_the_model_knows_is_told_with_both_numbers(
+    tmp_path: Path, start: Start
+) -> None:
+    known = save_stock(tmp_path / "stock").config.vocab_size
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "stock")
+    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.save_pretrained(tmp_path / "stock")
+    with pytest.raises(UserMistake) as caught:
+        completed(start(tmp_path / "stock"))
+    assert caught.value.what == (
+        f"the tokenizer has {known + 3} tokens, and the model knows {known}: there is no vector for 2, the first of "
+        "them '<think>'"
+    )
+    assert caught.value.where == str(tmp_path / "stock")
 
 
 def test_training_goes_on_from_it_and_comes_back_as_a_stock_folder(
@@ -329,11 +346,10 @@ def test_a_place_without_a_model_is_explained(tmp_path: Path, start: Start, monk
     assert caught.value.hint == "give a folder on this machine, or a model id of the hub"
 
 
-def test_a_model_of_the_hub_is_fetched_once_and_named_by_its_id(
+def test_a_model_of_the_hub_is_named_by_its_id_wherever_its_files_lie(
     tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_stock(tmp_path / "cached")
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda model_id, **options: str(tmp_path / "cached"))
+    save_stock(folder_in_cache("some/model", tmp_path, monkeypatch))
     preset = completed(start("some/model"))
     assert (preset.model.hidden_size, preset.model.init_from) == (32, "some/model")
     assert preset.tokenizer.model_dump() == {"type": "pretrained", "path": "some/model", "revision": None}

@@ -46,7 +46,8 @@ def own_rope(parameters: Mapping[str, Any], where: str) -> dict[str, Any]:
 
     Raises: UserMistake naming a scaling, or an option of one, that dreamlm does not have.
     """
-    given = {key: value for key, value in parameters.items() if value is not None}
+    # transformers leaves the older name of rope_type, `type`, beside the newer one.
+    given = {key: value for key, value in parameters.items() if value is not None and key != "type"}
     kind, theta = given.pop("rope_type"), given.pop("rope_theta")
     if kind not in _OWN_KEYS:
         raise _not_ours(f"rope_type {kind}", where)

@@ -1,7 +1,7 @@
 """Model folders of transformers, Llama, Qwen3, Qwen3Next or dreamlm's own, as a decoder's configuration and weights.
 
     read_decoder(folder) -> DreamLM.Config     refuses by name what a decoder cannot express
-    check_weights(folder, config)              reads headers alone: what is damaged is told before anything is begun
+    check_weights(folder, config) -> rows      reads headers alone: what is damaged is told before anything is begun
     read_weights(folder, config) -> tensors    by dreamlm's names, from one safetensors file or from its shards
 
 The configuration is read by transformers itself, so that every version's spelling and defaults are understood.
@@ -66,8 +66,8 @@ def read_decoder(folder: Path) -> DreamLM.Config:
         raise UserMistake(f"a dreamlm decoder cannot have this model's sizes: {reasons}", where=str(folder)) from error
 
 
-def check_weights(folder: Path, config: DreamLM.Config) -> None:
-    """That the headers of the files promise the weights of such a decoder; no tensor is read.
+def check_weights(folder: Path, config: DreamLM.Config) -> int:
+    """That the headers of the files promise the weights of such a decoder: of how many tokens. No tensor is read.
 
     Raises: CheckpointError when files are missing, damaged, or of another model; UserMistake as `read_weights`.
     """
@@ -76,7 +76,8 @@ def check_weights(folder: Path, config: DreamLM.Config) -> None:
     found = {own: shapes[name] for name, own in _own_names(shapes, kind, folder).items()}
     if config.tie_embeddings:
         found.pop("head.weight", None)
-    expected = _shapes(config, found.get("embedding.weight", (1,))[0])
+    [tokens, *_] = found.get("embedding.weight", (1,))
+    expected = _shapes(config, tokens)
     if kind == "qwen3_next":
         expected = stock_shapes(expected)
     if different := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
@@ -85,13 +86,15 @@ def check_weights(folder: Path, config: DreamLM.Config) -> None:
             where=str(folder),
             hint=f"{CONFIG} and the weights must be of one model: fetch or export it again",
         )
+    return tokens
 
 
 def read_weights(folder: Path, config: DreamLM.Config) -> dict[str, Tensor]:
     """The weights on the CPU, in the precision of the files (norms of a Qwen3Next: fp32); a tied head is left to the
     embedding.
 
-    Raises: CheckpointError when files are missing or damaged; UserMistake naming weights a decoder has no place for.
+    Raises: CheckpointError when files are missing or damaged, or a tied head is stored and is another than the
+    embedding; UserMistake naming weights a decoder has no place for.
     """
     kind = _configuration(folder).model_type
     tensors: dict[str, Tensor] = {}
@@ -101,9 +104,20 @@ def read_weights(folder: Path, config: DreamLM.Config) -> dict[str, Tensor]:
         except (OSError, SafetensorError) as error:
             raise _damaged(f"the weights cannot be read: {error}", path) from error
     weights = {own: tensors[name] for name, own in _own_names(tensors, kind, folder).items()}
-    if config.tie_embeddings:
-        weights.pop("head.weight", None)
+    if config.tie_embeddings and "head.weight" in weights:
+        _require_same(weights.pop("head.weight"), weights["embedding.weight"], folder)
     return own_tensors(weights, config.num_heads, str(folder)) if kind == "qwen3_next" else weights
+
+
+def _require_same(head_VD: Tensor, embedding_VD: Tensor, folder: Path) -> None:
+    """Where they differ, transformers goes by the file and not by the configuration: nobody knows what was meant."""
+    if torch.equal(head_VD, embedding_VD):
+        return
+    what = "head.weight is another than embedding.weight, and the configuration says that they are one"
+    hint = (
+        f'if the head was trained apart, set "tie_word_embeddings": false in {CONFIG}; if not, leave it out of the file'
+    )
+    raise CheckpointError(what, where=str(folder), hint=hint)
 
 
 def _own_names(names: Iterable[str], kind: str, folder: Path) -> dict[str, str]:

@@ -34,8 +34,10 @@ class DreamLMConfig(PreTrainedConfig):  # type: ignore[misc]
         from dreamlm.core.nn.decoder import DreamLM  # over a second of import time, which a tokenizer does not need
 
         own = {name: keys.pop(name) for name in DreamLM.Config.model_fields if name in keys}
-        for name, value in DreamLM.Config.model_validate(own).model_dump(mode="json").items():
+        decoder = DreamLM.Config.model_validate(own)
+        for name, value in decoder.model_dump(mode="json").items():
             setattr(self, name, value)
+        self.num_kv_heads = decoder.kv_heads  # of which tools of transformers expect a number
         super().__post_init__(**keys)
 
     def decoder_config(self) -> "DreamLM.Config":

@@ -24,8 +24,10 @@ from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.diffusion import require_causal
 from dreamlm.core.nn.signal import Carry
 
-_KNOWN = ("cache_position", "num_items_in_batch")
-"""Options of transformers that say what the cache knows as well, and by what a loss is divided."""
+_KNOWN = ("cache_position", "num_items_in_batch", "tokenizer")
+"""Options of transformers that say what the cache knows as well, by what a loss is divided, and what `stop_strings` are
+made of: `generate` hands it on.
+"""
 
 
 @final
@@ -72,6 +74,14 @@ class DreamLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
 
     def get_output_embeddings(self) -> nn.Module:
         return self.decoder.head
+
+    def resize_token_embeddings(self, *given: Any, **options: Any) -> nn.Module:
+        """Raises: UserMistake; new tokens would need a corpus and a tokenizer that know them."""
+        raise UserMistake(
+            "a dreamlm model keeps the tokens that it was trained with",
+            where="resize_token_embeddings",
+            hint="export a plain decoder by `dreamlm ckpt export`, and resize the stock model",
+        )
 
     def forward(
         self,
@@ -161,7 +171,7 @@ def _require_known(options: Mapping[str, Any]) -> None:
         raise UserMistake(
             f"a dreamlm model does nothing with {', '.join(unknown)}",
             where="forward",
-            hint="positions follow from the attention mask; hidden vectors come from model.decoder",
+            hint="leave it out; positions follow from the attention mask, and hidden vectors come from model.decoder",
         )
 
 

@@ -17,6 +17,7 @@ from dreamlm.core.generation.sampler import Sampler
 from dreamlm.core.hf.cache import CarryCache
 from dreamlm.core.hf.modeling import DreamLMForCausalLM
 from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.nn.signal import Carry
 from dreamlm.core.objectives.causal import CausalObjective
 from dreamlm.core.tokenizer import Tokenizer
 
@@ -133,6 +134,33 @@ def test_greedy_texts_of_a_padded_batch_are_dreamlms_own(
     assert len(set(own)) == len(PROMPTS)
 
 
+def test_a_text_may_end_with_strings(snapshot_of: SnapshotOf, tokenizer: Tokenizer) -> None:
+    folder = snapshot_of(build())
+    stock, opening = AutoTokenizer.from_pretrained(folder), torch.tensor([[tokenizer.end_of_document_id]])
+    torch.manual_seed(0)
+    written = peer_of(folder).generate(
+        opening, max_new_tokens=60, do_sample=True, stop_strings=["e", "a"], tokenizer=stock
+    )
+    before, last = (stock.decode(ids, skip_special_tokens=True) for ids in (written[0, :-1], written[0, -1:]))
+    assert 1 < written.shape[1] < 61
+    assert set("ea").isdisjoint(before)
+    assert not set("ea").isdisjoint(last)
+
+
+def test_without_a_cache_no_layer_keeps_its_keys(snapshot_of: SnapshotOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    peer, seen = peer_of(snapshot_of(build())), []
+    start = DreamLM.start
+
+    def watched(model: DreamLM, *given: Any, **options: Any) -> Carry:
+        seen.append(start(model, *given, **options))
+        return seen[-1]
+
+    monkeypatch.setattr(DreamLM, "start", watched)
+    tokens = random_tokens(2, 9)
+    assert torch.equal(peer(tokens, use_cache=False).logits, peer(tokens).logits)
+    assert [carry.records for carry in seen] == [False, True]
+
+
 def test_padding_is_never_written(snapshot_of: SnapshotOf, tokenizer: Tokenizer) -> None:
     model = build(tie_embeddings=False)
     with torch.no_grad():
@@ -244,6 +272,8 @@ def test_what_the_decoder_cannot_do_is_refused_by_name(snapshot_of: SnapshotOf) 
             peer.generate(tokens[:, :3], max_new_tokens=4, **assistance)
     with pytest.raises(UserMistake, match="cannot be cropped"):
         CarryCache().crop(1)
+    with pytest.raises(UserMistake, match="keeps the tokens that it was trained with"):
+        peer.resize_token_embeddings(310)
 
 
 def test_a_model_that_fills_in_blocks_is_refused_by_name(snapshot_of: SnapshotOf) -> None:
@@ -258,6 +288,14 @@ def test_another_way_to_attend_is_not_taken_and_left_unused(snapshot_of: Snapsho
     for other in ("eager", "flash_attention_2"):
         with pytest.raises(UserMistake, match=f"attention cannot be {other}: a dreamlm model computes it"):
             peer_of(folder, attn_implementation=other)
+
+
+def test_tools_of_transformers_find_the_sizes_they_look_for(snapshot_of: SnapshotOf) -> None:
+    for kv_heads in (2, None):
+        config = peer_of(snapshot_of(build(num_kv_heads=kv_heads))).config
+        sizes = (config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads)
+        assert sizes == (2, 4, kv_heads or 4)
+        assert config.max_position_embeddings == 64
 
 
 def test_a_model_built_from_a_configuration_is_initialised_as_dreamlm_does(snapshot_of: SnapshotOf) -> None:

@@ -1,11 +1,16 @@
 """The decoder does what a decoder must, however its input is cut, packed, padded or cached."""
 
 import math
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.nn.signal import positions_in_documents
 from dreamlm.core.objectives.causal import CausalObjective
 
 VOCAB = 97
@@ -132,6 +137,50 @@ def test_selected_rows_of_a_carry_go_on_alone(model: DreamLM) -> None:
         signal = model(ids[rows, 10:], one_document(ids[rows, 10:]), carry.select(rows))
         expected = model(ids, one_document(ids), model.start(3)).hidden[rows, 10:]
     torch.testing.assert_close(signal.hidden, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_selected_rows_keep_where_their_segments_end() -> None:
+    """A row behind 3 columns of padding goes on in its own segments when its neighbours have left the batch."""
+    model = build(segment_length=4, modules=["segment_summary"]).eval()
+    ids, documents = tokens(), one_document(tokens())
+    documents[1, :3] = -1
+    with torch.no_grad():
+        carry = model(ids[:, :9], documents[:, :9], model.start(3, left_padding=[0, 3, 0])).carry
+        row = torch.tensor([1])
+        signal = model(ids[row, 9:], documents[row, 9:], carry.select(row))
+        alone = model(ids[row, 3:], one_document(ids[row, 3:]), model.start(1)).hidden[:, 6:]
+    torch.testing.assert_close(signal.hidden, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_a_carry_that_records_nothing_holds_nothing_of_the_last_segment() -> None:
+    model = build(segment_length=4, modules=["segment_summary"]).eval()
+    ids = tokens()
+    with torch.no_grad():
+        recorded, dropped = (model(ids, one_document(ids), model.start(3, records=one)) for one in (True, False))
+    assert torch.equal(recorded.hidden, dropped.hidden), "segments of one call know of each other all the same"
+    lengths = [signal.carry.states["layers.0"].length for signal in (recorded, dropped)]
+    assert lengths == [16, 12]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=2, max_size=24), st.sets(st.integers(1, 23)))
+@settings(max_examples=80, deadline=None, derandomize=True)
+def test_positions_count_the_tokens_of_a_document_across_cuts_and_padding(
+    steps: list[tuple[int, bool]], cuts: set[int]
+) -> None:
+    document, row = 0, []
+    for further, padding in steps:
+        document += further
+        row.append(-1 if padding else document)
+    naive = [0 if one < 0 else row[:place].count(one) for place, one in enumerate(row)]
+    model, found = build(), []
+    carry = model.start(1)
+    edges = [0, *sorted(cut for cut in cuts if cut < len(row)), len(row)]
+    for begin, end in pairwise(edges):
+        part = torch.tensor([row[begin:end]], dtype=torch.int32)
+        position_BT, last_B, next_B = positions_in_documents(carry, part)
+        found += position_BT[0].tolist()
+        carry = replace(carry, tokens=end, last_document_B=last_B, next_position_B=next_B)
+    assert found == naive
 
 
 @pytest.mark.parametrize("choice", ["plain", "experts", "sparsemax"])

@@ -115,6 +115,21 @@ def test_a_real_packed_window_has_the_vectors_of_its_whole_mask(monkeypatch: pyt
         torch.testing.assert_close(parts, model(ids, documents, model.start(2)).hidden, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("length", [1000, 1536], ids=["mask at once", "in stretches"])
+def test_a_packed_document_of_real_length_has_the_vectors_that_it_has_alone(length: int) -> None:
+    torch.manual_seed(0)
+    config = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "seq_length": length}
+    model = DreamLM.Config.model_validate(config).build(VOCAB)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    ids, documents = torch.randint(0, VOCAB, (1, length)), (torch.arange(length) >= 60).long()[None]
+    with torch.no_grad():
+        packed = model(ids, documents, model.start(1)).hidden[:, 60:]
+        # Alone it needs no mask: the kernel's own triangle is all that it goes through.
+        alone = model(ids[:, 60:], torch.zeros(1, length - 60).long(), model.start(1), boundaries=False).hidden
+        torch.testing.assert_close(packed, alone, atol=1e-4, rtol=1e-4)
+
+
 def a_pass(length: int, boundaries: bool) -> Tensor:
     torch.manual_seed(0)
     config = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "seq_length": length}

@@ -56,8 +56,8 @@ class Neighbourhood:
     def nearest(self, vectors_XC: Float[Tensor, "X C"], count: int) -> list[tuple[Neighbour, ...]]:
         """For each vector the nearest tokens, the nearest first; all of them when there are no more than `count`.
 
-        Cost: one product of X x C x V in the format of the directions. In bf16 its cosines are rounded as well; those of
-        candidates are summed in fp32, so that only what the directions have been rounded to is in them.
+        Cost: one product of X x C x V in the format of the directions. In bf16 its cosines are rounded as well; those
+        of candidates are summed in fp32, so that only the directions' own rounding is in them.
         """
         direction_XC, number = F.normalize(vectors_XC.float(), dim=1), len(self._tokens)
         roughly_XV = direction_XC.to(self._direction_VC.dtype) @ self._direction_VC.T
