@@ -12,10 +12,13 @@ from dreamlm.checkpoints.convert.llama import export
 from dreamlm.core.errors import UserMistake
 
 YARN = {"type": "yarn", "factor": 4, "original_length": 16}
+LLAMA3 = {"type": "llama3", "factor": 8, "original_length": 16, "beta_fast": 3}
 
 
 @pytest.mark.parametrize("qk_norm", [False, True])
-@pytest.mark.parametrize("scaling", [YARN, {**YARN, "beta_fast": 8, "beta_slow": 2}, {"type": "linear", "factor": 4}])
+@pytest.mark.parametrize(
+    "scaling", [YARN, {**YARN, "beta_fast": 8, "beta_slow": 2}, {"type": "linear", "factor": 4}, LLAMA3], ids=str
+)
 def test_transformers_computes_the_same_logits_over_a_rescaled_window(
     tmp_path: Path, qk_norm: bool, scaling: dict[str, Any]
 ) -> None:
@@ -40,9 +43,16 @@ def test_transformers_computes_the_same_logits_over_a_rescaled_window(
                 **{"beta_fast": 32.0, "beta_slow": 1.0},
             },
         ),
+        (
+            LLAMA3,
+            {
+                **{"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 16},
+                **{"high_freq_factor": 3.0, "low_freq_factor": 1.0},
+            },
+        ),
         ("none", None),
     ],
-    ids=["linear", "yarn", "none"],
+    ids=["linear", "yarn", "llama3", "none"],
 )
 def test_transformers_4_finds_positions_under_its_own_keys_as_well(
     tmp_path: Path, scaling: Any, rule: dict[str, Any] | None

@@ -67,6 +67,7 @@ def test_a_configuration_of_an_older_transformers_is_understood(tmp_path: Path) 
     [
         {"type": "linear", "factor": 4.0},
         {"type": "yarn", "factor": 4.0, "original_length": 512, "beta_fast": 20.0, "beta_slow": 2.0},
+        {"type": "llama3", "factor": 8.0, "original_length": 512, "beta_fast": 5.0, "beta_slow": 2.0},
     ],
     ids=lambda scaling: str(scaling["type"]),
 )
@@ -74,6 +75,8 @@ def test_scaled_positions_are_understood_in_both_spellings(
     tmp_path: Path, scaling: dict[str, Any], spelling: str
 ) -> None:
     own = {"type": spelling, "original_length": "original_max_position_embeddings"}
+    if scaling["type"] == "llama3":
+        own |= {"beta_fast": "high_freq_factor", "beta_slow": "low_freq_factor"}
     stock = {own.get(key, key): value for key, value in scaling.items()}
     config = read_decoder(folder_of(tmp_path, SMOL | {"rope_scaling": stock}))
     assert config.positions == Rotary.Config.model_validate({"theta": 100000, "scaling": scaling})
@@ -87,7 +90,7 @@ def test_scaled_positions_are_understood_in_both_spellings(
         (SMOL | {"head_dim": 128}, r"head_dim 128 \(hidden_size over num_attention_heads is 64\)"),
         (QWEN | {"use_sliding_window": True, "max_window_layers": 5}, "layer_types sliding_attention"),
         (SMOL | {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type dynamic"),
-        (SMOL | {"rope_scaling": LLAMA3}, "rope_type llama3"),
+        (SMOL | {"rope_scaling": {**LLAMA3, "attention_factor": 2.0}}, "llama3 attention_factor 2.0"),
         (
             SMOL | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5}},
             "yarn attention_factor 1.5",
@@ -169,6 +172,7 @@ def test_a_name_that_is_none_of_them_is_not_translated(name: str) -> None:
         "none",
         {"type": "linear", "factor": 2.5},
         {"type": "yarn", "factor": 4.0, "original_length": 256, "beta_fast": 20.0},
+        {"type": "llama3", "factor": 4.0, "original_length": 256, "beta_fast": 20.0},
     ],
 )
 def test_rotary_positions_come_back_from_the_words_of_transformers(scaling: Any) -> None:

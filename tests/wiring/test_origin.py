@@ -56,6 +56,10 @@ def random_tokens(vocab_size: int, length: int = 20) -> Tensor:
     return torch.randint(0, vocab_size, (3, length), generator=torch.Generator().manual_seed(4))
 
 
+LLAMA3 = {
+    **{"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "original_max_position_embeddings": 32},
+    **{"high_freq_factor": 4.0, "low_freq_factor": 1.0},
+}
 YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 2.0, "original_max_position_embeddings": 32}
 
 
@@ -67,8 +71,9 @@ YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 2.0, "original_max_p
         {"tie_word_embeddings": True, "shard_size": "30KB"},
         {"rope_parameters": YARN},
         {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 3.0}},
+        {"rope_parameters": LLAMA3},
     ],
-    ids=["untied", "tied and in shards", "yarn", "linear"],
+    ids=["untied", "tied and in shards", "yarn", "linear", "llama3"],
 )
 def test_a_stock_model_gives_its_logits(tmp_path: Path, start: Start, kind: str, settings: dict[str, Any]) -> None:
     peer = save_stock(tmp_path / "stock", kind, **settings)

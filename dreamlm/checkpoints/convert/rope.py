@@ -15,6 +15,12 @@ _OWN_KEYS = {
         "beta_fast": "beta_fast",
         "beta_slow": "beta_slow",
     },
+    "llama3": {
+        "factor": "factor",
+        "original_max_position_embeddings": "original_length",
+        "high_freq_factor": "beta_fast",
+        "low_freq_factor": "beta_slow",
+    },
 }
 """What dreamlm calls the options of a scaling, by `rope_type`."""
 _IMPLIED = {"partial_rotary_factor": 1.0, "truncate": True}
@@ -34,10 +40,8 @@ def stock_rope(positions: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise inexpressible(f"positions re-scaled in layers {scaling['layers']}, and by another rule elsewhere", where)
     if scaling["layers"] != "all":
         raise inexpressible(f"positions re-scaled in layers {scaling['layers']} only", where)
-    rule = {"rope_type": scaling["type"], "factor": scaling["factor"]}
-    if scaling["type"] == "yarn":
-        rule |= {"original_max_position_embeddings": scaling["original_length"]}
-        rule |= {name: scaling[name] for name in ("beta_fast", "beta_slow")}
+    kind = scaling["type"]
+    rule = {"rope_type": kind, **{stock: scaling[own] for stock, own in _OWN_KEYS[kind].items()}}
     return {"rope_theta": theta, "rope_scaling": rule, "rope_parameters": {**rule, "rope_theta": theta}}
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, final
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from dreamlm.core.config import ConfigModel, choice
@@ -133,4 +133,47 @@ class YaRN(Scaling):
         return pairs * math.log(self.original_length / (2 * math.pi * turns)) / math.log(theta)
 
 
-ScalingConfig = Annotated[LinearScaling | Unscaled | YaRN, Field(discriminator="type"), choice("yarn")]
+@final
+class Llama3Scaling(Scaling):
+    """Slow rotations are divided by the factor, fast ones kept; between, in proportion to how often they turn.
+
+    Source: Grattafiori et al. 2024, "The Llama 3 Herd of Models", as Meta's code of Llama 3.1 computes it.
+    """
+
+    type: Literal["llama3"] = "llama3"
+    factor: float = Field(ge=1.0)
+    """By what slow rotations are divided; nothing binds it to the lengths."""
+    original_length: int = Field(ge=2)
+    """Tokens of a window in the training that the frequencies come from."""
+    layers: LayerChoice = "all"
+    """Layers whose positions are re-scaled: all, lower_half, upper_half, or a list of numbers from 0."""
+    beta_fast: float = Field(4.0, gt=0.0)
+    """Turns within `original_length` above which a frequency is kept."""
+    beta_slow: float = Field(1.0, gt=0.0)
+    """Turns within `original_length` below which a frequency is divided by the factor."""
+
+    @model_validator(mode="after")
+    def _fast_is_faster(self) -> "Llama3Scaling":
+        if self.beta_fast <= self.beta_slow:
+            raise ValueError(f"beta_fast {self.beta_fast} must be above beta_slow {self.beta_slow}")
+        return self
+
+    @property
+    def layers_scaled(self) -> LayerChoice:
+        return self.layers
+
+    @property
+    def temperature(self) -> float:
+        return 1.0
+
+    def slowed(self, frequency_K2: Tensor, theta: float) -> Tensor:
+        turns_K2 = self.original_length * frequency_K2 / (2 * math.pi)
+        kept_K2 = ((turns_K2 - self.beta_slow) / (self.beta_fast - self.beta_slow)).clamp(0.0, 1.0)
+        return frequency_K2 * kept_K2 + frequency_K2 / self.factor * (1.0 - kept_K2)
+
+    def extended(self, trained: int, length: int, layers: LayerChoice | None) -> "Llama3Scaling":
+        factor = self.factor * length / trained
+        return self.model_copy(update={"factor": factor, "layers": self.layers if layers is None else layers})
+
+
+ScalingConfig = Annotated[LinearScaling | Llama3Scaling | Unscaled | YaRN, Field(discriminator="type"), choice("yarn")]

@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from dreamlm.core.nn.positions.scaling import LinearScaling, Unscaled, YaRN
+from dreamlm.core.nn.positions.scaling import LinearScaling, Llama3Scaling, Unscaled, YaRN
 
 
 def plain(head_size: int, theta: float) -> torch.Tensor:
@@ -19,7 +20,7 @@ def by_transformers(kind: str, head_size: int, theta: float, length: int, factor
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     rule = {"rope_type": kind, "rope_theta": theta, "factor": factor, **more}
-    if kind == "yarn":
+    if kind != "linear":
         rule["original_max_position_embeddings"] = length
     config = LlamaConfig(
         hidden_size=2 * head_size,
@@ -54,6 +55,27 @@ def test_linear_scaling_equals_transformers() -> None:
     assert rule.temperature == temperature
 
 
+@pytest.mark.parametrize("ends", [(4.0, 1.0), (12.0, 0.5)], ids=["as published", "others"])
+@pytest.mark.parametrize("factor", [1.0, 8.0, 32.0])
+@pytest.mark.parametrize(
+    ("head_size", "theta", "length"), [(64, 5e5, 8192), (128, 5e5, 8192), (32, 1e4, 256), (8, 500.0, 16)]
+)
+def test_llama3_scaling_equals_transformers(
+    head_size: int, theta: float, length: int, factor: float, ends: tuple[float, float]
+) -> None:
+    fast, slow = ends
+    names = {"high_freq_factor": fast, "low_freq_factor": slow}
+    frequencies, temperature = by_transformers("llama3", head_size, theta, length, factor, **names)
+    rule = Llama3Scaling(factor=factor, original_length=length, beta_fast=fast, beta_slow=slow)
+    torch.testing.assert_close(rule.slowed(plain(head_size, theta), theta), frequencies, atol=0, rtol=1e-5)
+    assert rule.temperature == temperature
+
+
+def test_ends_of_llama3_scaling_in_the_wrong_order_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"beta_fast 1\.0 must be above beta_slow 1\.0"):
+        Llama3Scaling(factor=8.0, original_length=64, beta_fast=1.0)
+
+
 @settings(deadline=None)
 @given(
     factor=st.floats(1.0, 64.0),
@@ -84,3 +106,6 @@ def test_an_extension_of_an_extension_is_the_extension_of_the_first_training() -
     # Of a model whose rule reaches further than the windows that it was trained on.
     assert YaRN(factor=4, original_length=256).extended(512, 2048, None) == YaRN(factor=8, original_length=256)
     assert LinearScaling(factor=2, layers=(1,)).extended(512, 2048, None) == LinearScaling(factor=8, layers=(1,))
+    # Whose factor is not what its windows are longer by.
+    llama = Llama3Scaling(factor=8, original_length=256)
+    assert llama.extended(4096, 8192, None) == Llama3Scaling(factor=16, original_length=256)
