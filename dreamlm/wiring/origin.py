@@ -67,10 +67,11 @@ class Origin:
         return Pretrained(path=str(self.folder) if Path(self.name).expanduser().exists() else self.name)
 
     def _require_vectors(self, rows: int) -> None:
-        """That only special tokens, which dreamlm adds where they are missing, lack a vector among so many."""
+        """That every token is one of so many, but the special ones, which dreamlm adds where they are missing."""
         tokenizer = Tokenizer.pretrained(self.tokenizer)
         own = {tokenizer.end_of_document_id, tokenizer.padding_id}
-        if lacking := sorted(set(range(rows, tokenizer.vocab_size)) - own):
+        ids = set(tokenizer.backend.get_vocab(with_added_tokens=True).values())
+        if lacking := sorted(id for id in ids - own if id >= rows):
             text = tokenizer.backend.id_to_token(lacking[0])
             raise UserMistake(
                 f"the tokenizer has {tokenizer.vocab_size:,} tokens, and the model knows {rows:,}: "

@@ -107,6 +107,15 @@ def test_a_frame_is_straight_on_any_terminal(columns: int) -> None:
     ).replace(" ", "")
 
 
+def test_a_line_goes_on_with_the_next_piece_and_breaks_between_its_words() -> None:
+    console = RichConsole(file=io.StringIO(), width=20)
+    pieces = [("one two ", "dim"), ("three four", ""), (" five", "dim")]
+    lines = "".join(piece.text for piece in framed(console, "t", [("", pieces)])).splitlines()
+    assert [line[2:-2].strip() for line in lines[1:-1]] == ["one two three", "four five"]
+    [one, two] = [piece for piece in framed(console, "t", [("", pieces[:2])]) if piece.text in ("one two ", "three ")]
+    assert (one.text, two.text, one.style == two.style) == ("one two ", "three ", False)
+
+
 def test_dreams_are_shown_on_stderr_and_the_texts_stay_the_same(cli: Any, place: Path) -> None:
     plain, shown = cli(*ASKED, "--json"), cli(*ASKED, "--json", "--show-dreams")
     assert (plain.code, plain.err) == (0, "")

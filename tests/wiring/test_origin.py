@@ -296,6 +296,22 @@ def test_a_weight_that_is_not_as_configured_is_never_left_to_chance(
     assert "must be of one model" in caught.value.hint
 
 
+def test_a_stored_head_that_is_not_the_embedding_it_is_tied_to_is_told_before_anything_is_prepared(
+    tmp_path: Path, start: Start
+) -> None:
+    save_stock(tmp_path / "stock", shard_size="30KB")
+    config = json.loads((tmp_path / "stock" / "config.json").read_text())
+    (tmp_path / "stock" / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    with pytest.raises(CheckpointError, match=r"head\.weight is another than embedding\.weight"):
+        completed(start(tmp_path / "stock"))
+    shards = {name: file for file in (tmp_path / "stock").glob("*.safetensors") for name in load_file(file)}
+    table = load_file(shards["model.embed_tokens.weight"])["model.embed_tokens.weight"]
+    assert shards["lm_head.weight"] != shards["model.embed_tokens.weight"]
+    weights = load_file(shards["lm_head.weight"]) | {"lm_head.weight": table}
+    save_file(weights, shards["lm_head.weight"], {"format": "pt"})
+    assert completed(start(tmp_path / "stock")).model.tie_embeddings
+
+
 @pytest.mark.parametrize("harm", ["cut", "no tensors", "missing"])
 def test_damaged_weights_are_told_before_anything_is_prepared(
     place: Workplace, tmp_path: Path, start: Start, harm: str

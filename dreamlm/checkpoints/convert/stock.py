@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -63,20 +63,25 @@ def read_decoder(folder: Path) -> DreamLM.Config:
         return DreamLM.Config.model_validate(values)
     except ValidationError as error:
         reasons = "; ".join(detail["msg"].removeprefix("Value error, ") for detail in error.errors())
-        raise UserMistake(f"a dreamlm decoder cannot have this model's sizes: {reasons}", where=str(folder)) from error
+        raise UserMistake(
+            f"a dreamlm decoder cannot be what this model's configuration says: {reasons}", where=str(folder)
+        ) from error
 
 
 def check_weights(folder: Path, config: DreamLM.Config) -> int:
-    """That the headers of the files promise the weights of such a decoder: of how many tokens. No tensor is read.
+    """How many tokens the model has vectors of, once the headers of its files have been found to be such a decoder's.
 
+    No tensor is read, but a head that is stored although it is tied, and its embedding.
     Raises: CheckpointError when files are missing, damaged, or of another model; UserMistake as `read_weights`.
     """
     kind = _configuration(folder).model_type
-    shapes = {name: entry.shape for path in _files(folder) for name, entry in _header(path).entries.items()}
-    found = {own: shapes[name] for name, own in _own_names(shapes, kind, folder).items()}
-    if config.tie_embeddings:
-        found.pop("head.weight", None)
-    [tokens, *_] = found.get("embedding.weight", (1,))
+    stored = {name: (path, entry) for path in _files(folder) for name, entry in _header(path).entries.items()}
+    names = {own: name for name, own in _own_names(stored, kind, folder).items()}
+    found = {own: stored[name][1].shape for own, name in names.items()}
+    if config.tie_embeddings and found.pop("head.weight", ()) and "embedding.weight" in found:
+        head, embedding = (names[own] for own in ("head.weight", "embedding.weight"))
+        _require_same(_tensor(stored[head][0], head), _tensor(stored[embedding][0], embedding), folder)
+    [tokens, *_] = found.get("embedding.weight") or (1,)
     expected = _shapes(config, tokens)
     if kind == "qwen3_next":
         expected = stock_shapes(expected)
@@ -105,13 +110,19 @@ def read_weights(folder: Path, config: DreamLM.Config) -> dict[str, Tensor]:
             raise _damaged(f"the weights cannot be read: {error}", path) from error
     weights = {own: tensors[name] for name, own in _own_names(tensors, kind, folder).items()}
     if config.tie_embeddings and "head.weight" in weights:
-        _require_same(weights.pop("head.weight"), weights["embedding.weight"], folder)
+        _require_same(weights.pop("head.weight"), weights.get("embedding.weight"), folder)
     return own_tensors(weights, config.num_heads, str(folder)) if kind == "qwen3_next" else weights
 
 
-def _require_same(head_VD: Tensor, embedding_VD: Tensor, folder: Path) -> None:
+def _tensor(path: Path, name: str) -> Tensor:
+    with safe_open(path, framework="pt") as file:
+        tensor: Tensor = file.get_tensor(name)
+    return tensor
+
+
+def _require_same(head_VD: Tensor, embedding_VD: Tensor | None, folder: Path) -> None:
     """Where they differ, transformers goes by the file and not by the configuration: nobody knows what was meant."""
-    if torch.equal(head_VD, embedding_VD):
+    if embedding_VD is not None and torch.equal(head_VD, embedding_VD):
         return
     what = "head.weight is another than embedding.weight, and the configuration says that they are one"
     hint = (
@@ -158,7 +169,7 @@ def _configuration(folder: Path) -> Any:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        what = f"no model of transformers lies here: {reason}"
+        what = f"transformers cannot read the model's {CONFIG}: {reason}"
         raise UserMistake(what, where=str(folder), hint=hint) from error
 
 

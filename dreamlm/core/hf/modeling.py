@@ -75,8 +75,10 @@ class DreamLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
     def get_output_embeddings(self) -> nn.Module:
         return self.decoder.head
 
-    def resize_token_embeddings(self, *given: Any, **options: Any) -> nn.Module:
-        """Raises: UserMistake; new tokens would need a corpus and a tokenizer that know them."""
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *given: Any, **options: Any) -> nn.Module:
+        """The embedding as it is.  Raises: UserMistake for another number of tokens than the model knows."""
+        if new_num_tokens in (None, self.config.vocab_size):
+            return self.get_input_embeddings()
         raise UserMistake(
             "a dreamlm model keeps the tokens that it was trained with",
             where="resize_token_embeddings",

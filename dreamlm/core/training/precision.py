@@ -11,17 +11,29 @@ WORTHWHILE = 1.5
 """How much faster bf16 products must be to pay for the casts."""
 
 
-def choose_precision(asked: Precision, device: torch.device, size: int = 512, seconds: float = 0.05) -> tuple[str, str]:
+def choose_precision(asked: Precision, device: torch.device) -> tuple[str, str]:
     """`bf16` or `fp32`, and the reason in words.
 
-    `auto` measures on a CPU: square products of that size in both formats, for so many seconds each.
+    `auto` measures on a CPU: square products in both formats.
     """
     if asked != "auto":
         return asked, "as the preset says"
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        native = native_bf16(device)
         return ("bf16", "the GPU has native bf16") if native else ("fp32", "the GPU has no native bf16")
-    fast, plain = (matmul_peak(device, dtype, size, seconds) for dtype in (torch.bfloat16, torch.float32))
+    fast, plain = (matmul_peak(device, dtype, 512, 0.05) for dtype in (torch.bfloat16, torch.float32))
     ratio = fast / plain
     found = f"bf16 products ran {ratio:.1f} times as fast as fp32 here"
     return ("bf16" if ratio >= WORTHWHILE else "fp32"), found
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the processor itself multiplies bf16: known without a clock, so it is the same in every run.
+
+    An older torch does not say so of a CPU; then nothing is known of it.
+    """
+    if device.type == "cuda":
+        native: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+        return native
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -86,11 +86,11 @@ def test_only_tokens_that_are_text_by_themselves_are_named(tokenizer: Tokenizer)
     assert len(tokens) == tokenizer.vocab_size - len(pieces) - 2
 
 
-@pytest.mark.parametrize(("modules", "precision", "error"), [(1, "fp32", 1e-5), (2, "fp32", 1e-5), (1, "bf16", 5e-3)])
+@pytest.mark.parametrize(("modules", "native", "error"), [(1, False, 1e-5), (2, False, 1e-5), (1, True, 5e-3)])
 def test_everything_is_told_as_it_stands_in_the_carry(
-    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, modules: int, precision: str, error: float
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, modules: int, native: bool, error: float
 ) -> None:
-    monkeypatch.setattr(collector, "choose_precision", lambda *asked: (precision, ""))
+    monkeypatch.setattr(collector, "native_bf16", lambda device: native)
     model = dreamer(tokenizer.vocab_size, modules)
     tokens = sorted(readable_tokens(tokenizer))
     segments = dreamt(model, tokenizer)

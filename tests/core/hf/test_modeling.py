@@ -274,6 +274,7 @@ def test_what_the_decoder_cannot_do_is_refused_by_name(snapshot_of: SnapshotOf) 
         CarryCache().crop(1)
     with pytest.raises(UserMistake, match="keeps the tokens that it was trained with"):
         peer.resize_token_embeddings(310)
+    assert peer.resize_token_embeddings(300) is peer.resize_token_embeddings() is peer.get_input_embeddings()
 
 
 def test_a_model_that_fills_in_blocks_is_refused_by_name(snapshot_of: SnapshotOf) -> None:

@@ -27,7 +27,9 @@ def test_every_cache_holds_what_it_was_made_of(with_gradient: bool, steps: list[
     with torch.set_grad_enabled(with_gradient):
         for looks, chosen, tokens in steps:
             number = chosen % len(caches)
-            key, value = (torch.randn(ROWS, HEADS, tokens, WIDTH, generator=dice) for _ in range(2))
+            key, value = (
+                torch.randn(ROWS, HEADS, tokens, WIDTH, generator=dice, requires_grad=with_gradient) for _ in range(2)
+            )
             past = caches[number].glimpse() if looks else caches[number]
             longer = past.append(key, value)
             naive = tuple(torch.cat(pair, 2) for pair in zip(expected[number], (key, value), strict=True))
@@ -37,6 +39,8 @@ def test_every_cache_holds_what_it_was_made_of(with_gradient: bool, steps: list[
                 expected.append(naive)
             for cache, content in zip(caches, expected, strict=True):
                 assert all(map(torch.equal, held(cache), content))
+        if with_gradient:
+            torch.stack([cache.key.square().sum() for cache in caches]).sum().backward()
 
 
 def test_tokens_one_by_one_are_written_where_the_others_lie() -> None:

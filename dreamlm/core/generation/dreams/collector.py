@@ -18,10 +18,7 @@ from dreamlm.core.generation.segments import CompletedSegments
 from dreamlm.core.modules.dreaming.dreaming import Dreaming
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.tokenizer import Tokenizer
-from dreamlm.core.training.precision import choose_precision
-
-_GLANCE = (256, 0.0005)
-"""Size of the products timed in each format, and seconds. A wrong choice costs time and changes no neighbour."""
+from dreamlm.core.training.precision import native_bf16
 
 
 @final
@@ -44,7 +41,7 @@ class DreamCollector:
                 hint="dreamlm presets list shows presets that dream",
             )
         tokens = readable_tokens(tokenizer)
-        quick = torch.bfloat16 if choose_precision("auto", model.device, *_GLANCE)[0] == "bf16" else torch.float32
+        quick = torch.bfloat16 if native_bf16(model.device) else torch.float32
         with torch.inference_mode():
             named_VD = model.embedding.weight[list(tokens)]
             self._modules = {

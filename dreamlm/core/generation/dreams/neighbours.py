@@ -20,7 +20,7 @@ DEFINITION = (
 )
 """The score of a neighbour, in a sentence."""
 SPARE = 5
-"""So many more tokens than are asked for are compared exactly."""
+"""So many more tokens than are asked for are compared by sums in fp32."""
 _STRETCH = 1024
 """Directions that are made at once; as many as a processor's cache holds."""
 
@@ -57,7 +57,8 @@ class Neighbourhood:
         """For each vector the nearest tokens, the nearest first; all of them when there are no more than `count`.
 
         Cost: one product of X x C x V in the format of the directions. In bf16 its cosines are rounded as well; those
-        of candidates are summed in fp32, so that only the directions' own rounding is in them.
+        of candidates are summed in fp32, so that only the directions' own rounding is in them. Of tokens that are
+        equally near but for such rounding, any may be named.
         """
         direction_XC, number = F.normalize(vectors_XC.float(), dim=1), len(self._tokens)
         roughly_XV = direction_XC.to(self._direction_VC.dtype) @ self._direction_VC.T

@@ -38,7 +38,8 @@ class RolePooling(nn.Module):
         in stretches that a processor's cache holds.
         """
         stretches, weight_CD = torch.split(hidden_VD, _STRETCH), self.value.weight.to(dtype)
-        mean_D = torch.stack([self.norm(one).sum(dim=0) for one in stretches]).sum(dim=0) / len(hidden_VD)
+        sums_D = [self.norm(one).sum(dim=0, dtype=torch.float32) for one in stretches]
+        mean_D = torch.stack(sums_D).sum(dim=0) / len(hidden_VD)
         return torch.cat([F.linear((self.norm(one) - mean_D).to(dtype), weight_CD) for one in stretches])
 
     def forward(self, hidden_RSD: Float[Tensor, "R S D"], own_RS: Bool[Tensor, "R S"]) -> Float[Tensor, "R 3 C"]:

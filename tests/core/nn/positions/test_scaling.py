@@ -72,7 +72,7 @@ def test_llama3_scaling_equals_transformers(
 
 
 def test_ends_of_llama3_scaling_in_the_wrong_order_are_refused() -> None:
-    with pytest.raises(ValidationError, match=r"beta_fast 1\.0 must be above beta_slow 1\.0"):
+    with pytest.raises(ValidationError, match=r"beta_fast 1\.0 \(high_freq_factor\) must be above beta_slow 1\.0"):
         Llama3Scaling(factor=8.0, original_length=64, beta_fast=1.0)
 
 
@@ -109,3 +109,4 @@ def test_an_extension_of_an_extension_is_the_extension_of_the_first_training() -
     # Whose factor is not what its windows are longer by.
     llama = Llama3Scaling(factor=8, original_length=256)
     assert llama.extended(4096, 8192, None) == Llama3Scaling(factor=16, original_length=256)
+    assert llama.extended(4096, 8192, (1,)).layers == (1,)
