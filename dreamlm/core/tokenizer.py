@@ -116,8 +116,8 @@ class Tokenizer:
             loaded = load(True) if Path(config.path).is_dir() else from_hub(config.path, load)
         except (OSError, ValueError, ImportError) as error:
             folder = Path(config.path)
-            there = not folder.is_dir() or (folder / TOKENIZER_FILE).exists()
-            reason = str(error).strip().splitlines()[0] if there else f"there is no {TOKENIZER_FILE}"
+            lacks_file = folder.is_dir() and not (folder / TOKENIZER_FILE).exists()
+            reason = f"there is no {TOKENIZER_FILE}" if lacks_file else str(error).strip().splitlines()[0]
             hint = "give a transformers model id, or a folder that holds a tokenizer.json; `bpe` needs no download"
             raise UserMistake(f"no tokenizer could be read: {reason}", where=config.path, hint=hint) from error
         if not loaded.is_fast:

@@ -1,7 +1,7 @@
 """Model folders of transformers, Llama, Qwen3, Qwen3Next or dreamlm's own, as a decoder's configuration and weights.
 
     read_decoder(folder) -> DreamLM.Config     refuses by name what a decoder cannot express
-    check_weights(folder, config) -> rows      reads headers alone: what is damaged is told before anything is begun
+    check_weights(folder, config) -> tokens    by the headers: what is damaged is told before anything is begun
     read_weights(folder, config) -> tensors    by dreamlm's names, from one safetensors file or from its shards
 
 The configuration is read by transformers itself, so that every version's spelling and defaults are understood.
@@ -78,9 +78,11 @@ def check_weights(folder: Path, config: DreamLM.Config) -> int:
     stored = {name: (path, entry) for path in _files(folder) for name, entry in _header(path).entries.items()}
     names = {own: name for name, own in _own_names(stored, kind, folder).items()}
     found = {own: stored[name][1].shape for own, name in names.items()}
-    if config.tie_embeddings and found.pop("head.weight", ()) and "embedding.weight" in found:
-        head, embedding = (names[own] for own in ("head.weight", "embedding.weight"))
-        _require_same(_tensor(stored[head][0], head), _tensor(stored[embedding][0], embedding), folder)
+    if config.tie_embeddings and "head.weight" in found:
+        del found["head.weight"]
+        if "embedding.weight" in found:
+            head, embedding = names["head.weight"], names["embedding.weight"]
+            _require_same(_tensor(stored[head][0], head), _tensor(stored[embedding][0], embedding), folder)
     [tokens, *_] = found.get("embedding.weight") or (1,)
     expected = _shapes(config, tokens)
     if kind == "qwen3_next":
@@ -170,7 +172,7 @@ def _configuration(folder: Path) -> Any:
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         what = f"transformers cannot read the model's {CONFIG}: {reason}"
-        raise UserMistake(what, where=str(folder), hint=hint) from error
+        raise UserMistake(what, where=str(folder), hint=f"complete {CONFIG}, or fetch the model again") from error
 
 
 def _inexpressible(config: Any) -> Iterator[str]:

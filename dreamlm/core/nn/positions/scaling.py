@@ -155,11 +155,8 @@ class Llama3Scaling(Scaling):
     @model_validator(mode="after")
     def _fast_is_faster(self) -> "Llama3Scaling":
         if self.beta_fast <= self.beta_slow:
-            fast, slow = (
-                f"beta_fast {self.beta_fast} (high_freq_factor)",
-                f"beta_slow {self.beta_slow} (low_freq_factor)",
-            )
-            raise ValueError(f"{fast} must be above {slow}")
+            slow = f"beta_slow {self.beta_slow} (low_freq_factor)"
+            raise ValueError(f"beta_fast {self.beta_fast} (high_freq_factor) must be above {slow}")
         return self
 
     @property
