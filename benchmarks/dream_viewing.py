@@ -3,10 +3,11 @@
     python benchmarks/dream_viewing.py [--rounds 9] [--rows 1 8] [--preset dreaming_complex]
 
 The preset's model with random weights and as many tokens as the preset says, of invented words; behind a prompt of 33
-it writes as long a text as the preset does. In every round all variants take their turn, and processor time is counted,
-so that the machine's other load falls on all alike. Prints the median time of a token, its ratio to writing unwatched,
-what looking on adds to the rest of the same call, which does not depend on how two calls differ by chance, and what it
-adds in all, with what is done once before the first token; then what a file of each form takes.
+it writes as long a text as the preset does. In every round all variants take their turn, in an order that is drawn anew
+(always in the same one, the third seems 3 % slower than the first), and processor time is counted, so that the
+machine's other load falls on all alike. Prints the median time of a token, its ratio to writing unwatched, what looking
+on adds to the rest of the same call, which does not depend on how two calls differ by chance, and what it adds in all,
+with what is done once before the first token; then what a file of each form takes.
 """
 
 import argparse
@@ -23,7 +24,8 @@ from pathlib import Path
 import torch
 
 from dreamlm.cli.console import Console
-from dreamlm.cli.dream_panel import panels
+from dreamlm.cli.dream_panel import SHOWN_OF_STEPS, panels
+from dreamlm.core.garbage import only_new_garbage
 from dreamlm.core.generation.dreams.collector import DreamCollector
 from dreamlm.core.generation.dreams.files import FORMS, DreamFile
 from dreamlm.core.generation.dreams.values import DreamRecord, DreamtSegment, DreamtText
@@ -57,15 +59,17 @@ class Timed:
 
 
 def watchers(model: DreamLM, tokenizer: Tokenizer) -> dict[str, Callable[[], OnSegments]]:
+    console = Console()
+
     def show(segment: DreamtSegment) -> None:
         for title, rows in panels(segment.passage.prompt, segment):
-            Console().panel(title, rows)
+            console.panel(title, rows)
 
     collected: list[DreamtSegment] = []
     return {
         "unwatched": lambda: ignore_segments,
         "collected": partial(DreamCollector, model, tokenizer, NEIGHBOURS, collected.append),
-        "shown": partial(DreamCollector, model, tokenizer, NEIGHBOURS, show),
+        "shown": partial(DreamCollector, model, tokenizer, NEIGHBOURS, show, SHOWN_OF_STEPS),
     }
 
 
@@ -90,6 +94,7 @@ def main() -> None:
     model = preset.model.build(tokenizer.vocab_size)
     new = preset.generate.max_new_tokens
     prompt = tokenizer.decode(tokenizer.encode(words)[:PROMPT])
+    chance = random.Random(1)
     print(f"torch {torch.__version__}, 1 thread, {asked.rounds} rounds, {asked.preset}, "
           f"{sum(one.numel() for one in model.parameters()) / 1e6:.1f}M parameters, {tokenizer.vocab_size:,} tokens, "
           f"{new} to write")  # fmt: skip
@@ -97,9 +102,11 @@ def main() -> None:
         config = Sampler.Config(top_p=0.9, min_new_tokens=new, max_new_tokens=new, rows=rows)
         taken: dict[str, list[tuple[float, ...]]] = {}
         for number in range(asked.rounds + 1):
-            for name, make in watchers(model, tokenizer).items():
+            turns = list(watchers(model, tokenizer).items())
+            chance.shuffle(turns)
+            for name, make in turns:
                 timed = Timed(make)
-                with contextlib.redirect_stderr(Terminal()):
+                with contextlib.redirect_stderr(Terminal()), only_new_garbage():
                     found = seconds(partial(generate, model, tokenizer, [prompt] * rows, config, on_segments=timed))
                 if number:
                     rest = found - timed.seconds
@@ -107,7 +114,8 @@ def main() -> None:
                     taken.setdefault(name, []).append((found / new, *shares, timed.once))
         base = statistics.median(each for each, *_ in taken["unwatched"])
         print(f"\n{rows} rows         ms a token of each row   ratio   looking on   in all   once, ms")
-        for name, times in taken.items():
+        for name in watchers(model, tokenizer):
+            times = taken[name]
             each, on, whole, once = (statistics.median(one) for one in zip(*times, strict=True))
             print(f"{name:12}{each * 1e3:22.2f}{each / base:9.3f}{on:12.1%}{whole:9.1%}{once * 1e3:11.0f}")
     files(model, tokenizer, prompt, new)

@@ -9,13 +9,17 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dreamlm.cli.canvas import Canvas, Piece, PlainCanvas
 from dreamlm.cli.frame import Styled, framed
 from dreamlm.cli.live_line import LiveLine, PlainLine
 from dreamlm.core.errors import DreamLMError
+
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
 
 
 class Console:
@@ -24,8 +28,13 @@ class Console:
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
         self._line: LiveLine | None = None
-        self._drawing: Any = None
-        """rich's console, while a canvas is drawn by it: then what stays has to come through it too."""
+
+    @cached_property
+    def _terminal(self) -> "RichConsole":
+        """What draws on stderr: one for all, because what stays has to come through what draws over."""
+        from rich.console import Console as RichConsole
+
+        return RichConsole(stderr=True, highlight=False, markup=False)
 
     @property
     def talks_to_a_person(self) -> bool:
@@ -95,10 +104,9 @@ class Console:
 
     def _marked(self, mark: str, text: str, style: str) -> None:
         if self.talks_to_a_person and self._line is None:
-            from rich.console import Console as RichConsole
             from rich.text import Text
 
-            RichConsole(stderr=True).print(Text(mark, style), Text(text), soft_wrap=True)
+            self._terminal.print(Text(mark, style), Text(text), soft_wrap=True)
         else:
             self.notice(f"{mark} {text}")
 
@@ -112,16 +120,14 @@ class Console:
             lines = (f"  {front:<{width}}  {''.join(text for text, _ in line)}" for front, line in rows)
             self.notice("\n".join([title, *lines]))
             return
-        from rich.console import Console as RichConsole
         from rich.segment import Segments
 
-        console = self._drawing or RichConsole(stderr=True, highlight=False)
-        console.print(Segments(framed(console, title, rows)), end="", soft_wrap=True)
+        self._terminal.print(Segments(framed(self._terminal, title, rows)), end="", soft_wrap=True)
 
     @contextmanager
     def live(self) -> Iterator[LiveLine]:
         """One line that keeps changing while the block works; without a terminal, a plain line now and then."""
-        self._line = TerminalLine() if self.talks_to_a_person else PlainLine(sys.stderr)
+        self._line = TerminalLine(self._terminal) if self.talks_to_a_person else PlainLine(sys.stderr)
         try:
             yield self._line
         finally:
@@ -135,25 +141,20 @@ class Console:
         if not self.talks_to_a_person:
             yield PlainCanvas(sys.stderr)
             return
-        from rich.console import Console as RichConsole
-
-        self._drawing = RichConsole(stderr=True, highlight=False, markup=False)
-        canvas = TerminalCanvas(self._drawing)
+        canvas = TerminalCanvas(self._terminal)
         try:
             yield canvas
         finally:
-            self._drawing = None
             canvas.close()
 
 
 class TerminalLine(LiveLine):
     """A line at the bottom of the terminal, cut to its width, with a bar where the share done is known."""
 
-    def __init__(self) -> None:
-        from rich.console import Console as RichConsole
+    def __init__(self, console: "RichConsole") -> None:
         from rich.live import Live
 
-        self._console = RichConsole(stderr=True, highlight=False, markup=False)
+        self._console = console
         self._live = Live(console=self._console, transient=True, refresh_per_second=4)
         self._live.start()
 

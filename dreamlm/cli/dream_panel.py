@@ -11,6 +11,8 @@ BAR = 10
 """Characters of a weight of 1."""
 EDGES = 4
 """So many of the strongest are shown."""
+SHOWN_OF_STEPS = 1
+"""So many of the nearest tokens of each role of a step are shown."""
 
 PanelRow = tuple[str, "Sequence[Styled]"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from dreamlm.cli.console import Console
-from dreamlm.cli.dream_panel import panels
+from dreamlm.cli.dream_panel import SHOWN_OF_STEPS, panels
 from dreamlm.core.errors import UserMistake
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ class DreamLog:
         if not self._show and not self._files:
             yield ignore_segments
             return
-        collector = DreamCollector(loaded.model, loaded.tokenizer, self._count, self._add)
+        step_count = self._count if self._files else SHOWN_OF_STEPS
+        collector = DreamCollector(loaded.model, loaded.tokenizer, self._count, self._add, step_count)
         segment_length = loaded.model.config.segment
         try:
             yield collector

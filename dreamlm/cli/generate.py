@@ -91,6 +91,7 @@ def generate(
     from dreamlm.cli.dreams import DreamLog
     from dreamlm.cli.places import model_place
     from dreamlm.cli.prompts import batches, chosen_prompts, prompts_for
+    from dreamlm.core.garbage import only_new_garbage
     from dreamlm.core.generation.generate import generate as continue_prompts
     from dreamlm.core.training.memory import WRITING, within_memory
     from dreamlm.presets.resolve import resolve_values
@@ -135,7 +136,7 @@ def generate(
     streamed = alone and not as_json and not show_denoising and not dreams.take_the_screen and sys.stdout.isatty()
     repeated = (prompt for prompt in wanted for _ in range(samples))
     written = 0
-    with within_memory(WRITING.failure), dreams.watching(loaded) as on_segments:
+    with within_memory(WRITING.failure), only_new_garbage(), dreams.watching(loaded) as on_segments:
         for batch in batches(repeated, config.rows):
             dreams.begin(batch)
             if streamed:

@@ -1,5 +1,6 @@
 """Dreams on the command line: panels on stderr, a file at the end, and the same text with or without them."""
 
+import gc
 import io
 import json
 import re
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console as RichConsole
 from terminal import Terminal
@@ -15,6 +18,7 @@ from terminal import Terminal
 from dreamlm.cli.app import run as run_command
 from dreamlm.cli.console import Console
 from dreamlm.cli.dream_panel import panels
+from dreamlm.cli.frame import _columns as columns_of
 from dreamlm.cli.frame import framed
 from dreamlm.core.generation.dreams.values import Dream, DreamGraph, DreamtSegment, Edge, Neighbour, Node, Triplet
 from dreamlm.core.generation.segments import Passage
@@ -116,6 +120,12 @@ def test_a_line_goes_on_with_the_next_piece_and_breaks_between_its_words() -> No
     assert (one.text, two.text, one.style == two.style) == ("one two ", "three ", False)
 
 
+@settings(derandomize=True, max_examples=300)
+@given(st.text(st.characters(codec="utf-8") | st.sampled_from("→a \t静")))
+def test_columns_are_those_of_the_terminal(text: str) -> None:
+    assert columns_of(text) == cell_len(text)
+
+
 def test_dreams_are_shown_on_stderr_and_the_texts_stay_the_same(cli: Any, place: Path) -> None:
     plain, shown = cli(*ASKED, "--json"), cli(*ASKED, "--json", "--show-dreams")
     assert (plain.code, plain.err) == (0, "")
@@ -151,14 +161,30 @@ def test_the_file_has_every_text_and_segment(cli: Any, place: Path) -> None:
     for text in document["texts"]:
         assert [one["end"] for one in text["segments"]] == [4 * (n + 1) for n in range(len(text["segments"]))] != []
         for one in text["segments"]:
-            roles = one["modules"]["dreaming"]["roles"]
-            assert [len(nearest) for nearest in roles.values()] == [2, 2, 2]
+            told = one["modules"]["dreaming"]
+            steps = [step for dream in told["dreams"] for step in dream["steps"]]
+            assert {len(nearest) for roles in [told["roles"], *steps] for nearest in roles.values()} == {2}
 
 
 @pytest.mark.parametrize("name", ["dreams.graphml", "dreams.PNG", "dreams.html"])
 def test_other_forms_are_written_too(cli: Any, place: Path, name: str) -> None:
     outcome = cli(*ASKED, "--dreams-out", name)
     assert (outcome.code, outcome.err, Path(name).stat().st_size > 1000) == (0, "", True)
+
+
+def test_what_was_loaded_is_not_collected_while_texts_are_written(
+    cli: Any, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen: list[int] = []
+
+    def counting(number: int, segment: DreamtSegment) -> Iterator[Any]:
+        frozen.append(gc.get_freeze_count())
+        return iter(())
+
+    monkeypatch.setattr("dreamlm.cli.dreams.panels", counting)
+    assert cli(*ASKED, "--show-dreams").code == 0
+    assert min(frozen) > 10_000
+    assert gc.get_freeze_count() == 0
 
 
 def test_an_interrupted_command_writes_what_was_dreamt_until_then(

@@ -77,6 +77,31 @@ def test_candidates_found_in_bf16_are_decided_among_in_fp32() -> None:
     assert not torch.equal(rough.indices, best.indices), "the product in bf16 alone finds others"
 
 
+@pytest.mark.parametrize("vocabulary", [3, 511, 512, 600, 767, 771])
+def test_groups_hide_none_of_the_nearest(vocabulary: int) -> None:
+    torch.manual_seed(vocabulary)
+    content, vectors = torch.randn(vocabulary, 16), torch.randn(50, 16)
+    found = Neighbourhood(content, {id: str(id) for id in range(vocabulary)}).nearest(vectors, 1)
+    cosine = torch.nn.functional.cosine_similarity(vectors[:, None], content, dim=2)
+    assert [[one.id for one in row] for row in found] == cosine.argmax(dim=1, keepdim=True).tolist()
+    last = Neighbourhood(content, {id: str(id) for id in range(vocabulary)}).nearest(content[-3:], 1)
+    assert [one.id for [one] in last] == [vocabulary - 3, vocabulary - 2, vocabulary - 1]
+
+
+def test_steps_may_be_told_in_fewer_words(tokenizer: Tokenizer) -> None:
+    model = dreamer(tokenizer.vocab_size)
+    short: list[DreamtSegment] = []
+    collect = DreamCollector(model, tokenizer, 4, short.append, step_count=1)
+    config = Sampler.Config(max_new_tokens=20, min_new_tokens=20, rows=8, seed=3)
+    generate(model, tokenizer, PROMPTS, config, on_segments=collect)
+    long = [segment for segment, _ in dreamt(model, tokenizer)]
+    for one, other in zip(short, long, strict=True):
+        assert one.graphs["dreaming"].roles == other.graphs["dreaming"].roles
+        for brief, full in zip(one.graphs["dreaming"].dreams, other.graphs["dreaming"].dreams, strict=True):
+            for step, all_of_it in zip(brief.steps, full.steps, strict=True):
+                assert step.roles == {role: nearest[:1] for role, nearest in all_of_it.roles.items()}
+
+
 def test_only_tokens_that_are_text_by_themselves_are_named(tokenizer: Tokenizer) -> None:
     tokens = readable_tokens(tokenizer)
     assert tokens.keys().isdisjoint({tokenizer.end_of_document_id, tokenizer.padding_id})

@@ -1,7 +1,7 @@
 """From what dreaming modules leave in the carry to dreams in words.
 
-Shapes: R texts, N dreams, L steps of a dream, E experts, C width of dreams, Z vectors of a text, P edges; G = N * L
-nodes are the steps of all dreams, Y are the types of edges.
+Shapes: R texts, N dreams, L steps of a dream, E experts, C width of dreams, P edges; G = N * L nodes are the
+steps of all dreams, Y are the types of edges.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,9 +26,16 @@ class DreamCollector:
     """Puts the dreams of completed segments into words, for `generate(on_segments=...)`. It looks at the carry only."""
 
     def __init__(
-        self, model: DreamLM, tokenizer: Tokenizer, count: int, on_dreamt: Callable[[DreamtSegment], None]
+        self,
+        model: DreamLM,
+        tokenizer: Tokenizer,
+        count: int,
+        on_dreamt: Callable[[DreamtSegment], None],
+        step_count: int | None = None,
     ) -> None:
         """count: nearest tokens of each role.  on_dreamt: called with each segment.
+
+        step_count: of each role of a dream's steps; None is `count`.
 
         Raises: UserMistake when no module of the model dreams.
         """
@@ -47,7 +54,8 @@ class DreamCollector:
             self._modules = {
                 module.name: Neighbourhood(module.pooling.distinctive(named_VD, quick), tokens) for module in modules
             }
-        self._tokenizer, self._count, self._on_dreamt = tokenizer, count, on_dreamt
+        self._tokenizer, self._on_dreamt = tokenizer, on_dreamt
+        self._count, self._step_count = count, step_count or count
 
     def __call__(self, completed: CompletedSegments) -> None:
         row_R = torch.tensor(completed.rows, device=completed.carry.last_document_B.device)
@@ -65,22 +73,21 @@ class DreamCollector:
         return f"[picture] {text}" if min(token_ids) < 0 else text
 
     def _graphs(self, memory: Mapping[str, Tensor], near: Neighbourhood) -> list[DreamGraph]:
-        """What the memory of each text holds; the nearest tokens of everything come from one product."""
+        """What the memory of each text holds; the nearest tokens of all steps come from one product."""
         dreams_RNL3C = memory["dreams"]
-        vectors_RZC = torch.cat([memory["roles"], dreams_RNL3C.flatten(1, 3)], dim=1)
-        named = iter(near.nearest(vectors_RZC.flatten(0, 1), self._count))
-        steps = dreams_RNL3C.shape[2]
-        gates, edges = memory["gate"].tolist(), _edges(memory["edges"], steps)
-        return [_graph(named, gate_NE, steps, between) for gate_NE, between in zip(gates, edges, strict=True)]
+        roles = iter(near.nearest(memory["roles"].flatten(0, 1), self._count))
+        steps = iter(near.nearest(dreams_RNL3C.flatten(0, 3), self._step_count))
+        length = dreams_RNL3C.shape[2]
+        gates, edges = memory["gate"].tolist(), _edges(memory["edges"], length)
+        return [
+            DreamGraph(_triplet(roles), tuple(_dream(steps, gate_E, length) for gate_E in gate_NE), between)
+            for gate_NE, between in zip(gates, edges, strict=True)
+        ]
 
 
-def _graph(
-    named: Iterator[tuple[Neighbour, ...]], gate_NE: list[list[float]], steps: int, edges: tuple[Edge, ...]
-) -> DreamGraph:
-    """The graph whose vectors have the next names."""
-    roles = _triplet(named)
-    dreams = (Dream(tuple(gate_E), tuple(_triplet(named) for _ in range(steps))) for gate_E in gate_NE)
-    return DreamGraph(roles, tuple(dreams), edges)
+def _dream(named: Iterator[tuple[Neighbour, ...]], gate_E: list[float], length: int) -> Dream:
+    """The dream whose steps have the next names."""
+    return Dream(tuple(gate_E), tuple(_triplet(named) for _ in range(length)))
 
 
 def _triplet(named: Iterator[tuple[Neighbour, ...]]) -> Triplet:

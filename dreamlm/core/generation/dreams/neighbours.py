@@ -1,13 +1,15 @@
 """Which tokens of the vocabulary role vectors lie near.
 
-Shapes: X vectors, V tokens, D width of the decoder, C width of dreams, S candidates, K nearest.
+Shapes: X vectors, V tokens, D width of the decoder, C width of dreams, S candidates, K nearest,
+G groups of tokens, M tokens of the best groups.
 """
 
+import math
 from collections.abc import Mapping
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,10 +21,12 @@ DEFINITION = (
     "off by up to 0.005 where bf16 is faster than fp32"
 )
 """The score of a neighbour, in a sentence."""
-SPARE = 5
+SPARE = 3
 """So many more tokens than are asked for are compared by sums in fp32."""
 _STRETCH = 1024
 """Directions that are made at once; as many as a processor's cache holds."""
+_SELECTED_QUICKLY = 64
+"""On a processor, torch selects more quickly among at least so many times as many as are wanted."""
 
 
 def readable_tokens(tokenizer: Tokenizer) -> dict[int, str]:
@@ -49,7 +53,7 @@ class Neighbourhood:
 
         tokens: their texts by id, in the same order.
         """
-        self._tokens = list(tokens.items())
+        self._ids, self._texts = list(tokens), list(tokens.values())
         parts = [F.normalize(part.float(), dim=1).to(part.dtype) for part in torch.split(distinctive_VC, _STRETCH)]
         self._direction_VC = torch.cat(parts)
 
@@ -60,15 +64,31 @@ class Neighbourhood:
         of candidates are summed in fp32, so that only the directions' own rounding is in them. Of tokens that are
         equally near but for such rounding, any may be named.
         """
-        direction_XC, number = F.normalize(vectors_XC.float(), dim=1), len(self._tokens)
+        direction_XC, number = F.normalize(vectors_XC.float(), dim=1), len(self._ids)
         roughly_XV = direction_XC.to(self._direction_VC.dtype) @ self._direction_VC.T
-        candidate_XS = roughly_XV.topk(min(count + SPARE, number), dim=1, sorted=False).indices
+        candidate_XS = _places_of_largest(roughly_XV, min(count + SPARE, number))
         score_XS = (F.embedding(candidate_XS, self._direction_VC).float() * direction_XC[:, None]).sum(dim=2)
         best_XK = score_XS.topk(min(count, number), dim=1)
         nearest_XK = candidate_XS.gather(1, best_XK.indices)
-        found = zip(nearest_XK.tolist(), best_XK.values.tolist(), strict=True)
-        return [tuple(map(self._named, places, scores)) for places, scores in found]
+        places, scores = nearest_XK.flatten().tolist(), best_XK.values.flatten().tolist()
+        ids, texts = map(self._ids.__getitem__, places), map(self._texts.__getitem__, places)
+        named = map(Neighbour, ids, texts, scores)
+        return list(zip(*[named] * nearest_XK.shape[1], strict=True))
 
-    def _named(self, place: int, score: float) -> Neighbour:
-        id, token = self._tokens[place]
-        return Neighbour(id, token, score)
+
+def _places_of_largest(score_XV: Float[Tensor, "X V"], count: int) -> Int[Tensor, "X S"]:
+    """Where the largest of each row are, in any order.
+
+    In a large vocabulary they are looked for in groups, by the group's largest: no more than `count` groups can hold
+    any. On a processor that takes two thirds of the time of a selection among all.
+    """
+    vocabulary, groups = score_XV.shape[1], _SELECTED_QUICKLY * count
+    layers, rest = divmod(vocabulary, groups)
+    if layers < 2:
+        return score_XV.topk(count, dim=1, sorted=False).indices
+    largest_XG = score_XV[:, : layers * groups].view(-1, layers, groups).amax(dim=1)
+    largest_XG[:, :rest] = torch.maximum(largest_XG[:, :rest], score_XV[:, layers * groups :])
+    group_XS = largest_XG.topk(count, dim=1, sorted=False).indices
+    place_XM = torch.cat([group_XS + groups * layer for layer in range(layers + 1)], dim=1)
+    member_XM = score_XV.gather(1, place_XM.clamp(max=vocabulary - 1)).masked_fill(place_XM >= vocabulary, -math.inf)
+    return place_XM.gather(1, member_XM.topk(count, dim=1, sorted=False).indices)

@@ -38,7 +38,7 @@ class Triplet:
     @property
     def label(self) -> str:
         """Its nearest tokens: `sea → calm → home`."""
-        return " → ".join(visible(nearest[0].token) for nearest in self.roles.values())
+        return " → ".join(visible(nearest[0].token) for nearest in (self.what, self.action, self.result))
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,7 @@ class Node:
         return f"{self.dream + 1}.{self.step + 1}"
 
 
-@dataclass(frozen=True)
-class Edge:
+class Edge(NamedTuple):
     """What messages go along, from source to target."""
 
     source: Node
