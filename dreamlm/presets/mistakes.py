@@ -80,7 +80,8 @@ def check(schema: type[ModelT], layers: Layers) -> tuple[ModelT | None, list[Mis
         try:
             model = schema.model_validate(values)
         except ValidationError as error:
-            new = [found for found in explain(error, schema, values, layers) if _believable(found, left_out)]
+            found = [one for one in explain(error, schema, values, layers) if _believable(one, left_out)]
+            new = [one for one in found if one not in findings]
         else:
             return (None, [found.mistake for found in findings]) if findings else (model, [])
         findings += new

@@ -109,6 +109,27 @@ def test_sizes_that_no_decoder_has_are_refused_with_the_reason(tmp_path: Path) -
         read_decoder(folder_of(tmp_path, SMOL | {"num_attention_heads": 192, "num_key_value_heads": 192}))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("rms_norm_eps", 1, "field 'rms_norm_eps': TypeError: .* expected float, got int"),
+        ("vocab_size", None, "field 'vocab_size': TypeError: .* expected int"),
+        ("num_attention_heads", 5, "not a multiple of the number of attention heads"),
+        ("num_attention_heads", 0, "modulo by zero"),
+        ("rope_scaling", "linear", "field 'rope_parameters'"),
+        ("rope_theta", None, "lacks rope_theta"),
+        ("dtype", "nonsense", "nonsense"),
+        ("max_position_embeddings", 1, "max_position_embeddings: Input should be greater than or equal to 2"),
+    ],
+)
+@pytest.mark.filterwarnings("default")
+def test_what_is_wrong_in_a_configuration_is_told_with_its_key(
+    tmp_path: Path, key: str, value: Any, reason: str
+) -> None:
+    with pytest.raises(UserMistake, match=f"config.*{reason}"):
+        read_decoder(folder_of(tmp_path, SMOL | {key: value}))
+
+
 def test_a_model_of_another_kind_is_refused_with_those_that_are_not(tmp_path: Path) -> None:
     with pytest.raises(UserMistake, match="type 'gpt2' cannot be taken over") as caught:
         read_decoder(folder_of(tmp_path, {"model_type": "gpt2"}))

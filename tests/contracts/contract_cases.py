@@ -45,6 +45,7 @@ NUMBERS: Mapping[str, tuple[Any, ...]] = {
     "dream_size": (16,),
     "moe_noise_std": (0.0,),
     "moe_top_k": (1,),
+    "top_k": (1,),
     "noise_std": (0.0,),
     "num_edge_types": (1,),
     "block_size": (4,),

@@ -137,6 +137,12 @@ def test_checks_across_keys_are_reported_beside_mistakes_in_other_keys() -> None
     ]
 
 
+def test_a_key_that_is_missing_is_told_once_whatever_else_is_wrong() -> None:
+    values = {"model": {"hidden_size": 4}, "train": {"precision": "bf17", "warmup_steps": 501}}
+    _, mistakes = check(Schema, Layers().with_document(JsonDocument(values, {}), "x.json"))
+    assert sorted(mistake.key for mistake in mistakes) == ["model.hidden_size", "name", "train.precision"]
+
+
 def test_a_bad_key_does_not_cause_complaints_about_its_default() -> None:
     assert complaints({"model": {"hidden_size": 100, "num_heads": "three"}}) == [
         'model.num_heads: must be a whole number, not "three"'

@@ -52,7 +52,9 @@ def own_rope(parameters: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     # transformers leaves the older name of rope_type, `type`, beside the newer one.
     given = {key: value for key, value in parameters.items() if value is not None and key != "type"}
-    kind, theta = given.pop("rope_type"), given.pop("rope_theta")
+    kind, theta = given.pop("rope_type"), given.pop("rope_theta", None)
+    if theta is None:
+        raise UserMistake("the model's configuration lacks rope_theta, the base of its wavelengths", where=where)
     if kind not in _OWN_KEYS:
         raise _not_ours(f"rope_type {kind}", where)
     scaling = {own: given.pop(stock) for stock, own in _OWN_KEYS[kind].items() if stock in given}

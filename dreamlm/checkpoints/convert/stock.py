@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -29,6 +30,17 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 SHARDS = "model.safetensors.index.json"
 KINDS = ("dreamlm", "llama", "qwen3", "qwen3_next")
+_STOCK_KEYS = {
+    "hidden_size": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "intermediate_size": "intermediate_size",
+    "seq_length": "max_position_embeddings",
+    "tie_embeddings": "tie_word_embeddings",
+    "norm_epsilon": "rms_norm_eps",
+}
+"""The key of a stock config.json that says what a key of `DreamLM.Config` says."""
 _COMPUTED = ".rotary_emb.inv_freq"
 """Ends the name of a constant that old exports stored among the weights."""
 
@@ -46,26 +58,27 @@ def read_decoder(folder: Path) -> DreamLM.Config:
         return own
     if features := list(_inexpressible(config)):
         raise UserMistake(f"a dreamlm decoder cannot express this model's {', '.join(features)}", where=str(folder))
-    values = {
-        "hidden_size": config.hidden_size,
-        "num_layers": config.num_hidden_layers,
-        "num_heads": config.num_attention_heads,
-        "num_kv_heads": config.num_key_value_heads,
-        "intermediate_size": config.intermediate_size,
-        "seq_length": config.max_position_embeddings,
+    values = {own: getattr(config, stock) for own, stock in _STOCK_KEYS.items()} | {
         "positions": own_rope(config.rope_parameters, str(folder)),
         "attention_gate": config.model_type == "qwen3_next",
         "qk_norm": config.model_type != "llama",
-        "tie_embeddings": config.tie_word_embeddings,
-        "norm_epsilon": config.rms_norm_eps,
     }
     try:
         return DreamLM.Config.model_validate(values)
     except ValidationError as error:
-        reasons = "; ".join(detail["msg"].removeprefix("Value error, ") for detail in error.errors())
+        reasons = "; ".join(map(_reason, error.errors()))
         raise UserMistake(
             f"a dreamlm decoder cannot be what this model's configuration says: {reasons}", where=str(folder)
         ) from error
+
+
+def _reason(detail: ErrorDetails) -> str:
+    """What is wrong, behind the key of config.json at which it is wrong."""
+    what = detail["msg"].removeprefix("Value error, ")
+    if not detail["loc"]:
+        return what
+    first, *inner = map(str, detail["loc"])
+    return f"{'.'.join([_STOCK_KEYS.get(first, first), *inner])}: {what}"
 
 
 def check_weights(folder: Path, config: DreamLM.Config) -> int:
@@ -162,6 +175,7 @@ def _shapes(config: DreamLM.Config, vocab_size: int) -> dict[str, tuple[int, ...
 
 
 def _configuration(folder: Path) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig  # over a second of import time
 
     hint = "name a folder with a config.json and safetensors files, or a run of dreamlm's"
@@ -169,15 +183,20 @@ def _configuration(folder: Path) -> Any:
         raise UserMistake(f"no model of transformers lies here: there is no {CONFIG}", where=str(folder), hint=hint)
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        what = f"transformers cannot read the model's {CONFIG}: {reason}"
-        raise UserMistake(what, where=str(folder), hint=f"complete {CONFIG}, or fetch the model again") from error
+    except StrictDataclassError as error:  # says the key on its first line, and what is wrong with it on the next
+        raise _unreadable(" ".join(str(error).split()), folder) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+        raise _unreadable(str(error).strip().splitlines()[0], folder) from error
+
+
+def _unreadable(reason: str, folder: Path) -> UserMistake:
+    what = f"transformers cannot read the model's {CONFIG}: {reason}"
+    return UserMistake(what, where=str(folder), hint=f"complete {CONFIG}, or fetch the model again")
 
 
 def _inexpressible(config: Any) -> Iterator[str]:
     """What a stock model can be told and a decoder cannot, as `key value`."""
-    head_size = config.hidden_size // config.num_attention_heads
+    head_size = config.hidden_size // max(1, config.num_attention_heads)
     if (config.head_dim or head_size) != head_size:
         yield f"head_dim {config.head_dim} (hidden_size over num_attention_heads is {head_size})"
     if config.hidden_act not in ("silu", "swish"):

@@ -7,6 +7,7 @@ Shapes: B rows, T new tokens, P tokens read before, V vocabulary.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, final
 
 import torch
@@ -99,7 +100,8 @@ class DreamLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Logits (B, T, V) in fp32, the loss when there are labels, and the cache unless `use_cache` is False.
 
-        attention_mask: 0 is padding, on the left or the right.  labels: -100 is no target; the loss is the mean
+        attention_mask: 0 is padding, on the left or the right.  A cache that is passed is filled, whatever `use_cache`
+        says; that is about the one that is given back.  labels: -100 is no target; the loss is the mean
         cross-entropy of tokens, without what layers add to it in dreamlm's own training.
         Raises: UserMistake for vectors instead of tokens, inputs of another form, a foreign cache, or an option that
         would have no effect, such as `position_ids` and `output_attentions`; RangeError past the last position, and for
@@ -111,7 +113,8 @@ class DreamLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
         cache = _own(past_key_values)
         tokens_BT = checked(input_ids, attention_mask, labels, cache.carry, self.config.vocab_size)
         documents_BT = _documents(tokens_BT, attention_mask)
-        carry = cache.carry or self._start(documents_BT, records=use_cache is not False)
+        keeps = use_cache is not False or past_key_values is not None
+        carry = _waited(cache.carry, documents_BT) if cache.carry else self._start(documents_BT, keeps)
         self._require_positions(carry.tokens + tokens_BT.shape[1])
         signal = self.decoder(tokens_BT, documents_BT, carry, boundaries=bool((documents_BT < 0).any()))
         cache.carry = signal.carry
@@ -124,8 +127,7 @@ class DreamLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
         return output.to_tuple() if return_dict is False else output
 
     def _start(self, documents_BT: Int[Tensor, "B T"], records: bool) -> Carry:
-        before_B = (documents_BT >= 0).to(torch.int32).argmax(dim=1)
-        return self.decoder.start(len(documents_BT), records, left_padding=before_B.tolist())
+        return self.decoder.start(len(documents_BT), records, left_padding=_leading_padding(documents_BT))
 
     def _require_positions(self, length: int) -> None:
         most = self.decoder.max_positions
@@ -187,6 +189,21 @@ def _own(cache: Any) -> CarryCache:
             hint="pass the cache that an earlier forward pass returned, or none",
         )
     return cache
+
+
+def _leading_padding(documents_BT: Int[Tensor, "B T"]) -> list[int]:
+    """Columns of padding before each row's first token, or all of them."""
+    before_B: list[int] = ((documents_BT >= 0).cumsum(dim=1) == 0).sum(dim=1).tolist()
+    return before_B
+
+
+def _waited(carry: Carry, documents_BT: Int[Tensor, "B T"]) -> Carry:
+    """The carry, with more padding on the left of rows that had nothing else until now."""
+    waiting = [padding == carry.tokens for padding in carry.left_padding]
+    if not any(waiting):
+        return carry
+    further = zip(carry.left_padding, waiting, _leading_padding(documents_BT), strict=True)
+    return replace(carry, left_padding=tuple(before + more if waits else before for before, waits, more in further))
 
 
 def _documents(tokens_BT: Int[Tensor, "B T"], mask: Tensor | None) -> Int[Tensor, "B T"]:

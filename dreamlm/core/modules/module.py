@@ -155,13 +155,13 @@ class CognitiveModule(nn.Module, ABC):
         """The signal with the memory read and, when a segment is complete and another may follow, written."""
         state: ModuleState | Recollection = signal.carry.states[self.name]
         if isinstance(state, Recollection):
-            added_BTD = state.read(self.read, signal.hidden, signal.segment.documents_BT, self.shown)
+            added_BTD = state.read(self._read, signal.hidden, signal.segment.documents_BT, self.shown)
             return signal.with_hidden(signal.hidden + added_BTD)
         phase, documents_BT = signal.segment.phase, signal.segment.documents_BT
         incoming_BTD = signal.hidden
         if state.written:
             reads_BT = (documents_BT == state.document_B[:, None]) & (documents_BT >= 0)
-            added_BTD = self.read(incoming_BTD, state.recalled())
+            added_BTD = self._read(incoming_BTD, state.recalled())
             signal = signal.with_hidden(incoming_BTD + torch.where(reads_BT[:, :, None], added_BTD, 0))
         if not signal.carry.records:
             return signal
@@ -170,6 +170,9 @@ class CognitiveModule(nn.Module, ABC):
         if rows:
             signal, state = self._commit(signal, state, rows)
         return signal.with_state(self.name, state)
+
+    def _read(self, hidden_BTD: Float[Tensor, "B T D"], memory: Mapping[str, Tensor]) -> Float[Tensor, "B T D"]:
+        return self.read(hidden_BTD, _computed_as(hidden_BTD, memory))
 
     def _commit(self, signal: Signal, state: ModuleState, rows: list[int]) -> tuple[Signal, ModuleState]:
         everyone = len(rows) == len(state.document_B)
@@ -181,14 +184,21 @@ class CognitiveModule(nn.Module, ABC):
         same_R = part.document_B == last_R
         counts = {f"{key}.count": torch.where(same_R, ring.count_B, 0) for key, ring in part.stacks.items()}
         before = {**part.seen, **_choose(same_R, part.memory, blank), **counts}
-        written = self.write(before, part.pending_BSD, own_RS)
-        # Under autocast a module may compute in less than the memory keeps.
+        written = self.write(_computed_as(part.pending_BSD, before), part.pending_BSD, own_RS)
+        # A module may compute in less than the memory keeps.
         kept = {key: value.to(blank[key].dtype) for key, value in written.memory.items()}
         memory = _choose(last_R >= 0, kept, part.memory)
         counts_R = own_RS.sum(dim=1)
         losses = {f"{self.name}.{key}": (loss_R * counts_R).sum() for key, loss_R in written.losses.items()}
         signal = signal.with_losses(losses).with_probes(self.name, written.probes)
         return signal, state.commit(memory, written.pushed, last_R, row_R, everyone)
+
+
+def _computed_as(hidden: Tensor, memory: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The memory, which is kept in fp32, in the precision of the hidden vectors; autocast sees to that by itself."""
+    if torch.is_autocast_enabled(hidden.device.type):
+        return memory
+    return {key: value.to(hidden.dtype) if value.is_floating_point() else value for key, value in memory.items()}
 
 
 def _choose(

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dreamlm.core.nn.cache import writable
+
 SPARE = 4
 """Slots beyond those that a value shows: so many newer values may exist beside it before a push has to copy."""
 
@@ -33,8 +35,8 @@ class _Buffer:
 class Ring:
     """At most `size` tensors for each row: a new one makes a full row forget its oldest.
 
-    Cost of `push`: O(1) whatever the size; a copy with gradient, behind a value that is not the newest, or where an old
-    value is still held.
+    Cost of `push`: O(1) whatever the size; a copy with gradient, behind a value that is not the newest, where an old
+    value is still held, or where inference mode has ended.
     """
 
     size: int
@@ -78,10 +80,11 @@ class Ring:
         return replace(self, count_B=torch.where(where_B, 0, self.count_B))
 
     def push(self, new_R: Float[Tensor, "R *shape"], row_R: Int[Tensor, " R"], keeps_R: Bool[Tensor, " R"]) -> "Ring":
-        """With a new tensor for some rows, each once, where it is kept."""
+        """With a new tensor for some rows, each once, where it is kept; in the ring's own precision."""
+        new_R = new_R.to(self.buffer.slots_BC.dtype)
         if torch.is_grad_enabled():
             return self._following(_Buffer(self._with(new_R, row_R)), row_R, keeps_R)
-        if self._is_seen():
+        if self._is_seen() or not writable(self.buffer.slots_BC):
             return Ring.of(self.ordered(), self.count_B).push(new_R, row_R, keeps_R)
         self.buffer.slots_BC[row_R, self._slots(row_R)] = new_R
         self.buffer.pushes += 1

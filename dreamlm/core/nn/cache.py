@@ -54,7 +54,7 @@ class KeyValueCache:
             return KeyValueCache.of(torch.cat([self.key, key_BGTK], 2), torch.cat([self.value, value_BGTK], 2))
         length = self.length + key_BGTK.shape[2]
         buffer = self.buffer
-        if buffer.written != self.length or buffer.key.shape[2] < length:
+        if buffer.written != self.length or buffer.key.shape[2] < length or not writable(buffer.key):
             buffer = _Buffer(_grown(self.key, length), _grown(self.value, length), self.length)
         buffer.key[:, :, self.length : length] = key_BGTK
         buffer.value[:, :, self.length : length] = value_BGTK
@@ -81,12 +81,18 @@ class Glimpse:
         if past.length == 0:
             return KeyValueCache.of(key_BGTK, value_BGTK)
         buffer, length = past.buffer, past.length + key_BGTK.shape[2]
-        if torch.is_grad_enabled() or buffer.written != past.length or buffer.key.shape[2] < length:
+        fits = buffer.written == past.length and buffer.key.shape[2] >= length
+        if torch.is_grad_enabled() or not fits or not writable(buffer.key):
             return KeyValueCache.of(torch.cat([past.key, key_BGTK], 2), torch.cat([past.value, value_BGTK], 2))
         # Behind the end of what anybody has written, where the next append to the cache will write over it.
         buffer.key[:, :, past.length : length] = key_BGTK
         buffer.value[:, :, past.length : length] = value_BGTK
         return KeyValueCache(_Buffer(buffer.key, buffer.value, length), length)
+
+
+def writable(tensor: Tensor) -> bool:
+    """Whether torch lets values of it be replaced here: what inference mode has made, outside of it may not be."""
+    return torch.is_inference_mode_enabled() or not tensor.is_inference()
 
 
 def _grown(past: Tensor, length: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -67,35 +67,38 @@ class DecoderConfig(ConfigModel):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> "DecoderConfig":
-        if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % 2:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} must be num_heads {self.num_heads} times an even head size"
-            )
-        if self.num_heads % self.kv_heads:
-            raise ValueError(f"num_kv_heads {self.kv_heads} must divide num_heads {self.num_heads}")
-        if self.seq_length % self.segment:
-            raise ValueError(f"segment_length {self.segment} must divide seq_length {self.seq_length}")
+        if found := [*self._misfits()]:
+            raise ValueError("; ".join(found))
         self.positions.check(self.num_layers)
-        if self.modules and self.segment == self.seq_length:
-            raise ValueError(f"modules need several segments: set segment_length below seq_length {self.seq_length}")
-        if wrong := [one.after for one in self.modules if not 0 <= (one.after or 0) < self.num_layers]:
-            raise ValueError(f"a module cannot sit after layer {wrong[0]}: the layers are 0 to {self.num_layers - 1}")
         for one in self.modules:
             one.check(self.hidden_size)
         if self.stage and (found := [what for _, what in self.objections(self.stage)]):
             raise ValueError("; ".join(found))
-        if self.segment % self.block:
-            raise ValueError(f"diffusion.block_size {self.block} must divide the segment of {self.segment} tokens")
         if self.vision:
             self.vision.check(self.seq_length)
+        return self
+
+    def _misfits(self) -> Iterator[str]:
+        """What does not fit together, as far as it shows without asking the parts."""
+        if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % 2:
+            yield f"hidden_size {self.hidden_size} must be num_heads {self.num_heads} times an even head size"
+        if self.num_heads % self.kv_heads:
+            yield f"num_kv_heads {self.kv_heads} must divide num_heads {self.num_heads}"
+        if self.seq_length % self.segment:
+            yield f"segment_length {self.segment} must divide seq_length {self.seq_length}"
+        if self.modules and self.segment == self.seq_length:
+            yield f"modules need several segments: set segment_length below seq_length {self.seq_length}"
+        if wrong := [one.after for one in self.modules if not 0 <= (one.after or 0) < self.num_layers]:
+            yield f"a module cannot sit after layer {wrong[0]}: the layers are 0 to {self.num_layers - 1}"
+        if self.segment % self.block:
+            yield f"diffusion.block_size {self.block} must divide the segment of {self.segment} tokens"
         if self.vision and self.diffusion:
-            raise ValueError(
+            yield (
                 "vision needs a model that predicts one token after another, and diffusion fills in blocks: "
                 "leave out one of the two"
             )
         if self.diffusion and isinstance(self.positions, ALiBi.Config):
-            raise ValueError("positions alibi have a penalty for the past only, and diffusion also looks ahead")
-        return self
+            yield "positions alibi have a penalty for the past only, and diffusion also looks ahead"
 
     @property
     def kv_heads(self) -> int:

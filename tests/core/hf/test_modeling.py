@@ -28,6 +28,9 @@ YARN = {"type": "yarn", "factor": 4, "original_length": 16}
 DREAMS = {"num_dream_sequences": 2, "dream_length": 2, "num_experts": 3, "expert_num_layers": 1, "expert_num_heads": 4}
 DREAMING = {"segment_length": 8, "modules": [{"type": "dreaming", "graph_num_heads": 2, **DREAMS}]}
 
+STACK = {"type": "thought_stack", "thought_dims": (2, 3, 2), "stack_size": 2}
+THOUGHTS = {"segment_length": 8, "modules": [STACK]}
+
 
 def build(**settings: Any) -> DreamLM:
     """An untrained model whose choices are far from uniform."""
@@ -70,7 +73,7 @@ def random_tokens(rows: int, length: int) -> Tensor:
         {"attention_activation": "sparsemax"},
         {"feed_forward": {"type": "moe", "num_experts": 3}},
         DREAMING,
-        {"segment_length": 8, "modules": [{"type": "thought_stack", "thought_dims": (2, 3, 2), "stack_size": 2}]},
+        THOUGHTS,
     ],
     ids=str,
 )
@@ -237,14 +240,72 @@ def test_what_transformers_saves_it_loads_and_has_dreamlms_names(
     assert (again.decoder.head.weight is again.decoder.embedding.weight) == tied
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("settings", [{}, SUMMARY, DREAMING, THOUGHTS], ids=["plain", "module", "dreaming", "thoughts"])
 @torch.no_grad()
-def test_another_precision_can_be_asked_for(snapshot_of: SnapshotOf) -> None:
-    model = build()
-    peer = peer_of(snapshot_of(model), dtype=torch.bfloat16)
-    tokens = random_tokens(2, 9)
+def test_another_precision_can_be_asked_for(
+    snapshot_of: SnapshotOf, settings: dict[str, Any], dtype: torch.dtype
+) -> None:
+    model = build(**settings)
+    peer = peer_of(snapshot_of(model), dtype=dtype)
+    tokens = random_tokens(2, 21)
     documents = torch.zeros_like(tokens)
-    assert {parameter.dtype for parameter in peer.parameters()} == {torch.bfloat16}
-    assert torch.equal(peer(tokens).logits, logits_of(model.bfloat16(), tokens, documents, []))
+    assert {parameter.dtype for parameter in peer.parameters()} == {dtype}
+    exact = logits_of(model, tokens, documents, [])
+    logits = peer(tokens).logits
+    assert torch.equal(logits, logits_of(model.to(dtype), tokens, documents, []))
+    assert (logits - exact).norm() < 0.1 * exact.norm()
+    written = peer.generate(tokens, max_new_tokens=12, min_new_tokens=12, do_sample=False)
+    assert written.shape == (2, 33)
+
+
+@pytest.mark.parametrize("settings", [SUMMARY, DREAMING, THOUGHTS], ids=["module", "dreaming", "thoughts"])
+def test_a_model_in_half_precision_can_be_trained(settings: dict[str, Any]) -> None:
+    model, tokens = build(**settings).bfloat16().train(), random_tokens(2, 24)
+    found = model(tokens, torch.zeros_like(tokens), model.start(2))
+    (model.logits(found.hidden).square().mean() + sum(found.losses.values())).backward()
+    assert all(torch.isfinite(one.grad).all() for one in model.parameters() if one.grad is not None)
+
+
+@pytest.mark.parametrize("settings", [{}, SUMMARY], ids=["plain", "module"])
+@torch.no_grad()
+def test_a_cache_that_is_passed_is_filled_whatever_is_given_back(
+    snapshot_of: SnapshotOf, settings: dict[str, Any]
+) -> None:
+    peer, tokens, cache = peer_of(snapshot_of(build(**settings))), random_tokens(2, 20), CarryCache()
+    assert peer(tokens[:, :11], past_key_values=cache, use_cache=False).past_key_values is None
+    after = peer(tokens[:, 11:], past_key_values=cache).logits
+    torch.testing.assert_close(after, peer(tokens).logits[:, 11:], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, SUMMARY, THOUGHTS], ids=["plain", "module", "thoughts"])
+@pytest.mark.parametrize("cut", [1, 4, 7, 12])
+@torch.no_grad()
+def test_padding_on_the_left_may_come_in_parts(snapshot_of: SnapshotOf, settings: dict[str, Any], cut: int) -> None:
+    peer = peer_of(snapshot_of(build(**settings)))
+    tokens, padding = random_tokens(4, 30), [0, 3, 7, 12]
+    mask = torch.stack([(torch.arange(30) >= columns).long() for columns in padding])
+    cache, parts = CarryCache(), []
+    for begin in range(0, 30, cut):
+        end = min(begin + cut, 30)
+        parts.append(peer(tokens[:, begin:end], attention_mask=mask[:, :end], past_key_values=cache).logits)
+    whole, parts_of_it = peer(tokens, attention_mask=mask).logits, torch.cat(parts, dim=1)
+    for row, columns in enumerate(padding):
+        torch.testing.assert_close(parts_of_it[row, columns:], whole[row, columns:], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, THOUGHTS], ids=["plain", "thoughts"])
+def test_a_cache_made_in_inference_mode_is_good_outside_of_it(
+    snapshot_of: SnapshotOf, settings: dict[str, Any]
+) -> None:
+    peer, tokens = peer_of(snapshot_of(build(**settings))), random_tokens(2, 30)
+    with torch.inference_mode():
+        cache = peer(tokens[:, :10]).past_key_values
+        peer(tokens[:, 10:11], past_key_values=cache)
+    with torch.no_grad():
+        after = [peer(tokens[:, place : place + 1], past_key_values=cache).logits for place in range(11, 30)]
+        whole = peer(tokens).logits
+    torch.testing.assert_close(torch.cat(after, dim=1), whole[:, 11:], atol=1e-5, rtol=1e-5)
 
 
 def test_a_weight_that_the_folder_lacks_is_never_left_to_chance(snapshot_of: SnapshotOf) -> None:

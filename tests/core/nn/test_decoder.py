@@ -287,6 +287,14 @@ def test_sizes_that_do_not_fit_are_refused(bad: dict[str, int]) -> None:
         DreamLM.Config.model_validate({"hidden_size": 32, "num_heads": 4, "seq_length": 16, **bad})
 
 
+def test_all_sizes_that_do_not_fit_are_told_at_once() -> None:
+    told = (
+        r"times an even head size; num_kv_heads 2 must divide num_heads 3; segment_length 7 must divide seq_length 16"
+    )
+    with pytest.raises(ValueError, match=told):
+        build(num_heads=3, segment_length=7)
+
+
 @pytest.mark.parametrize("qk_norm", [False, True])
 def test_logits_equal_transformers_given_the_same_weights(qk_norm: bool) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM

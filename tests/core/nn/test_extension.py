@@ -134,6 +134,15 @@ def test_rules_that_hold_in_no_layer_any_more_are_forgotten() -> None:
     }
 
 
+def test_a_rule_of_some_layers_is_taken_further_where_it_held() -> None:
+    model = trained({"scaling": {**LINEAR, "layers": (0, 2)}})
+    for asked in (None, (0, 2)):
+        rules = longer(model, 64, asked).config.positions.rules(3)
+        assert [getattr(one, "factor", 1) for one in rules] == [8.0, 1, 8.0]
+    rules = longer(model, 64, (2,)).config.positions.rules(3)
+    assert [getattr(one, "factor", 1) for one in rules] == [2.0, 1, 8.0]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_length_of_training_changes_nothing(kind: str) -> None:
     model = trained(kind)
@@ -148,6 +157,10 @@ def test_the_length_of_training_changes_nothing(kind: str) -> None:
         ({}, 8, None, "windows of 16 tokens cannot be extended to 8"),
         ({"segment_length": 8}, 60, None, "segment_length 8 must divide seq_length 60"),
         ({}, 64, (0, 3), "re-scaled in layer 3: the layers are 0 to 2"),
+        *(
+            ({"positions": {"scaling": {"type": "linear", "factor": 2, "layers": held}}}, 64, asked, "not in force")
+            for held, asked in (("lower_half", "all"), ((0, 1), (1, 2)), ((0,), "lower_half"))
+        ),
         ({"positions": "learned"}, 64, (0,), "'learned' cannot be re-scaled in some layers only"),
         ({"positions": "alibi"}, 64, "lower_half", "'alibi' cannot be re-scaled in some layers only"),
         ({"positions": "none"}, 64, "upper_half", "'none' cannot be re-scaled in some layers only"),

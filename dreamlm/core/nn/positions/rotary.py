@@ -1,6 +1,6 @@
 """Rotary position embedding."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from dreamlm.core.errors import RangeError
 from dreamlm.core.nn.positions.positions import LayerChoice, Placement, Positions, chosen_layers
 from dreamlm.core.nn.positions.scaling import Scaling, ScalingConfig, Unscaled
 
@@ -75,7 +76,12 @@ class Rotary(Positions):
                     )
 
         def extended(self, trained: int, length: int, layers: LayerChoice | None) -> "Rotary.Config":
-            """`scaling` for the longer windows in the layers chosen, and in the others the rules that held there."""
+            """`scaling` for the longer windows in the layers chosen, and in the others the rules that held there.
+
+            Raises: RangeError for layers in which no rule held that could be taken further.
+            """
+            if self.scaling.grows:
+                _require_held(layers, {rule.layers_scaled for rule in (self.scaling, *self.scaling_elsewhere)})
             scaling = self.scaling.extended(trained, length, layers)
             return self.model_copy(update={"scaling": scaling, "scaling_elsewhere": self._left_out_by(scaling)})
 
@@ -123,3 +129,18 @@ class Rotary(Positions):
         angle_BTK2 = position_BT[:, :, None].float() * self._frequencies_K2[group]
         angle_B1TK = torch.cat([angle_BTK2, angle_BTK2], dim=-1)[:, None]
         return Turn((angle_B1TK.cos() * temperature).to(dtype), (angle_B1TK.sin() * temperature).to(dtype))
+
+
+def _require_held(layers: LayerChoice | None, held: Collection[LayerChoice]) -> None:
+    """Refuses layers, unless they are known to be among those in which a rule held."""
+    if layers is None or layers in held or "all" in held:
+        return
+    listed = {layer for one in held if not isinstance(one, str) for layer in one}
+    if not isinstance(layers, str) and listed.issuperset(layers):
+        return
+    raise RangeError(
+        "positions were re-scaled in some layers only, and a rule that was not in force cannot be taken further",
+        where="rescale_layers",
+        valid=[one if isinstance(one, str) else ", ".join(map(str, one)) for one in held],
+        hint="leave it out, to extend the model in the layers that are re-scaled now",
+    )

@@ -5,7 +5,7 @@ Shapes: K2 is half of a head's width, one frequency for each pair of components.
 
 import math
 from abc import ABC, abstractmethod
-from typing import Annotated, Literal, final
+from typing import Annotated, ClassVar, Literal, final
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,9 @@ from dreamlm.core.nn.positions.positions import LayerChoice
 
 class Scaling(ConfigModel, ABC):
     """A rule that slows rotary frequencies down, in all layers or in some."""
+
+    grows: ClassVar[bool] = False
+    """Whether the rule for longer windows multiplies the factor so far: then it can follow only where one held."""
 
     @property
     @abstractmethod
@@ -35,7 +38,10 @@ class Scaling(ConfigModel, ABC):
 
     @abstractmethod
     def extended(self, trained: int, length: int, layers: LayerChoice | None) -> "Scaling":
-        """The rule for windows of `length` tokens, given that this one held in training on windows of `trained`."""
+        """The rule for windows of `length` tokens, given that this one held in training on windows of `trained`.
+
+        layers: where it is to hold; None is where it did.
+        """
 
 
 @final
@@ -62,6 +68,8 @@ class Unscaled(Scaling):
 @final
 class LinearScaling(Scaling):
     """All positions divided by one factor.  Source: Chen et al. 2023, "position interpolation"."""
+
+    grows = True
 
     type: Literal["linear"] = "linear"
     factor: float = Field(ge=1.0)
@@ -107,6 +115,12 @@ class YaRN(Scaling):
     beta_slow: float = Field(1.0, gt=0.0)
     """Turns within `original_length` below which a frequency is divided by the factor."""
 
+    @model_validator(mode="after")
+    def _fast_is_not_slower(self) -> "YaRN":
+        if self.beta_fast < self.beta_slow:
+            raise ValueError(f"beta_fast {self.beta_fast} must not be below beta_slow {self.beta_slow}")
+        return self
+
     @property
     def layers_scaled(self) -> LayerChoice:
         return self.layers
@@ -139,6 +153,8 @@ class Llama3Scaling(Scaling):
 
     Source: Grattafiori et al. 2024, "The Llama 3 Herd of Models", as Meta's code of Llama 3.1 computes it.
     """
+
+    grows = True
 
     type: Literal["llama3"] = "llama3"
     factor: float = Field(ge=1.0)

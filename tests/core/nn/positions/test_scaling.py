@@ -110,3 +110,9 @@ def test_an_extension_of_an_extension_is_the_extension_of_the_first_training() -
     llama = Llama3Scaling(factor=8, original_length=256)
     assert llama.extended(4096, 8192, None) == Llama3Scaling(factor=16, original_length=256)
     assert llama.extended(4096, 8192, (1,)).layers == (1,)
+
+
+def test_the_ramp_of_yarn_does_not_run_backwards() -> None:
+    with pytest.raises(ValidationError, match=r"beta_fast 1\.0 must not be below beta_slow 32\.0"):
+        YaRN(factor=4.0, original_length=16, beta_fast=1.0, beta_slow=32.0)
+    YaRN(factor=4.0, original_length=16, beta_fast=2.0, beta_slow=2.0)
