@@ -4,10 +4,10 @@
 
 The preset's model with random weights and as many tokens as the preset says, of invented words; behind a prompt of 33
 it writes as long a text as the preset does. In every round all variants take their turn, in an order that is drawn anew
-(always in the same one, the third seems 3 % slower than the first), and processor time is counted, so that the
-machine's other load falls on all alike. Prints the median time of a token, its ratio to writing unwatched, what looking
-on adds to the rest of the same call, which does not depend on how two calls differ by chance, and what it adds in all,
-with what is done once before the first token; then what a file of each form takes.
+(in a fixed one, the last seems slower than it is), and processor time is counted, so that the machine's other load
+falls on all alike. Prints the median time of a token, its ratio to writing unwatched, what looking on adds to the rest
+of the same call, which does not depend on how two calls differ by chance, and what it adds in all, with what is done
+once before the first token; then what a file of each form takes.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Rotary position embedding."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -81,7 +81,7 @@ class Rotary(Positions):
             Raises: RangeError for layers in which no rule held that could be taken further.
             """
             if self.scaling.grows:
-                _require_held(layers, {rule.layers_scaled for rule in (self.scaling, *self.scaling_elsewhere)})
+                _require_held(layers, [rule.layers_scaled for rule in (self.scaling, *self.scaling_elsewhere)])
             scaling = self.scaling.extended(trained, length, layers)
             return self.model_copy(update={"scaling": scaling, "scaling_elsewhere": self._left_out_by(scaling)})
 
@@ -131,7 +131,7 @@ class Rotary(Positions):
         return Turn((angle_B1TK.cos() * temperature).to(dtype), (angle_B1TK.sin() * temperature).to(dtype))
 
 
-def _require_held(layers: LayerChoice | None, held: Collection[LayerChoice]) -> None:
+def _require_held(layers: LayerChoice | None, held: Sequence[LayerChoice]) -> None:
     """Refuses layers, unless they are known to be among those in which a rule held."""
     if layers is None or layers in held or "all" in held:
         return
@@ -141,6 +141,6 @@ def _require_held(layers: LayerChoice | None, held: Collection[LayerChoice]) -> 
     raise RangeError(
         "positions were re-scaled in some layers only, and a rule that was not in force cannot be taken further",
         where="rescale_layers",
-        valid=[one if isinstance(one, str) else ", ".join(map(str, one)) for one in held],
+        valid=[one if isinstance(one, str) else ", ".join(map(str, one)) for one in held if one],
         hint="leave it out, to extend the model in the layers that are re-scaled now",
     )
