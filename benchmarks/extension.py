@@ -30,7 +30,7 @@ from dreamlm.core.training.optim import AdamW, Muon
 from dreamlm.core.training.schedules import WarmupStableDecay
 from dreamlm.core.types import HeldOut
 from dreamlm.data_sources.corpus import Corpus
-from dreamlm.data_sources.prepare import Preparation, prepare
+from dreamlm.data_sources.prepare import Preparation
 from dreamlm.data_sources.stream import CorpusStream
 from dreamlm.presets.schema import DataConfig
 
@@ -125,14 +125,9 @@ def main() -> None:
         preparation = Preparation.Config.model_validate(
             {"sources": [{"type": "jsonl", "paths": str(options.text.absolute())}], "validation_fraction": 0.05}
         )
-        corpus = prepare(
-            preparation,
-            BytePair(vocab_size=2048),
-            folder / "corpus",
-            workers=1,
-            cache_folder=folder / "cache",
-            base_folder=folder,
-        )
+        tokenizer, cache = BytePair(vocab_size=2048), folder / "cache"
+        request = Preparation(preparation, tokenizer, folder / "corpus", cache_folder=cache, base_folder=folder)
+        corpus = request.run()
         for seed in options.seeds:
             for kind in options.kinds:
                 run(corpus, kind, seed, options.tokens, options.continued)

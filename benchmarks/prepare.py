@@ -31,7 +31,7 @@ from dreamlm.data_sources.preparation.encoders import EncoderName, choose_encode
 from dreamlm.data_sources.preparation.sample import training_sample
 from dreamlm.data_sources.preparation.split import SplitSpool, plan_shards, split_spool
 from dreamlm.data_sources.preparation.tokenise import write_shards
-from dreamlm.data_sources.prepare import Preparation, prepare
+from dreamlm.data_sources.prepare import Preparation
 from dreamlm.data_sources.progress import Silence
 from dreamlm.data_sources.sources.source import SourceContext
 
@@ -41,7 +41,8 @@ SPLITS: tuple[Split, ...] = ("train", "validation")
 def whole(config: Preparation.Config, folder: Path, workers: int) -> Corpus:
     """Everything, into a folder that is not there yet."""
     here = Path.cwd()
-    return prepare(config, BytePair(), folder, workers=workers, cache_folder=folder / "../cache", base_folder=here)
+    cache = folder / "../cache"
+    return Preparation(config, BytePair(), folder, workers=workers, cache_folder=cache, base_folder=here).run()
 
 
 def peak_megabytes(config: Preparation.Config, folder: Path, workers: int) -> float:

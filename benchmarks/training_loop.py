@@ -30,7 +30,7 @@ from dreamlm.core.training.optim import AdamW
 from dreamlm.core.training.recorders import MetricsFile, TensorBoard
 from dreamlm.core.training.state import TrainingState
 from dreamlm.core.training.surroundings import Surroundings, Validation
-from dreamlm.data_sources.prepare import Preparation, prepare
+from dreamlm.data_sources.prepare import Preparation
 from dreamlm.data_sources.stream import CorpusStream
 from dreamlm.presets.schema import DataConfig
 
@@ -61,10 +61,10 @@ class Nowhere:
 
 def corpus_stream(folder: Path, seq_length: int) -> CorpusStream:
     config = Preparation.Config.model_validate({"sources": ["python_docs"]})
-    corpus = prepare(
+    request = Preparation(
         config, BytePair(), folder / "corpus", workers=2, cache_folder=folder / "cache", base_folder=folder
     )
-    return CorpusStream(corpus, DataConfig.model_validate({"sources": ["python_docs"]}), seq_length, seed=0)
+    return CorpusStream(request.run(), DataConfig.model_validate({"sources": ["python_docs"]}), seq_length, seed=0)
 
 
 class Loop:

@@ -85,7 +85,12 @@ class Preparation:
         base_folder: Path,
         image_form: ImageForm | None = None,
     ) -> None:
-        """Raises: UserMistake when two sources have one name, a source without an end has no limit, or one has pictures
+        """`folder`: of the corpus; another request's corpus in it is replaced.  `workers`: processes that tokenise.
+        `stream_byte_limit`: bytes of text after which sources end that have neither an end nor a limit of their own.
+        `cache_folder`: keeps extracted text between runs.  `base_folder`: where relative paths of sources start.
+        `image_form`: how the model takes pictures; None when it takes none.
+
+        Raises: UserMistake when two sources have one name, a source without an end has no limit, or one has pictures
         and nobody says in which form they are wanted.
         """
         self.config, self.tokenizer_config, self.folder = config, tokenizer_config, folder.absolute()
@@ -210,39 +215,6 @@ class Preparation:
 
 CORPUS_OPTIONS = frozenset(Preparation.Config.model_fields)
 """The options that decide what is in a corpus; a preset's data section also says how training draws from it."""
-
-
-def prepare(
-    config: Preparation.Config,
-    tokenizer_config: BytePair | Pretrained,
-    folder: Path,
-    *,
-    workers: int = 1,
-    progress: Progress | None = None,
-    stream_byte_limit: int | None = None,
-    cache_folder: Path,
-    base_folder: Path,
-    image_form: ImageForm | None = None,
-) -> Corpus:
-    """The corpus of the configuration in `folder`: opened when it is there, else built.
-
-    `workers` processes tokenise; `stream_byte_limit` ends sources that have no end and no limit of their own, in bytes
-    of text; `cache_folder` keeps extracted text between runs; relative paths of sources start at `base_folder`;
-    `image_form` is how the model takes pictures, None when it takes none.
-    Raises: AllSourcesFailed, OutOfSpace, UserMistake.
-    """
-    request = Preparation(
-        config,
-        tokenizer_config,
-        folder,
-        workers=workers,
-        progress=progress,
-        stream_byte_limit=stream_byte_limit,
-        cache_folder=cache_folder,
-        base_folder=base_folder,
-        image_form=image_form,
-    )
-    return request.run()
 
 
 def _require_different_names(sources: Sequence[Source]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from dreamlm.core.tokenizer import BytePair
 from dreamlm.data_sources.corpus import Corpus
 from dreamlm.data_sources.preparation.encoders import GigatokenEncoder, TokenizersEncoder
-from dreamlm.data_sources.prepare import Preparation, prepare
+from dreamlm.data_sources.prepare import Preparation
 
 PHRASE = "the of and to in is that it was for on are as with his they at be this from have or by one had not"
 WORDS = PHRASE.split()
@@ -41,7 +41,8 @@ def config_of(*sources: dict[str, object], **options: object) -> Preparation.Con
 def prepared(config: Preparation.Config, folder: Path, base: Path, **arguments: object) -> Corpus:
     """The corpus of the configuration, with a small tokenizer."""
     known = {"cache_folder": base / "cache", "base_folder": base, **arguments}
-    return prepare(config, BytePair(vocab_size=300, sample_bytes=20_000), folder, **known)  # type: ignore[arg-type]
+    tokenizer = BytePair(vocab_size=300, sample_bytes=20_000)
+    return Preparation(config, tokenizer, folder, **known).run()  # type: ignore[arg-type]
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ from dreamlm.core.tokenizer import BytePair, Pretrained, Tokenizer
 from dreamlm.data_sources import durable
 from dreamlm.data_sources.corpus import Corpus
 from dreamlm.data_sources.preparation import tokenise
-from dreamlm.data_sources.prepare import Preparation, prepare
+from dreamlm.data_sources.prepare import Preparation
 from dreamlm.data_sources.sources.text import TextFiles
 from dreamlm.presets.schema import DataConfig
 
@@ -368,7 +368,7 @@ def test_a_corpus_outlives_the_folder_of_its_pretrained_tokenizer(base: Path) ->
     def again(folder: str, recorder: Recorder) -> Corpus:
         tokenizer = Pretrained(path=str(base / "tokenizer"))
         known = {"cache_folder": base / "cache", "base_folder": base, "progress": recorder}
-        return prepare(config_of(TEXTS), tokenizer, base / folder, **known)  # type: ignore[arg-type]
+        return Preparation(config_of(TEXTS), tokenizer, base / folder, **known).run()  # type: ignore[arg-type]
 
     Tokenizer.train(BytePair(vocab_size=300), [sentence(1)]).save(base / "tokenizer")
     built = again("corpus", Recorder())

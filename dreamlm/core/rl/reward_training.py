@@ -25,13 +25,13 @@ from dreamlm.core.rl.reward_model import RewardModel
 from dreamlm.core.rl.reward_state import RewardState
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.training import memory
-from dreamlm.core.training.backend.backend import Backend, Measured, Tensors, Update
+from dreamlm.core.training.backend.backend import Backend, Measured, Update
 from dreamlm.core.training.hooks import Hook, PreferenceMeasured, RunEnd, RunStart, StepReport
 from dreamlm.core.training.interruption import StopRequest
 from dreamlm.core.training.memory import Phase, within_memory
 from dreamlm.core.training.meters import Throughput
 from dreamlm.core.training.repeating import repeat_until_it_fits
-from dreamlm.core.training.saving import Saver, save_patiently
+from dreamlm.core.training.saving import SavePlan, Saver, Saving
 
 READING = Phase(
     "reading the pairs of a step",
@@ -74,8 +74,10 @@ class RewardTrainer:
         self._config, self._backend, self._model, self._data = config, backend, model, data
         self._saver, self._hooks = saver, hooks
         self._throughput = Throughput()
-        self._begun = self._saved_at = time.monotonic()
+        self._begun = time.monotonic()
         self._last_loss: float | None = None
+        plan = SavePlan(config.save_interval_steps, config.save_interval_seconds, config.retry_seconds)
+        self._saving = Saving(plan, saver, hooks, backend)
         with backend.whole():
             self._parameters = sum(parameter.numel() for parameter in model.parameters())
 
@@ -98,7 +100,7 @@ class RewardTrainer:
                 if measured:
                     state = self._measure(state)
                 stopping = self._backend.any(stop.number != 0)
-                if measured or stopping or self._save_is_due(state):
+                if measured or stopping or self._saving.is_due(state.step):
                     self._save(state, stop)
                 if stopping and not state.finished:
                     self._end("interrupted", state)
@@ -191,22 +193,9 @@ class RewardTrainer:
             self._end("failed", state)
             raise
 
-    def _save_is_due(self, state: RewardState) -> bool:
-        every = self._config.save_interval_steps
-        late = time.monotonic() - self._saved_at >= self._config.save_interval_seconds
-        return self._backend.any((every is not None and state.step % every == 0) or (self._backend.rank == 0 and late))
-
     def _save(self, state: RewardState, stop: StopRequest | None = None) -> None:
-        def gather() -> Tensors:
-            with self._on_record(state, memory.SAVING):
-                return self._backend.gather()
-
-        def may_wait() -> bool:
-            return stop is not None and not stop.number
-
-        save_patiently(self._saver, self._hooks, state, gather, may_wait, self._config.retry_seconds)
-        self._backend.any(True)  # a process that ended before the first has committed would take it along
-        self._saved_at = time.monotonic()
+        with self._on_record(state, memory.SAVING):
+            self._saving.save(state, stop)
         self._throughput.restart()
 
     def _start(self, state: RewardState) -> None:

@@ -23,11 +23,11 @@ from dreamlm.core.rl.state import PolicyState
 from dreamlm.core.rl.telling import iteration_report
 from dreamlm.core.rl.updates import Updater
 from dreamlm.core.rng import derive_seed
-from dreamlm.core.training.backend.backend import Backend, Tensors
+from dreamlm.core.training.backend.backend import Backend
 from dreamlm.core.training.hooks import Hook, RewardReport, RunEnd, RunStart, Sample
 from dreamlm.core.training.interruption import StopRequest
 from dreamlm.core.training.memory import Phase, within_memory
-from dreamlm.core.training.saving import Saver, save_patiently
+from dreamlm.core.training.saving import SavePlan, Saver, Saving
 
 COLLECTING = Phase("writing and reading answers", "lower rl.ppo.rollout.rows or rl.ppo.micro_batch", "rl.ppo")
 UPDATING = Phase("updating the policy", "lower rl.ppo.micro_batch", "rl.ppo.micro_batch")
@@ -66,7 +66,9 @@ class PolicyTrainer:
         self._config, self._backend, self._collector = config, backend, collector
         self._prompts, self._saver, self._hooks = prompts, saver, hooks
         self._updater = Updater(config, backend, hooks)
-        self._begun = self._saved_at = time.monotonic()
+        plan = SavePlan(config.save_interval_iterations, config.save_interval_seconds, config.retry_seconds)
+        self._saving = Saving(plan, saver, hooks, backend)
+        self._begun = time.monotonic()
         with backend.whole():
             self._parameters = sum(parameter.numel() for parameter in backend.model.parameters())
 
@@ -77,13 +79,13 @@ class PolicyTrainer:
         OutOfMemory among it, back at the last finite snapshot when logits or rewards are not finite; UserMistake when
         no reward applies to an answer; OutOfSpace.
         """
-        self._begun = self._saved_at = time.monotonic()
+        self._begun = time.monotonic()
         with StopRequest(self._hooks.on_notice) as stop:
             self._start(state)
             if state.judged_step is None:
                 with self._on_record(state):
                     state = self._judge(state)
-                self._save(state, None)
+                self._save(state)
             while state.step < self._config.iterations:
                 before = state
                 with self._on_record(state):
@@ -94,7 +96,7 @@ class PolicyTrainer:
                 stopping = self._backend.any(stop.number != 0)
                 given_up = bool(alarms) and state.watch.backoffs > self._config.alarms.backoffs
                 improved = state.best_reward != before.best_reward
-                if finished or stopping or alarms or improved or self._save_is_due(state):
+                if finished or stopping or alarms or improved or self._saving.is_due(state.step):
                     self._save(state, stop)
                 if given_up:
                     raise self._collapsed(state, alarms)
@@ -209,22 +211,9 @@ class PolicyTrainer:
             judged_step=state.step,
         )
 
-    def _save_is_due(self, state: PolicyState) -> bool:
-        every = state.step % self._config.save_interval_iterations == 0
-        late = time.monotonic() - self._saved_at >= self._config.save_interval_seconds
-        return self._backend.any(every or (self._backend.rank == 0 and late))
-
-    def _save(self, state: PolicyState, stop: StopRequest | None) -> None:
-        def gather() -> Tensors:
-            with within_memory(SAVING.failure):
-                return self._backend.gather()
-
-        def may_wait() -> bool:
-            return stop is not None and not stop.number
-
-        save_patiently(self._saver, self._hooks, state, gather, may_wait, self._config.retry_seconds)
-        self._backend.any(True)  # a process that ended before the first has committed would take it along
-        self._saved_at = time.monotonic()
+    def _save(self, state: PolicyState, stop: StopRequest | None = None) -> None:
+        with self._on_record(state), within_memory(SAVING.failure):
+            self._saving.save(state, stop)
 
     @contextmanager
     def _on_record(self, state: PolicyState) -> Iterator[None]:

@@ -5,7 +5,6 @@ snapshot goes is the saver's. The state is a value: each step makes a new one, a
 """
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +16,7 @@ import torch
 from dreamlm.core.errors import Interrupted, LossNotFinite, TrainingFailed
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.training import memory, sanity
-from dreamlm.core.training.backend.backend import Backend, Measured, Tensors, Update, WindowBatch
+from dreamlm.core.training.backend.backend import Backend, Measured, Update, WindowBatch
 from dreamlm.core.training.config import TrainingConfig
 from dreamlm.core.training.curriculum import Curriculum
 from dreamlm.core.training.diagnosis import name_cause
@@ -25,7 +24,7 @@ from dreamlm.core.training.interruption import StopRequest
 from dreamlm.core.training.lengths import LengthSchedule, cut_rows
 from dreamlm.core.training.memory import Phase, micro_batch_too_large, within_memory
 from dreamlm.core.training.repeating import repeat_until_it_fits
-from dreamlm.core.training.saving import save_patiently
+from dreamlm.core.training.saving import SavePlan, Saving
 from dreamlm.core.training.schedules import Schedule
 from dreamlm.core.training.state import TrainingState
 from dreamlm.core.training.surroundings import Surroundings
@@ -48,7 +47,8 @@ class Trainer:
         self._imported = False
         self._first_weights: dict[str, tuple[float, float]] = {}
         self._looked = False
-        self._saved_at = time.monotonic()
+        plan = SavePlan(config.save_interval_steps, config.save_interval_seconds, config.retry_seconds)
+        self._saving = Saving(plan, around.saver, around.hooks, backend)
 
     def run(self, state: TrainingState, fresh: bool, imported: bool = False) -> TrainingState:
         """Train from `state`. `fresh`: no step was taken yet; random weights must then have a loss of ln V.
@@ -73,7 +73,7 @@ class Trainer:
                     state = self._evaluate(state)
                 stopping = self._backend.any(stop.number != 0)
                 improved = state.best_validation_loss != before.best_validation_loss
-                if finished or stopping or improved or self._save_is_due(state):
+                if finished or stopping or improved or self._saving.is_due(state.step):
                     self._save(state, stop)
                 if stopping and not finished:
                     self._teller.end("interrupted", state)
@@ -236,22 +236,7 @@ class Trainer:
     def _passed(self, before: TrainingState, after: TrainingState, interval_tokens: int) -> bool:
         return before.tokens // interval_tokens != after.tokens // interval_tokens
 
-    def _save_is_due(self, state: TrainingState) -> bool:
-        every = self._config.save_interval_steps
-        late = time.monotonic() - self._saved_at >= self._config.save_interval_seconds
-        return self._backend.any((every is not None and state.step % every == 0) or (self._backend.rank == 0 and late))
-
     def _save(self, state: TrainingState, stop: StopRequest | None = None) -> None:
-        """Commit a snapshot; while the disk is full, wait for space instead of dying, unless training has not begun."""
-
-        def gather() -> Tensors:
-            with self._on_record(state, memory.SAVING):
-                return self._backend.gather()
-
-        def may_wait() -> bool:
-            return stop is not None and not stop.number
-
-        save_patiently(self._saver, self._hooks, state, gather, may_wait, self._config.retry_seconds)
-        self._backend.any(True)  # a process that ended before the first has committed would take it along
-        self._saved_at = time.monotonic()
+        with self._on_record(state, memory.SAVING):
+            self._saving.save(state, stop)
         self._teller.pause()

@@ -1,13 +1,14 @@
-"""Handing a snapshot to the store, and waiting where the disk is full."""
+"""When a run commits a snapshot, handing that to the store, and waiting where the disk is full."""
 
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, final
 
 from dreamlm.core.errors import OutOfSpace
-from dreamlm.core.training.backend.backend import Tensors
+from dreamlm.core.training.backend.backend import Backend, Tensors
 from dreamlm.core.training.hooks import Hook, Saved
+from dreamlm.core.training.interruption import StopRequest
 
 
 class RunState(Protocol):
@@ -42,29 +43,54 @@ class Saver(Protocol):
         ...
 
 
-def save_patiently(
-    saver: Saver,
-    hooks: Hook,
-    state: RunState,
-    gather: Callable[[], Tensors],
-    may_wait: Callable[[], bool],
-    retry_seconds: float,
-) -> None:
-    """Commit a snapshot; while the disk is full, wait for space instead of dying, as long as that is allowed.
+@dataclass(frozen=True)
+class SavePlan:
+    """How often a run commits a snapshot, besides where its loop asks for one."""
 
-    Raises: OutOfSpace when it is not.
-    """
-    begin, paused = time.monotonic(), False
-    tensors = gather()
-    while True:
-        try:
-            folder = saver.save(state, tensors)
-            break
-        except OutOfSpace as error:
-            if not may_wait():
-                raise
-            if not paused:
-                hooks.on_notice(f"paused: {error.what} in {error.where}; free some space and training goes on")
-            paused = True
-            time.sleep(retry_seconds)
-    hooks.on_save(Saved(state.step, str(folder), time.monotonic() - begin))
+    every: int | None
+    """Steps, or iterations; None: only time counts."""
+    seconds: float
+    """Longest time between two."""
+    retry_seconds: float
+    """How long to wait between attempts while the disk is full."""
+
+
+@final
+class Saving:
+    """Commits the snapshots of a run, and knows when one is due. Each call is collective."""
+
+    def __init__(self, plan: SavePlan, saver: Saver, hooks: Hook, backend: Backend) -> None:
+        self._plan, self._saver, self._hooks, self._backend = plan, saver, hooks, backend
+        self._saved_at = time.monotonic()
+
+    def is_due(self, step: int) -> bool:
+        """Whether the state after so many steps is to be saved."""
+        every = self._plan.every is not None and step % self._plan.every == 0
+        late = self._backend.rank == 0 and time.monotonic() - self._saved_at >= self._plan.seconds
+        return self._backend.any(every or late)
+
+    def save(self, state: RunState, stop: StopRequest | None = None) -> None:
+        """Commit a snapshot; while the disk is full, wait for space instead of dying.
+
+        stop: None before the first step, when nothing is lost by dying; else it waits until somebody asks to stop.
+        Raises: OutOfSpace where it does not wait.
+        """
+        begin, tensors = time.monotonic(), self._backend.gather()
+        folder = self._commit(state, tensors, stop)
+        self._hooks.on_save(Saved(state.step, str(folder), time.monotonic() - begin))
+        self._backend.any(True)  # a process that ended before the first has committed would take it along
+        self._saved_at = time.monotonic()
+
+    def _commit(self, state: RunState, tensors: Tensors, stop: StopRequest | None) -> Path:
+        paused = False
+        while True:
+            try:
+                return self._saver.save(state, tensors)
+            except OutOfSpace as error:
+                if stop is None or stop.number:
+                    raise
+                if not paused:
+                    full = f"{error.what} in {error.where}"
+                    self._hooks.on_notice(f"paused: {full}; free some space and training goes on")
+                paused = True
+                time.sleep(self._plan.retry_seconds)
