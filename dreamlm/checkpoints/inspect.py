@@ -20,7 +20,7 @@ from dreamlm.checkpoints.manifest import Record, read_manifest
 from dreamlm.checkpoints.retention import best_of, last_finite_of
 from dreamlm.checkpoints.tensors import read_header
 from dreamlm.checkpoints.verification import Damage, Verification, examine, verify
-from dreamlm.core.errors import UserMistake
+from dreamlm.core.errors import CheckpointError, UserMistake
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def describe(folder: Path) -> Description:
         for name, entry in read_header(folder / file).entries.items()
     ]
     documents = {
-        file: json.loads((folder / file).read_text(encoding="utf-8"))
+        file: _document(folder / file)
         for file in manifest.files
         if file.endswith(".json") and not file.startswith("tokenizer")
     }
@@ -128,6 +128,17 @@ def describe(folder: Path) -> Description:
         tensors=tuple(tensors),
         documents=documents,
     )
+
+
+def _document(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path.name} cannot be read: {error}",
+            where=str(path.parent),
+            hint=f"dreamlm ckpt verify {path.parent} says what is damaged",
+        ) from error
 
 
 def plain_record(record: Record) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 import json
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dreamlm.core.errors import StoreLocked
+from dreamlm.checkpoints.manifest import MANIFEST
+from dreamlm.core.errors import StoreLocked, UserMistake, is_out_of_space
 
 LOCK, HOLDER = ".lock", ".lock-holder.json"
 
@@ -27,7 +29,8 @@ class RunLock:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Raises: StoreLocked naming the holder's process id."""
+        """Raises: StoreLocked naming the holder's process id; UserMistake for what cannot be a run."""
+        self._require_run()
         made = [folder for folder in (self._run, *self._run.parents) if not folder.exists()]
         self._run.mkdir(parents=True, exist_ok=True)
         try:
@@ -37,7 +40,7 @@ class RunLock:
         try:
             if self._lock.lock_counter == 1:
                 holder = {"pid": os.getpid(), "host": socket.gethostname()}
-                (self._run / HOLDER).write_text(json.dumps(holder) + "\n", encoding="utf-8")
+                self._sign(holder)
             yield
         finally:
             if self._lock.lock_counter == 1 and self._is_unused():
@@ -46,6 +49,28 @@ class RunLock:
                 (self._run / LOCK).unlink(missing_ok=True)
             self._lock.release()
             _remove_empty(made)
+
+    def _require_run(self) -> None:
+        if (self._run / MANIFEST).exists():
+            raise UserMistake(
+                "this folder is a snapshot or a corpus, not a run",
+                where=str(self._run),
+                hint="name the folder that holds checkpoints/ with --run DIR",
+            )
+        checkpoints = self._run / "checkpoints"
+        if checkpoints.is_symlink() and not checkpoints.exists():
+            raise UserMistake(
+                f"the snapshots of this run are out of reach: {checkpoints.readlink()} is not there",
+                where=str(checkpoints),
+                hint="attach the disk that holds them, or remove the link",
+            )
+
+    def _sign(self, holder: Mapping[str, Any]) -> None:
+        try:
+            (self._run / HOLDER).write_text(json.dumps(holder) + "\n", encoding="utf-8")
+        except OSError as error:
+            if not is_out_of_space(error):  # the lock holds without; what it is for may make room
+                raise
 
     def _is_unused(self) -> bool:
         return self._run.is_dir() and {path.name for path in self._run.iterdir()} <= {LOCK, HOLDER}

@@ -91,7 +91,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         content = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         what = (
             "has no manifest.json: it is not a snapshot, or an incomplete one" if folder.exists() else "does not exist"
         )
@@ -108,7 +108,7 @@ def read_manifest(folder: Path) -> Manifest:
                 hint="use the version of dreamlm that wrote it, or a newer one",
             )
         manifest = _parse(content)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise _damaged_manifest(path, f"lacks or garbles an entry: {error!r}") from error
     if stated != _self_digest(content):
         raise _damaged_manifest(path, "does not match its own sha256: it was changed after it was written")

@@ -57,10 +57,13 @@ def repair(files: FileSystem, folder: Path, may_start_anew: bool = False) -> Rep
     named = assign_names(ordered)
     kept = {id(info) for info in named.values()}
     sentences += [_renamed(info, name) for name, info in named.items() if info.name != name]
-    sentences += [_deleted(path) for path in incomplete]
     dropped = [info.path for info in ordered if id(info) not in kept]
     wanted = {name: info.path for name, info in named.items()}
-    delete_snapshots(files, rearrange(files, folder, wanted, [*dropped, *incomplete]))
+    doomed = rearrange(files, folder, wanted, [*dropped, *incomplete])
+    failures = delete_snapshots(files, doomed)
+    of_interruptions = zip(incomplete, doomed[len(dropped) :], strict=True)
+    sentences += [_deleted(before) for before, path in of_interruptions if path not in failures]
+    sentences += failures.values()
     after = [SnapshotInfo(folder / name, info.manifest) for name, info in named.items()]
     return Repaired(tuple(newest_first(after)), tuple(sentences))
 

@@ -10,7 +10,7 @@ A commit:
 A stop between any two operations leaves the old or the new state, after `repair()`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +60,7 @@ class Store:
             finally:
                 self._holds -= 1
                 if self._holds == 0:
-                    self._deletion.finish()
+                    self._tell(self._deletion.finish().values())
 
     def repair(self) -> tuple[str, ...]:
         """Complete or undo an interrupted commit; a sentence for each thing that was done, none when all was well.
@@ -81,8 +81,7 @@ class Store:
         with self.lock():
             self._make_folder()
             repaired = self._repair(may_start_anew=True)
-            for sentence in repaired.sentences:
-                self._on_notice(sentence)
+            self._tell(repaired.sentences)
             self.require_space(expected_bytes)
             sequence = max((info.sequence for info in repaired.newest_first), default=0) + 1
             incoming = self.folder / INCOMING
@@ -130,15 +129,15 @@ class Store:
         """Go back: make the named snapshot lm_current; those that were newer move down one. Returns all, newest first.
 
         `rotate("lm_prev")` twice, or `rotate("lm_prev2")` three times, restores the order.
-        Raises: UserMistake when there is no snapshot of that name; CheckpointError; StoreLocked.
+        Raises: UserMistake when there is no snapshot of that name; CheckpointError when it is damaged; StoreLocked.
         """
         self._require_folder()
         with self.lock():
-            ordered = self._repair().newest_first
-            chosen = next((info for info in ordered if info.name == name), None)
-            if chosen is None:
-                present = [info.name for info in ordered]
-                raise UserMistake(f"there is no snapshot {name}", where=str(self.folder), valid=present)
+            asked = self._named(name)
+            repaired = self._repair()  # which may give it another name
+            self._tell(repaired.sentences)
+            ordered = repaired.newest_first
+            chosen = next(info for info in ordered if info.sequence == asked.sequence)
             if chosen is not ordered[0]:
                 # Replacing this one small file decides the order; from there on, repair can finish the rotation.
                 manifest = replace(chosen.manifest, sequence=ordered[0].sequence + 1)
@@ -161,8 +160,15 @@ class Store:
             raise UserMistake(f"cannot keep {keep_rolling} rolling snapshots", valid=["1", "2", "3"])
         self._require_folder()
         with self.lock():
-            ordered = self._repair().newest_first
-            return self._name(list(ordered), keep_rolling, keep_best, keep_finite)
+            repaired = self._repair()
+            self._tell(repaired.sentences)
+            return self._name(list(repaired.newest_first), keep_rolling, keep_best, keep_finite)
+
+    def _named(self, name: str) -> SnapshotInfo:
+        present = [path.name for path in named_folders(self.folder)]
+        if name not in present:
+            raise UserMistake(f"there is no snapshot {name}", where=str(self.folder), valid=present)
+        return read_info(self.folder / name)
 
     def _name(
         self, ordered: list[SnapshotInfo], rolling: int = len(ROLLING), best: bool = True, finite: bool = True
@@ -174,8 +180,12 @@ class Store:
         self._deletion.start(rearrange(self._files, self.folder, wanted, [info.path for info in dropped]))
         return dropped
 
+    def _tell(self, sentences: Iterable[str]) -> None:
+        for sentence in sentences:
+            self._on_notice(sentence)
+
     def _repair(self, may_start_anew: bool = False) -> Repaired:
-        self._deletion.finish()
+        self._deletion.finish()  # what it could not delete, the repair tries again, and tells
         return repair(self._files, self.folder, may_start_anew)
 
     def _make_folder(self) -> None:

@@ -11,6 +11,7 @@ import select
 import signal
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from types import FrameType
 from typing import Annotated
 
@@ -18,6 +19,7 @@ import typer
 
 from dreamlm import __version__
 from dreamlm.cli import ckpt, doctor, eval, generate, prepare, presets, rl, train
+from dreamlm.cli.aside import silence
 from dreamlm.cli.console import Console
 from dreamlm.core.errors import DreamLMError, Interrupted, Paused
 
@@ -136,7 +138,8 @@ def _end_cleanly_on_sigterm() -> None:
 def _open_standard_streams() -> None:
     """Fill descriptors that were closed before we began, lest a file of ours get one and the output go there.
 
-    What then is written to stdout fails as it is flushed; what is written to stderr is lost.
+    What then is written to stdout fails as it is flushed; what is written to stderr is lost; stdin is empty. Text goes
+    in and out as UTF-8 whatever the locale says; bytes that are none come in as lone surrogates, to be told by line.
     """
     flags = (os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)
     for descriptor, flag in enumerate(flags):
@@ -144,8 +147,16 @@ def _open_standard_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, flag)  # takes the lowest that is free
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115  open as long as the process is
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115  open as long as the process is
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "surrogateescape"),  # names of files that are no UTF-8 go out as they came
+        (sys.stderr, "backslashreplace"),
+    ):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors=errors)
 
 
 def _raise_if_not_ours(end: SystemExit) -> None:
@@ -166,7 +177,7 @@ def _flushed(code: int) -> int:
     try:
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
         if isinstance(error, BrokenPipeError):
             return code or READER_GONE
         if code == 0:

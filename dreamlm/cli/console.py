@@ -7,12 +7,13 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreamlm.cli.aside import aside
 from dreamlm.cli.canvas import Canvas, Piece, PlainCanvas
 from dreamlm.cli.frame import Styled, framed
 from dreamlm.cli.live_line import LiveLine, PlainLine
@@ -91,8 +92,7 @@ class Console:
         if self._line is not None:
             self._line.print_above(text)
         else:
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
+            aside(sys.stderr, text)
 
     def warning(self, text: str) -> None:
         """Something that may not be what the user wants."""
@@ -171,10 +171,12 @@ class TerminalLine(LiveLine):
         self._live.update(row)
 
     def print_above(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True)
+        with suppress(OSError):  # as `aside`: the terminal may be gone
+            self._console.print(text, soft_wrap=True)
 
     def close(self) -> None:
-        self._live.stop()
+        with suppress(OSError):
+            self._live.stop()
 
 
 class TerminalCanvas(Canvas):

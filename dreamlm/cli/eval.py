@@ -44,7 +44,10 @@ def evaluate(
         int | None, typer.Option("--batch-size", min=1, help="Windows and texts at once; never changes the result.")
     ] = None,
     diversity: Annotated[
-        int | None, typer.Option("--diversity", min=2, metavar="N", help="Write N texts, and measure how they differ.")
+        int | None,
+        typer.Option(
+            "--diversity", min=2, max=1_000_000, metavar="N", help="Write N texts, and measure how they differ."
+        ),
     ] = None,
     prompts: Annotated[
         Path | None,
@@ -104,7 +107,9 @@ def evaluate(
     )
     with console.live() as line:
         report = run_evaluation(
-            request, lambda doing, done, total: line.show(f"{doing}  {done:,}/{total:,}", done / total)
+            request,
+            lambda doing, done, total: line.show(f"{doing}  {done:,}/{total:,}", done / total),
+            console.notice,
         )
     if as_json:
         console.document(report.to_json())

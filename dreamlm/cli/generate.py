@@ -151,6 +151,7 @@ def generate(
                     pictures=pictures,
                 )
                 console.result("")
+                _warn_of_dropped(console, text)
                 dreams.end(text.text)
                 return
             with watching(console, loaded.tokenizer, batch, written, show_denoising) as watcher:
@@ -175,12 +176,16 @@ def _tell(console: Console, text: "Generation", image: Path | None, first: bool)
     if console.as_json:
         console.json_line(text if image is None else {"image": str(image), **asdict(text)})
         return
-    if text.dropped_prompt_tokens:
-        console.warning(f"the model could not read the prompt's first {text.dropped_prompt_tokens} tokens")
+    _warn_of_dropped(console, text)
     # Texts have empty lines of their own; a rule keeps two of them apart.
     if not first:
         console.result("---")
     console.result(_before(text.prompt, image) + text.text)
+
+
+def _warn_of_dropped(console: Console, text: "Generation") -> None:
+    if text.dropped_prompt_tokens:
+        console.warning(f"the model could not read the prompt's first {text.dropped_prompt_tokens} tokens")
 
 
 def _before(prompt: str, image: Path | None) -> str:

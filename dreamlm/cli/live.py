@@ -5,6 +5,7 @@ from typing import Any, final
 
 from dreamlm.cli.console import Console
 from dreamlm.cli.live_line import LiveLine, count, duration
+from dreamlm.core.errors import is_out_of_space
 from dreamlm.core.training.hooks import (
     EvaluationReport,
     Hook,
@@ -108,12 +109,12 @@ class LiveTraining(Hook):
 class JsonTraining(Hook):
     """Each moment as one JSON line on stdout, named by its `event`; notices stay on stderr.
 
-    Training goes on when nobody reads them any more.
+    Training goes on when nobody reads them any more, or the disk behind stdout is full.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._is_read = True
+        self._is_read, self._is_taken = True, True
 
     def _tell(self, event: str, moment: Any) -> None:
         self._write({"event": event, **asdict(moment)})
@@ -123,9 +124,12 @@ class JsonTraining(Hook):
             return
         try:
             self._console.json_line(values)
-        except BrokenPipeError:
-            self._is_read = False
-            self._console.notice("nobody reads stdout any more; training goes on, and metrics.jsonl has every step")
+            self._is_taken = True
+        except OSError as error:
+            was_taken, self._is_taken, self._is_read = self._is_taken, False, is_out_of_space(error)
+            if was_taken:
+                what = "the disk behind stdout is full" if self._is_read else "nobody reads stdout any more"
+                self._console.notice(f"{what}; training goes on, and metrics.jsonl has every step")
 
     def on_start(self, start: RunStart) -> None:
         self._tell("start", start)

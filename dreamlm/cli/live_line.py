@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TextIO, final
 
+from dreamlm.cli.aside import aside
+
 LINE_SECONDS = 10.0
 """Seconds between two plain lines when stderr is no terminal."""
 
@@ -40,8 +42,7 @@ class PlainLine(LiveLine):
             self.print_above(text)
 
     def print_above(self, text: str) -> None:
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        aside(self._stream, text)
 
     def close(self) -> None:
         """Nothing stays open."""

@@ -26,11 +26,20 @@ def snapshot_folder(name: str | None, run: Path | None) -> Path:
         folder = run / "checkpoints" / name
     else:
         place = Path(name) if name is not None else run_folder(run)
-        folder = place / "checkpoints" / LATEST if (place / "checkpoints").is_dir() or name is None else place
+        folder = _latest(place) if (place / "checkpoints").is_dir() or name is None else place
     if not folder.exists():
         hint = "dreamlm ckpt list --run DIR shows the snapshots of a run"
         raise UserMistake("there is no such snapshot", where=str(folder), hint=hint)
     return folder
+
+
+def _latest(run: Path) -> Path:
+    """The snapshot that lm_current names, or where an interrupted rotation has left none of that name, the newest."""
+    from dreamlm.checkpoints.store import Store
+
+    folder = run / "checkpoints" / LATEST
+    newest = None if folder.exists() else Store(run).latest()
+    return newest.path if newest is not None else folder
 
 
 def model_place(checkpoint: Path | None, run: Path | None) -> Path:

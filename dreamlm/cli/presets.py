@@ -1,12 +1,15 @@
 """`dreamlm presets`: look at presets and check them."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dreamlm.cli.console import Console
 from dreamlm.cli.options import JsonOption, SetOption
+
+if TYPE_CHECKING:
+    from dreamlm.core.errors import UserMistake
 
 app = typer.Typer(no_args_is_help=True, help="List, show, check and compare presets.", rich_markup_mode=None)
 
@@ -58,7 +61,7 @@ def validate(
         try:
             resolve(preset)
         except UserMistake as error:
-            found = error.mistakes if isinstance(error, PresetError) else [{"key": "", "message": error.what}]
+            found = error.mistakes if isinstance(error, PresetError) else [_as_mistake(error)]
             verdict = {"preset": preset, "valid": False, "mistakes": found}
             console.error(error)
         else:
@@ -101,6 +104,11 @@ def diff(left: Preset, right: Preset, as_json: JsonOption = False) -> None:
         console.table(heads, [[_short(value) for value in row.values()] for row in rows])
     else:
         console.result("no difference")
+
+
+def _as_mistake(error: "UserMistake") -> dict[str, Any]:
+    """A mistake that is about no key, with all that the error says of it."""
+    return {"key": "", "message": error.what, "where": error.where, "valid": error.valid, "hint": error.hint}
 
 
 def _short(value: Any) -> str:

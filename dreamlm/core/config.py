@@ -1,4 +1,4 @@
-"""The one place that says how every configuration behaves: immutable, and an unknown key is an error."""
+"""The one place that says how every configuration behaves: immutable, numbers finite, an unknown key an error."""
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
@@ -6,7 +6,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 class ConfigModel(BaseModel):
     """Parent of every `Config` class; each lives inside the class that it builds."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 def choice(default: str) -> BeforeValidator:

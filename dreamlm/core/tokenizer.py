@@ -13,6 +13,7 @@ import tokenizers
 from pydantic import Field
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
 
+from dreamlm.core.byte_fallback import REPLACEMENT, falls_back, mended
 from dreamlm.core.config import ConfigModel, choice
 from dreamlm.core.errors import DataError, RangeError, UserMistake
 from dreamlm.core.hub import from_hub
@@ -77,6 +78,10 @@ class Tokenizer:
         self.end_of_document_id = _id_of(backend, end_of_document)
         self.padding_id = _id_of(backend, padding)
         backend.post_processor = _opening(end_of_document, self.end_of_document_id)
+        added = backend.get_added_tokens_decoder()
+        self.special_ids = frozenset(number for number, token in added.items() if token.special)
+        """Ids of all special tokens, not only of those two: they have no text."""
+        self._falls_back = falls_back(backend)
         vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values()) + 1
         self.digest = _digest(backend, end_of_document, padding)
@@ -149,14 +154,25 @@ class Tokenizer:
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of the ids; special tokens have none. Bytes that are no UTF-8 become U+FFFD."""
-        text: str = self.backend.decode(ids, skip_special_tokens=True)
-        return text
+        """The text of the ids; special tokens have none.
+
+        Bytes that are no UTF-8 become U+FFFD, and so does a character that the ids end inside of: nothing before it is
+        lost. Departs: `tokenizers` gives up a whole run of byte tokens (`byte_fallback`) then.
+        """
+        return self._whole(self.backend.decode(ids, skip_special_tokens=True), ids)
 
     def decode_batch(self, batches: Sequence[Sequence[int]]) -> list[str]:
         """The text of each; on several threads."""
-        texts: list[str] = self.backend.decode_batch(batches, skip_special_tokens=True)
-        return texts
+        texts = self.backend.decode_batch(batches, skip_special_tokens=True)
+        return [self._whole(text, ids) for text, ids in zip(texts, batches, strict=True)]
+
+    def _whole(self, text: str, ids: Sequence[int]) -> str:
+        """What the ids say, of which the library made `text`."""
+        if not self._falls_back or REPLACEMENT not in text:
+            return text
+        tokens = [self.backend.id_to_token(number) for number in ids if number not in self.special_ids]
+        whole: str = self.backend.decoder.decode([*mended(token for token in tokens if token is not None)])
+        return whole
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which `transformers.AutoTokenizer` reads as well.
@@ -204,27 +220,29 @@ class Tokenizer:
 class TextStream:
     """Turns a growing sequence of ids into text piece by piece, each piece complete UTF-8.
 
-    The pieces of all `push` calls and of `finish` together equal `tokenizer.decode` of all ids.
+    The pieces of all `push` calls and of `finish` together equal `tokenizer.decode` of all ids, or what they add to it
+    where they come after others: a decoder that takes the space from a text's first word leaves that of later ones.
     """
 
     _KEPT = 16  # ids of context: some decoders treat the first token of a text differently
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, after: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._emitted = 0
+        self._ids = [number for number in after if number not in tokenizer.special_ids][-self._KEPT :]
+        self._emitted = len(_certain(tokenizer.decode(self._ids)))
 
     def push(self, ids: Iterable[int]) -> str:
         """The text that became certain with these ids; empty while a character is incomplete. Cost: constant an id."""
-        self._ids.extend(ids)
+        self._ids.extend(number for number in ids if number not in self._tokenizer.special_ids)
         piece = self._advance(_certain(self._tokenizer.decode(self._ids)))
         if len(self._ids) > 4 * self._KEPT:
+            # No character has as many bytes, so what is not certain yet stays whole.
             self._ids = self._ids[-self._KEPT :]
             self._emitted = len(_certain(self._tokenizer.decode(self._ids)))
         return piece
 
     def finish(self) -> str:
-        """What was held back because its character never became complete."""
+        """What was held back: a character that never became complete, as U+FFFD."""
         return self._advance(self._tokenizer.decode(self._ids))
 
     def _advance(self, text: str) -> str:
@@ -235,7 +253,7 @@ class TextStream:
 
 def _certain(text: str) -> str:
     """The text without a last character that the next byte may complete."""
-    return text.removesuffix("\N{REPLACEMENT CHARACTER}")
+    return text.removesuffix(REPLACEMENT)
 
 
 def _id_of(backend: tokenizers.Tokenizer, token: str) -> int:

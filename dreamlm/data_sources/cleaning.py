@@ -68,7 +68,7 @@ def clean_text(text: str) -> str:
     Idempotent. Indentation and inner spacing stay, so code remains code. A surrogate pair becomes its character.
     """
     if _UNUSUAL.search(text):
-        text = _LINE_ENDS.sub("\n", text)
+        text = plain_line_ends(text)
         text = _SURROGATE_PAIRS.sub(_joined_pair, text)
         text = _SPACES.sub(" ", text).translate(_LIGATURES)
         text = _HARMFUL.sub("", text)
@@ -78,6 +78,11 @@ def clean_text(text: str) -> str:
     if "\n\n\n" in text:
         text = _BLANK_LINES.sub("\n\n", text)
     return text.strip()
+
+
+def plain_line_ends(text: str) -> str:
+    """The text with every end of a line, a page or a paragraph as `\\n`."""
+    return _LINE_ENDS.sub("\n", text)
 
 
 def encoding_defect(text: str) -> str | None:

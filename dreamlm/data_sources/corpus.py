@@ -43,6 +43,14 @@ class Corpus:
                 raise DataError(f"shard {found}", where=str(path), hint=REBUILD_HINT)
         return cls(folder, manifest)
 
+    @classmethod
+    def find(cls, folder: Path) -> "Corpus | None":
+        """As `open`, but None where there is no corpus, or only a damaged one."""
+        try:
+            return cls.open(folder)
+        except DataError:
+            return None
+
     def verify(self) -> None:
         """Read every file and compare its sha256, and the tokenizer its digest. Raises: DataError naming the file."""
         for shard in self.manifest.shards:

@@ -30,6 +30,8 @@ class ShardRecord(ConfigModel):
     """UTF-8 length of the documents."""
     file_bytes: int
     sha256: str
+    unknown_tokens: int = Field(default=0, exclude=True)
+    """How many of the tokens stand for text that the tokenizer does not know; told while preparing, and not kept."""
 
     @property
     def text_tokens(self) -> int:

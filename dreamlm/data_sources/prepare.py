@@ -14,6 +14,7 @@ a byte, `tokenizer.sample_bytes`), and for each process about five times `shard_
 with pictures, about twenty-four times.
 """
 
+import glob
 import json
 import shutil
 import tempfile
@@ -26,7 +27,7 @@ from filelock import FileLock, Timeout
 from pydantic import Field
 
 from dreamlm.core.config import ConfigModel
-from dreamlm.core.errors import DataError, UserMistake
+from dreamlm.core.errors import DataError, ResumeMismatch, UserMistake
 from dreamlm.core.tokenizer import CONFIG_FILE, TOKENIZER_FILE, BytePair, Pretrained
 from dreamlm.core.types import ImageForm
 from dreamlm.data_sources.corpus import Corpus
@@ -65,7 +66,8 @@ class Preparation:
         validation_fraction: float = Field(default=0.01, ge=0, le=0.5)
         """Share of the documents that is held out, chosen by a hash of their text; 0 holds out none."""
         validation_documents: int = Field(default=16, ge=0, le=10_000)
-        """Held out at least of each source, though never more than a tenth of a source to reach this number."""
+        """Held out at least of each source; to reach this number, never more than a tenth of its documents (one of
+        fewer than ten). All of a source are never held out."""
         deduplicate: bool = True
         """Drop exact duplicates of documents, within and across sources."""
         shard_text_bytes: int = Field(default=8 * 2**20, ge=1024)
@@ -158,28 +160,36 @@ class Preparation:
     def run(self, trained_on: str = "") -> Corpus:
         """Use the corpus in the folder when its key is the same, else build it and put it there.
 
-        `trained_on` is the fingerprint of a run's corpus, which the run keeps although a stream changed upstream since,
-        or its limit differs: that follows from `train_tokens`, and a run that asks for more must find its corpus again.
+        `trained_on` is the fingerprint of the corpus of a run that goes on. The run keeps that, whatever became of its
+        inputs since; another one in the folder is somebody else's and stays.
 
-        Raises: AllSourcesFailed, OutOfSpace, UserMistake when the folder holds something else than a corpus.
+        Raises: AllSourcesFailed, OutOfSpace, UserMistake when the folder holds something else than a corpus,
+        ResumeMismatch when it holds another one than the run's, or the inputs make another one.
         """
         self.progress.stage("look at sources", None)
         key = self.key()
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with self._only_one():
-            found = reusable(self.folder, key, trained_on)
-            if isinstance(found, Corpus):
-                for difference in differences(key, found.manifest.key):
+            there = Corpus.find(self.folder) if trained_on else None
+            if there is not None:
+                _require_same(there, trained_on)
+                for difference in differences(key, there.manifest.key):
                     self.progress.notice(f"the run keeps its corpus: {difference}")
+                return there
+            found = reusable(self.folder, key)
+            if isinstance(found, Corpus):
                 return found
             _require_replaceable(self.folder)
-            return self._build(key)
+            built = self._build(key)
+            if trained_on:
+                _require_same(built, trained_on)
+            return built
 
     def _build(self, key: dict[str, str]) -> Corpus:
         if key["tokenizer"] == UNKNOWN:
             self.tokenizer_config.build([])  # raises again, now that no corpus is there to do without it
         parent, prefix = self.folder.parent, f".{self.folder.name}.preparing-"
-        for stale in parent.glob(f"{prefix}*"):
+        for stale in parent.glob(f"{glob.escape(prefix)}*"):
             shutil.rmtree(stale, ignore_errors=True)  # a dying process may still write there; the next run tries again
         workshop = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         try:
@@ -252,6 +262,18 @@ def _require_replaceable(folder: Path) -> None:
     if occupied and not _is_ours(folder):
         hint = "choose another folder, or move this one away"
         raise UserMistake("the folder for the corpus holds something else", where=str(folder), hint=hint)
+
+
+def _require_same(corpus: Corpus, trained_on: str) -> None:
+    """Raises: ResumeMismatch when the corpus is not the one with that fingerprint."""
+    if corpus.fingerprint != trained_on:
+        raise ResumeMismatch(
+            f"the run was trained on a corpus with fingerprint {trained_on[:12]}, this one has "
+            f"{corpus.fingerprint[:12]}: its inputs, options or tokenizer changed",
+            where=str(corpus.folder),
+            hint="name the run's own corpus with --corpus DIR, or restore its inputs and name a folder that is not "
+            "there, or start another run with --run OTHER",
+        )
 
 
 def _is_ours(folder: Path) -> bool:

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from math import inf
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from dreamlm.core.config import ConfigModel
 from dreamlm.core.errors import DataError, UserMistake
@@ -18,6 +19,7 @@ from dreamlm.data_sources.order import shuffled
 from dreamlm.data_sources.sequence import cut
 
 Packing: TypeAlias = Literal["document", "concat"]
+Weight: TypeAlias = Annotated[float, Field(ge=0)]
 
 
 class CorpusStream:
@@ -32,17 +34,24 @@ class CorpusStream:
 
         mix_strategy: MixStrategy = "round_robin"
         """How sources take turns: one window each, a whole epoch each, or in proportion to `source_weights`."""
-        source_weights: dict[str, float] | list[float] | None = Field(default=None)
+        source_weights: dict[str, Weight] | list[Weight] | None = Field(default=None)
         """Share of windows by source name, or in the order of `sources`; only with the strategy `weighted`.
         Not inherited by a preset that has `sources` of its own."""
         packing: Packing = "document"
         """Whether a token sees only its own `document`, or everything before it in the window (`concat`)."""
 
-        @model_validator(mode="after")
-        def _weights_need_their_strategy(self) -> "CorpusStream.Config":
-            if self.source_weights is not None and self.mix_strategy != "weighted":
-                raise ValueError("source_weights needs mix_strategy 'weighted'")
-            return self
+        @field_validator("source_weights")
+        @classmethod
+        def _weights_mean_something(
+            cls, given: dict[str, float] | list[float] | None, others: ValidationInfo
+        ) -> dict[str, float] | list[float] | None:
+            if given is None:
+                return given
+            if others.data.get("mix_strategy", "weighted") != "weighted":  # absent when it is a mistake itself
+                raise ValueError("needs mix_strategy 'weighted'")
+            if not 0 < sum(given.values() if isinstance(given, dict) else given) < inf:
+                raise ValueError("must add up to a finite number above 0")
+            return given
 
     def __init__(self, corpus: Corpus, config: "CorpusStream.Config", seq_length: int, seed: int) -> None:
         """Raises: DataError for a source shorter than a window; UserMistake for weights that fit no source, or windows

@@ -3,6 +3,7 @@
 import json
 import re
 from bisect import bisect_left
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from json import JSONDecoder
 from pathlib import Path
@@ -14,6 +15,15 @@ TYPE_NAMES = {dict: "an object", list: "a list", str: "text", int: "a number", f
 
 KeyPath = tuple[str | int, ...]
 """Where a value stands: keys of objects and indexes of lists, from the outside in."""
+
+DEEPEST = 100
+"""Objects and lists inside of one another; what reads them may call itself as often."""
+
+_TOO_DEEP = f"is nested more than {DEEPEST} objects or lists deep"
+
+
+class NoPresetValue(ValueError):
+    """Valid JSON that is more than a preset may hold; its message is the sentence without its subject."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,41 @@ class JsonDocument:
 def dotted(path: KeyPath) -> str:
     """`("data", "sources", 0)` as people write it: `data.sources.0`."""
     return ".".join(str(part) for part in path)
+
+
+def parts_of(value: Any) -> Iterable[tuple[str | int, Any]]:
+    """The parts of an object or a list by key or index; of anything else, none."""
+    if isinstance(value, dict):
+        return value.items()
+    return enumerate(value) if isinstance(value, list) else ()
+
+
+def parse_json(text: str, deepest: int = DEEPEST, parse_constant: Callable[[str], Any] | None = None) -> Any:
+    """The value of a JSON text, as a preset may hold it.  parse_constant: as `json.loads` takes it.
+
+    Raises: json.JSONDecodeError when it is no JSON, NoPresetValue when it is more than a preset may hold.
+    """
+    try:
+        value = json.loads(text, parse_constant=parse_constant)
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:  # of `int`, which says how many digits it reads
+        raise NoPresetValue("holds a number of more digits than can be read") from error
+    except RecursionError as error:
+        raise NoPresetValue(_TOO_DEEP) from error
+    if _depth(value) > deepest:
+        raise NoPresetValue(_TOO_DEEP)
+    return value
+
+
+def _depth(value: Any) -> int:
+    """How many objects and lists lie inside of one another, but none deeper than `DEEPEST` is looked at."""
+    level = [one for one in [value] if isinstance(one, dict | list)]
+    depth = 0
+    while level and depth <= DEEPEST:
+        depth += 1
+        level = [one for around in level for _, one in parts_of(around) if isinstance(one, dict | list)]
+    return depth
 
 
 def read_document(path: Path) -> JsonDocument:
@@ -60,16 +105,24 @@ def _parse(text: str, path: Path) -> Any:
         raise UserMistake(f"{constant} is not a JSON number", where=str(path))
 
     try:
-        return json.loads(text, parse_constant=refuse)
+        return parse_json(text, parse_constant=refuse)
     except json.JSONDecodeError as error:
-        line = text.splitlines()[error.lineno - 1].strip() if text.strip() else "the file is empty"
         raise UserMistake(
             f"not valid JSON: {error.msg[0].lower()}{error.msg[1:]}",
-            where=f"{path}:{error.lineno}:{error.colno}: {line[:80]}",
+            where=f"{path}:{error.lineno}:{error.colno}: {_line_of(error)}",
             hint="JSON wants double quotes, no comment, and no comma after the last element",
         ) from error
-    except RecursionError as error:
-        raise UserMistake("the JSON is nested too deeply to be a preset", where=str(path)) from error
+    except NoPresetValue as error:
+        raise UserMistake(f"the preset file {error}", where=str(path)) from error
+
+
+def _line_of(error: json.JSONDecodeError) -> str:
+    """What stands in the line that the error is about."""
+    if not error.doc.strip():
+        return "the file is empty"
+    if not error.doc[error.pos :].strip():
+        return "the file ends here; a brace or bracket may lack its other half"
+    return error.doc.split("\n")[error.lineno - 1].strip()[:80]
 
 
 _SPACE = re.compile(r"\s*")

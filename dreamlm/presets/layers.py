@@ -6,12 +6,12 @@ other `data.sources`: they start without the `data.source_weights` that were bel
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from dreamlm.core.errors import Mistake
-from dreamlm.presets.document import JsonDocument, KeyPath, dotted
+from dreamlm.presets.document import DEEPEST, JsonDocument, KeyPath, NoPresetValue, dotted, parse_json, parts_of
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,16 @@ class Layers:
         for assignment in assignments:
             if isinstance(assignment, str):
                 assignment = Assignment(assignment, f"--set {assignment}")
-            typed = assignment.typed
+            typed = _short(assignment.typed)
             key, equals, text = assignment.text.partition("=")
             path = parse_key(key.strip())
-            if equals and path:
-                changes.append((path, _parse_value(text), typed))
-            else:
+            if not equals or not path:
                 mistakes.append(Mistake(typed, "is not KEY=VALUE", "for example --set train.seed=1"))
+                continue
+            try:
+                changes.append((path, _parse_value(text, DEEPEST - len(path)), typed))
+            except NoPresetValue as error:
+                mistakes.append(Mistake(typed, str(error)))
         if any(_names_sources(_assign(None, path, value)) for path, value, _ in changes):
             layers = Layers(_without_weights(self.values), self.written)
         for path, value, typed in changes:
@@ -94,7 +97,7 @@ def merge(below: Any, above: Any) -> Any:
 def parse_key(key: str) -> KeyPath:
     """`data.sources.0` as a path; empty when a part is missing."""
     parts = key.split(".")
-    return tuple(int(part) if part.isdecimal() else part for part in parts) if all(parts) else ()
+    return tuple(int(part) if part.isdecimal() and len(part) < 10 else part for part in parts) if all(parts) else ()
 
 
 def _assign(below: Any, path: KeyPath, value: Any) -> Any:
@@ -110,23 +113,16 @@ def _assign(below: Any, path: KeyPath, value: Any) -> Any:
     return merge(below, {str(part): _assign(inside, rest, value)})
 
 
-def _inside(value: Any) -> Iterable[tuple[str | int, Any]]:
-    """The parts of an object or a list by key or index; of anything else, none."""
-    if isinstance(value, dict):
-        return value.items()
-    return enumerate(value) if isinstance(value, list) else ()
-
-
 def _paths(value: Any) -> Iterator[KeyPath]:
     """Of a value and of everything in it, from the value on."""
     yield ()
-    for part, inner in _inside(value):
+    for part, inner in parts_of(value):
         yield from ((part, *path) for path in _paths(inner))
 
 
 def _holds(value: Any, path: KeyPath) -> bool:
     for part in path:
-        inside = dict(_inside(value))
+        inside = dict(parts_of(value))
         if part not in inside:
             return False
         value = inside[part]
@@ -146,8 +142,13 @@ def _without_weights(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "data": {key: value for key, value in data.items() if key != "source_weights"}}
 
 
-def _parse_value(text: str) -> Any:
+def _parse_value(text: str, deepest: int) -> Any:
+    """Raises: NoPresetValue."""
     try:
-        return json.loads(text)
+        return parse_json(text, deepest)
     except json.JSONDecodeError:
         return text
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -3,9 +3,12 @@
 Paths become absolute as a preset is resolved. A run keeps its resolved preset, so it goes on from any folder.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dreamlm.core.home import expanded
+from dreamlm.data_sources.sources.files import is_pattern, pattern_below
 from dreamlm.data_sources.sources.huggingface import BUILDERS
 
 
@@ -63,8 +66,16 @@ def _paths(value: Any, folder: Path) -> Any:
         return {name: _paths(inner, folder) for name, inner in value.items()}
     if isinstance(value, list):
         return [_paths(inner, folder) for inner in value]
-    elsewhere = not isinstance(value, str) or value.startswith("~") or "://" in value
-    return value if elsewhere else _written_one_way(folder / value)
+    elsewhere = not isinstance(value, str) or expanded(value) != Path(value) or "://" in value
+    return value if elsewhere else _anchored_path(Path(value), folder)
+
+
+def _anchored_path(path: Path, folder: Path) -> str:
+    if path.is_absolute() or not is_pattern(path) or (folder / path).exists():
+        return _written_one_way(folder / path)
+    end = _end_of_detour(path.parts)
+    start = _written_one_way(folder.joinpath(*path.parts[:end]))
+    return str(pattern_below(Path(start), Path(*path.parts[end:])))
 
 
 def _folder(value: Any, folder: Path) -> Any:
@@ -77,7 +88,10 @@ def _written_one_way(path: Path) -> str:
     Two ways to write one path are then no difference between two presets.
     """
     parts = path.parts
-    if ".." not in parts:
-        return str(path)
-    end = len(parts) - parts[::-1].index("..")
-    return str(Path(*parts[:end]).resolve().joinpath(*parts[end:]))
+    end = _end_of_detour(parts)
+    return str(Path(*parts[:end]).resolve().joinpath(*parts[end:])) if end else str(path)
+
+
+def _end_of_detour(parts: Sequence[str]) -> int:
+    """How many parts there are up to the last `..`."""
+    return len(parts) - parts[::-1].index("..") if ".." in parts else 0

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamlm.core.errors import PresetError
+from dreamlm.core.errors import Mistake, PresetError
 from dreamlm.presets.document import JsonDocument
 from dreamlm.presets.layers import Assignment, Layers
 from dreamlm.presets.library import Found, chain, find
@@ -55,6 +55,10 @@ def _checked(name: str, layers: Layers, sets: Sequence[str | Assignment]) -> "Pr
     )  # imports torch: a name that does not exist should not have to wait for it
 
     layers, malformed = layers.with_assignments(sets)
+    if "extends" in layers.values:  # of files it was taken away
+        what = "names the parent of a file, and cannot be assigned: write it into a preset file of your own"
+        malformed.append(Mistake("extends", what, layers.origin(("extends",))))
+        layers = replace(layers, values=_without(layers.values, _ABOUT_THE_FILE))
     layers = replace(layers, values=anchored(layers.values, Path.cwd()))
     preset, mistakes = check(Preset, layers)
     if preset is None or malformed:

@@ -25,9 +25,9 @@ def prepare_corpus(
 ) -> Corpus:
     """The corpus of the preset, in `folder` or in the cache; instant when it is there and fits.
 
-    A run that goes on keeps the corpus whose fingerprint is `trained_on`.
+    A run that goes on keeps the corpus whose fingerprint is `trained_on`, whatever became of its inputs.
     Ctrl-C and SIGTERM go on their way when the progress was told what they leave behind.
-    Raises: AllSourcesFailed, DataError, UserMistake, OutOfSpace.
+    Raises: AllSourcesFailed, DataError, UserMistake, ResumeMismatch among it, OutOfSpace.
     """
     request = _request(preset, progress, folder or corpus_folder(preset, trained_on), workers)
     try:

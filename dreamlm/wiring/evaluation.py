@@ -17,6 +17,7 @@ from dreamlm.core.evaluation.text import TextHeldOut
 from dreamlm.core.nn.positions.positions import LayerChoice
 from dreamlm.core.training.memory import MEASURING, within_memory
 from dreamlm.core.types import HeldOut
+from dreamlm.data_sources.cleaning import plain_line_ends
 from dreamlm.data_sources.corpus import Corpus
 from dreamlm.presets.layers import Assignment
 from dreamlm.presets.resolve import resolve_values
@@ -63,10 +64,12 @@ class EvaluationRequest:
     model: Path
     """A run folder or a snapshot."""
     text: Path | None = None
-    """A UTF-8 file to measure on, instead of a corpus."""
+    """A UTF-8 file to measure on, instead of a corpus; a byte order mark is no part of it, and a line ends as in
+    training."""
     corpus: Path | None = None
     """Default: the corpus of the model's preset."""
     max_tokens: int | None = None
+    """Of a corpus: measure on a sample of its held-out documents."""
     sets: Sequence[str | Assignment] = ()
     """Applied to the model's preset."""
     device: str = "auto"
@@ -78,10 +81,15 @@ class EvaluationRequest:
     """What to measure beside perplexity."""
 
 
-def evaluate(request: EvaluationRequest, show: ShowProgress) -> EvaluationReport:
-    """Measure the model.  Raises: UserMistake, DataError, CheckpointError."""
+def evaluate(
+    request: EvaluationRequest, show: ShowProgress, on_notice: Callable[[str], None] = lambda text: None
+) -> EvaluationReport:
+    """Measure the model.  on_notice: told what was done to a text.  Raises: UserMistake, DataError, CheckpointError."""
     if request.text is not None and request.corpus is not None:
         raise UserMistake("measure on a text or on a corpus, not on both", hint="leave --text or --corpus out")
+    if request.text is not None and request.max_tokens is not None:
+        what = "a text is measured whole: --max-tokens takes a sample of a corpus's held-out documents"
+        raise UserMistake(what, hint="leave --max-tokens out, or shorten the text")
     loaded = load(
         request.model,
         request.device,
@@ -92,7 +100,7 @@ def evaluate(request: EvaluationRequest, show: ShowProgress) -> EvaluationReport
     seq_length = loaded.model.config.seq_length
     if request.text is not None:
         corpora: Sequence[Corpus] = []
-        held_out: HeldOut = TextHeldOut(_read(request.text), loaded.tokenizer, seq_length)
+        held_out: HeldOut = TextHeldOut(_read(request.text, on_notice), loaded.tokenizer, seq_length)
         names: Sequence[str] = [request.text.name]
     else:
         corpora = [corpus := _corpus(request.corpus, loaded)]
@@ -111,13 +119,17 @@ def evaluate(request: EvaluationRequest, show: ShowProgress) -> EvaluationReport
     return EvaluationReport(perplexity, tuple(section.measure(show) for section in prepared))
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, on_notice: Callable[[str], None]) -> str:
     try:
-        return path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8").removeprefix("\ufeff")
     except OSError as error:
         raise UserMistake(f"cannot read the text: {error.strerror}", where=str(path)) from error
     except UnicodeDecodeError as error:
         raise UserMistake(f"the text is not UTF-8: {error.reason} at byte {error.start:,}", where=str(path)) from error
+    plain = plain_line_ends(text)
+    if plain != text:
+        on_notice(f"{path}: every line is measured with a plain line feed at its end, as in training")
+    return plain
 
 
 def _corpus(named: Path | None, loaded: Loaded) -> Corpus:

@@ -16,6 +16,7 @@ from torch import Tensor
 from dreamlm.checkpoints.convert.stock import check_weights, read_decoder, read_weights
 from dreamlm.checkpoints.verification import verify
 from dreamlm.core.errors import CheckpointError, Mistake, PresetError, UserMistake
+from dreamlm.core.home import expanded
 from dreamlm.core.hub import from_hub
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.extension import extended
@@ -64,7 +65,7 @@ class Origin:
 
     @property
     def tokenizer(self) -> Pretrained:
-        return Pretrained(path=str(self.folder) if Path(self.name).expanduser().exists() else self.name)
+        return Pretrained(path=str(self.folder) if expanded(self.name).exists() else self.name)
 
     def _require_vectors(self, rows: int) -> None:
         """That every token is one of so many, but the special ones, which dreamlm adds where they are missing."""
@@ -205,7 +206,7 @@ def _with_rows(weight_VD: Tensor, rows: int) -> Tensor:
 
 
 def _folder(name: str) -> Path:
-    path = Path(name).expanduser()
+    path = expanded(name)
     if (path / "checkpoints").is_dir():
         return snapshot_folder(path)
     if path.is_dir():

@@ -4,10 +4,10 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
-from glob import escape
 from pathlib import Path
 
-from dreamlm.core.errors import DataError
+from dreamlm.core.errors import CheckpointError
+from dreamlm.core.training.recorders import MetricsFile
 from dreamlm.data_sources.corpus import Corpus
 from dreamlm.data_sources.prepare import CORPUS_OPTIONS, has_end
 from dreamlm.data_sources.sources.source import SourceContext
@@ -32,11 +32,12 @@ def corpus_folder(preset: Preset, trained_on: str = "") -> Path:
     section decides the corpus, so that runs may draw from one corpus in several ways; where a source has no end, one
     for each amount of text. The manifest says whether what lies there still fits.
 
-    A run that was trained on the corpus with the fingerprint `trained_on` finds it again, though it asks for more now.
+    A run that was trained on the corpus with the fingerprint `trained_on` finds it again, whatever it asks for now.
     """
     corpora = home() / "corpora"
-    for folder in sorted(corpora.glob(f"{escape(preset.name)}-*")) if trained_on else ():
-        if _fingerprint(folder) == trained_on:
+    for folder in sorted(corpora.glob("*")) if trained_on else ():
+        found = Corpus.find(folder)
+        if found is not None and found.fingerprint == trained_on:
             return folder
     parts = preset.model_dump(mode="json", include={"data": set(CORPUS_OPTIONS), "tokenizer": True})
     if _has_endless_source(preset):
@@ -48,14 +49,6 @@ def corpus_folder(preset: Preset, trained_on: str = "") -> Path:
 def _has_endless_source(preset: Preset) -> bool:
     context = SourceContext(base_folder=Path.cwd(), cache_folder=home() / "cache")
     return not all(has_end(options.build(context), options) for options in preset.data.sources)
-
-
-def _fingerprint(folder: Path) -> str:
-    """Of the corpus in the folder; of a damaged one nothing, for nobody can have use of it."""
-    try:
-        return Corpus.open(folder).fingerprint
-    except DataError:
-        return ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +69,16 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    def require_unbegun(self) -> None:
+        """Raises: CheckpointError where a run without snapshots has taken steps: it had some, which are gone."""
+        reached = MetricsFile(self.metrics).last_step
+        if reached:
+            raise CheckpointError(
+                f"this run had reached step {reached:,}, and its snapshots are not here",
+                where=str(self.path / "checkpoints"),
+                hint="put them back, or start another run with --run OTHER",
+            )
 
     @property
     def tensorboard(self) -> Path:

@@ -22,8 +22,8 @@ from dreamlm.presets.layers import Assignment
 from dreamlm.presets.resolve import resolve_values
 from dreamlm.presets.schema import Preset
 from dreamlm.wiring.loading import snapshot_folder
-from dreamlm.wiring.places import home
-from dreamlm.wiring.resume import check_policy_resume, check_same_model
+from dreamlm.wiring.places import RunFolder, home
+from dreamlm.wiring.resume import check_policy_resume, check_same_model, require_optimizer
 from dreamlm.wiring.reward import load_reward_model
 from dreamlm.wiring.stock_start import TAKEN_OVER, began_as, begin_folder, is_stock, taken_over
 
@@ -66,6 +66,7 @@ class PolicyStart:
 def start_of(request: PolicyRequest, store: Store, hook: Hook) -> PolicyStart:
     newest = store.latest()
     if newest is None:
+        RunFolder(request.run).require_unbegun()
         if request.model is None:
             raise UserMistake(
                 "there is no run to continue here",
@@ -84,6 +85,8 @@ def start_of(request: PolicyRequest, store: Store, hook: Hook) -> PolicyStart:
         return PolicyStart(snapshot, preset, True, record)
     snapshot = read_snapshot(newest.path)
     state = PolicyState.from_json(snapshot.state)  # a run of something else is said to be one before settings differ
+    another = f"dreamlm rl --from {request.run} --run OTHER starts another"
+    require_optimizer(snapshot, state.updates > 0, request.run, another)
     before = resolve_values(snapshot.preset, str(newest.path))
     if request.model is not None and not (began_as(before, request.model) or _is_reference(request.model, state)):
         hook.on_notice(f"{request.model} is not what the run began with, or not any more; it goes on with its own")

@@ -6,8 +6,10 @@ is trained. Never: what would make another run of it.
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
+from dreamlm.checkpoints.snapshot import Snapshot
 from dreamlm.core.errors import ResumeMismatch, UserMistake
 from dreamlm.presets.difference import differences
 from dreamlm.presets.schema import Preset
@@ -125,6 +127,14 @@ def check_same_model(before: Mapping[str, Any], now: Preset) -> None:
     if keys:
         what = "reinforcement learning does not change what the model is:\n" + "\n".join(keys)
         raise UserMistake(what, hint="leave these out; model.init_from of dreamlm train makes another model of it")
+
+
+def require_optimizer(snapshot: Snapshot, updated: bool, run: Path, otherwise: str) -> None:
+    """Raises: UserMistake when weights that were updated have no optimizer state, as in a run that was imported."""
+    if updated and not snapshot.optimizer:
+        raise UserMistake(
+            "this run cannot go on: its snapshot holds no optimizer state", where=str(run), hint=otherwise
+        )
 
 
 def _check(

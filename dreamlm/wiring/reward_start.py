@@ -19,6 +19,7 @@ from dreamlm.presets.difference import differences
 from dreamlm.presets.resolve import resolve_values
 from dreamlm.presets.schema import Preset
 from dreamlm.wiring.loading import training_state
+from dreamlm.wiring.places import RunFolder
 from dreamlm.wiring.preferences import read_preferences
 from dreamlm.wiring.stock_start import TAKEN_OVER, began_as, begin_folder, is_stock, taken_over
 
@@ -103,6 +104,7 @@ def start_of(request: RewardRequest, store: Store, hook: Hook) -> RewardStart:
     """
     newest = store.latest()
     if newest is None:
+        RunFolder(request.run).require_unbegun()
         return _beginning(request, hook)
     snapshot = read_snapshot(newest.path)
     state = RewardState.from_json(snapshot.state)

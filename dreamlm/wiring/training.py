@@ -42,7 +42,7 @@ from dreamlm.wiring.corpora import prepare_corpus
 from dreamlm.wiring.loading import choose_device
 from dreamlm.wiring.origin import completed, initial_model
 from dreamlm.wiring.places import RunFolder
-from dreamlm.wiring.resume import check_resume
+from dreamlm.wiring.resume import check_resume, require_optimizer
 from dreamlm.wiring.saver import NoSaver, SnapshotSaver
 
 _LEAST_COPIES = 2
@@ -79,6 +79,8 @@ def train(request: TrainRequest, hook: Hook, progress: Progress) -> TrainingStat
             for sentence in store.repair() if first else ():
                 hook.on_notice(sentence)
             snapshot = _newest(store)
+            if snapshot is None:
+                RunFolder(request.run).require_unbegun()
             preset = _preset(request, snapshot, hook)
             state = TrainingState.from_json(dict(snapshot.state)) if snapshot else None
             if state is not None and state.tokens >= preset.train.train_tokens:
@@ -88,15 +90,16 @@ def train(request: TrainRequest, hook: Hook, progress: Progress) -> TrainingStat
                 hook.on_notice(f"the run has its {state.tokens:,} tokens already; ask for more with train.train_tokens")
                 hook.on_end(replace(end, reason="already_finished"))
                 return state
-            if snapshot is not None:
-                _require_optimizer(snapshot, request.run)
+            if snapshot is not None and state is not None:
+                another = (
+                    f"model.init_from={request.run} starts another, with a preset without model sizes and tokenizer"
+                )
+                require_optimizer(snapshot, state.tokens > 0, request.run, another)
             if first and snapshot is not None:
                 store.require_space(snapshot.size_bytes)
             choose_backend(preset.train, place)  # what cannot train is said before a corpus is prepared
             trained_on = str(snapshot.state["corpus"]) if snapshot else ""
             corpus = prepare_corpus(preset, progress, request.corpus, request.workers, trained_on)
-        if state is not None:
-            _require_same_corpus(corpus, state)
         around = _Surrounding(place, device, store if first else None, hook)
         return _Training(request.run, preset, corpus, snapshot, state, around).run()
 
@@ -134,27 +137,6 @@ def _finished(state: TrainingState, preset: Preset) -> RunEnd:
 def _complete_report(folder: RunFolder, end: RunEnd, hook: Hook) -> None:
     metrics, report = MetricsFile(folder.metrics, hook.on_notice), ReportFile(folder.report, folder.metrics)
     complete_report(metrics, report, end)
-
-
-def _require_optimizer(snapshot: Snapshot, run: Path) -> None:
-    """Raises: UserMistake when the run's steps left no optimizer state, as in one that was imported."""
-    if snapshot.state["step"] > 0 and not snapshot.optimizer:
-        raise UserMistake(
-            "this run cannot go on: its snapshot holds no optimizer state",
-            where=str(run),
-            hint=f"start another run with model.init_from={run} and a preset without model sizes and tokenizer",
-        )
-
-
-def _require_same_corpus(corpus: Corpus, state: TrainingState) -> None:
-    """Raises: ResumeMismatch when the corpus is not the run's."""
-    if state.corpus != corpus.fingerprint:
-        raise ResumeMismatch(
-            f"the run was trained on a corpus with fingerprint {state.corpus[:12]}, this one has "
-            f"{corpus.fingerprint[:12]}: its inputs, options or tokenizer changed",
-            where=str(corpus.folder),
-            hint="restore the inputs, name the old corpus with --corpus DIR, or start another run with --run OTHER",
-        )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dreamlm.checkpoints.convert.legacy import LEGACY_NAME, export_pth, import_pth
+from dreamlm.checkpoints.convert.legacy import LEGACY_NAME, export_pth, import_pth, import_run
 from dreamlm.checkpoints.convert.llama import export
 from dreamlm.checkpoints.manifest import Record
 from dreamlm.checkpoints.snapshot import Snapshot, read_snapshot, write_snapshot
@@ -154,6 +154,19 @@ def test_an_export_fills_an_empty_folder(tmp_path: Path) -> None:
     assert (tmp_path / "stock" / "model.safetensors").stat().st_size == exported.size_bytes
 
 
+def test_an_export_fills_the_folder_that_one_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stock").mkdir()
+    (tmp_path / "link").symlink_to("stock")
+    snapshot = save(tmp_path, build())
+    export(snapshot, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "stock" / "config.json").exists()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    export(snapshot, Path())
+    assert (tmp_path / "here" / "config.json").exists()
+
+
 def test_a_folder_of_another_tool_is_told_what_it_lacks(tmp_path: Path) -> None:
     snapshot = save(tmp_path, build(), model_type="gpt2")
     with pytest.raises(CheckpointError, match="it has model_type gpt2"):
@@ -187,6 +200,24 @@ def test_a_legacy_file_never_chooses_where_it_is_written(tmp_path: Path) -> None
     torch.save(content, file)
     with pytest.raises(CheckpointError, match=r"other tokenizer files than dreamlm writes: \.\./outside\.json"):
         import_pth(file)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "lacking"),
+    [
+        ("state", {}, "a number as state.step, a number as state.tokens"),
+        ("state", {"step": None, "tokens": 3}, "a number as state.step"),
+        ("model_state_dict", {"norm": [1.0]}, "a tensor as norm"),
+    ],
+)
+def test_no_run_is_made_of_half_a_legacy_file(tmp_path: Path, part: str, value: Any, lacking: str) -> None:
+    file = export_pth(save(tmp_path / "run", build()), tmp_path)
+    torch.save({**torch.load(file, weights_only=True), part: value}, file)
+    with pytest.raises(CheckpointError, match=f"{LEGACY_NAME} lacks {lacking}: it is not a file that dreamlm exported"):
+        import_run(file, tmp_path / "another")
+    assert not (tmp_path / "another").exists()
+    with pytest.raises(UserMistake, match="this is a folder"):
+        import_run(tmp_path, tmp_path / "another")
 
 
 def test_a_legacy_export_replaces_no_file(tmp_path: Path) -> None:

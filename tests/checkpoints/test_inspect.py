@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from small_snapshots import commit
 from torch import Tensor
 
 from dreamlm.checkpoints.inspect import KeyDifference, TensorDifference, describe, diff, listing
-from dreamlm.checkpoints.manifest import Record
+from dreamlm.checkpoints.manifest import Record, read_manifest
 from dreamlm.checkpoints.snapshot import Snapshot, write_snapshot
 from dreamlm.checkpoints.store import Store
 from dreamlm.checkpoints.tensors import read_header
@@ -119,6 +120,32 @@ def test_a_file_that_is_not_safetensors_is_named(tmp_path: Path, content: bytes)
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"model\.safetensors is not a safetensors file"):
         read_header(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("harm", [lambda path: path.write_text("{"), Path.unlink], ids=["cut short", "gone"])
+def test_a_document_that_cannot_be_read_is_named(tmp_path: Path, harm: Callable[[Path], object]) -> None:
+    snapshot = commit(Store(tmp_path), 1)
+    harm(snapshot / "state.json")
+    with pytest.raises(CheckpointError, match=r"state\.json cannot be read"):
+        describe(snapshot)
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999"])
+def test_a_manifest_with_a_number_beyond_all_is_damaged(tmp_path: Path, number: str) -> None:
+    snapshot = commit(Store(tmp_path), 1)
+    manifest = snapshot / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"sequence": 1', f'"sequence": {number}'))
+    with pytest.raises(CheckpointError, match=r"manifest\.json lacks or garbles an entry"):
+        read_manifest(snapshot)
+
+
+def test_a_folder_in_the_place_of_the_manifest_is_set_aside(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for step in (1, 2):
+        commit(store, step)
+    (store.folder / "lm_current" / "manifest.json").unlink()
+    (store.folder / "lm_current" / "manifest.json").mkdir()
+    assert store.repair()[0].startswith("lm_current is damaged (lm_current has no manifest.json")
 
 
 def test_inspecting_and_storing_import_no_torch() -> None:

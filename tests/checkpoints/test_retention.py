@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from small_snapshots import commit, steps
 
 from dreamlm.checkpoints.store import Store
-from dreamlm.core.errors import UserMistake
+from dreamlm.core.errors import CheckpointError, UserMistake
 
 LOSSES = st.one_of(st.none(), st.sampled_from([1.0, 2.0, 3.0, math.inf, math.nan]))
 
@@ -126,3 +126,33 @@ def test_commands_on_a_folder_without_a_run_create_nothing(tmp_path: Path) -> No
             change()
     assert Store(tmp_path / "no").repair() == ()
     assert not (tmp_path / "no").exists()
+
+
+def test_rotate_means_the_name_that_a_snapshot_had_before_the_repair(tmp_path: Path) -> None:
+    told: list[str] = []
+    store = Store(tmp_path, on_notice=told.append)
+    for step in (1, 2, 3):
+        commit(store, step)
+    (store.folder / "lm_current" / "model.bin").unlink()
+    store.rotate("lm_prev")
+    assert steps(store) == {"lm_current": 2, "lm_prev": 1}
+    assert told[0].startswith("lm_current is damaged (model.bin is missing) and was moved to lm_current.damaged")
+
+
+def test_a_damaged_snapshot_is_not_gone_back_to(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for step in (1, 2, 3):
+        commit(store, step)
+    (store.folder / "lm_prev" / "model.bin").unlink()
+    with pytest.raises(CheckpointError, match=r"lm_prev is not what was saved:\n  model.bin is missing"):
+        store.rotate("lm_prev")
+
+
+def test_prune_tells_what_it_repaired(tmp_path: Path) -> None:
+    told: list[str] = []
+    store = Store(tmp_path, on_notice=told.append)
+    for step in (1, 2):
+        commit(store, step)
+    (store.folder / "lm_current" / "model.bin").unlink()
+    store.prune()
+    assert told[0].startswith("lm_current is damaged")

@@ -17,7 +17,7 @@ from dreamlm.checkpoints.lock import HOLDER, LOCK
 from dreamlm.checkpoints.manifest import Digest, Record
 from dreamlm.checkpoints.store import Store
 from dreamlm.checkpoints.verification import verify
-from dreamlm.core.errors import CheckpointError, OutOfSpace, StoreLocked
+from dreamlm.core.errors import CheckpointError, OutOfSpace, StoreLocked, UserMistake
 
 
 class SmallDisk(FaultyFiles):
@@ -101,13 +101,36 @@ def test_after_one_failing_operation_anywhere_the_same_store_goes_on(tmp_path: P
         run = tmp_path / str(cut)
         for step in range(3):
             commit(Store(run), step, loss=float(step))
-        store = Store(run, FailingOnce(cut))
-        with pytest.raises(OSError, match="input/output"):
+        told: list[str] = []
+        store = Store(run, FailingOnce(cut), told.append)
+        try:
             commit(store, 3, loss=3.0)
+        except OSError as error:
+            told.append(str(error))
         commit(store, 4, loss=4.0)
+        assert any("input/output error" in sentence for sentence in told)
         left = steps(store)
         assert left.pop("lm_best") == 0
         assert list(left.values()) in ([4, 2, 1], [4, 3, 2])
+
+
+class Immutable(FaultyFiles):
+    """Deletes nothing."""
+
+    def remove_file(self, path: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+
+def test_an_old_snapshot_that_cannot_be_deleted_stops_nothing(tmp_path: Path) -> None:
+    told: list[str] = []
+    store = Store(tmp_path, Immutable(), told.append)
+    for step in range(5):
+        commit(store, step)
+    assert steps(store) == {"lm_current": 4, "lm_prev": 3, "lm_prev2": 2}
+    assert told
+    assert all(one.startswith("an old snapshot cannot be deleted (Operation not permitted: ") for one in told)
+    Store(tmp_path).repair()
+    assert {path.name for path in store.folder.iterdir()} == {"lm_current", "lm_prev", "lm_prev2"}
 
 
 def test_every_file_gets_the_permissions_of_the_umask(tmp_path: Path) -> None:
@@ -156,6 +179,34 @@ def test_a_lock_on_nothing_leaves_nothing_and_a_used_folder_stays(tmp_path: Path
     with Store(tmp_path / "mine").lock():
         (tmp_path / "mine" / "notes").touch()
     assert {path.name for path in (tmp_path / "mine").iterdir()} == {"notes", LOCK, HOLDER}
+
+
+@pytest.mark.parametrize("command", [Store.repair, lambda store: commit(store, 2)])
+def test_a_snapshot_is_no_run(tmp_path: Path, command: Callable[[Store], object]) -> None:
+    snapshot = commit(Store(tmp_path), 1)
+    (snapshot / "checkpoints").mkdir()
+    before = state(tmp_path)
+    with pytest.raises(UserMistake, match="this folder is a snapshot or a corpus, not a run"):
+        command(Store(snapshot))
+    assert state(tmp_path) == before
+
+
+def test_snapshots_out_of_reach_are_not_started_over(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(UserMistake, match=r"out of reach: .*unmounted is not there"), Store(tmp_path / "run").lock():
+        pass
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"]
+
+
+def test_a_full_disk_keeps_nobody_from_taking_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object, **options: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    commit(Store(tmp_path), 1)
+    monkeypatch.setattr(Path, "write_text", full)
+    with Store(tmp_path).lock(), pytest.raises(StoreLocked):
+        commit(Store(tmp_path), 2)
 
 
 def test_a_second_store_cannot_commit_while_the_first_holds_the_lock(tmp_path: Path) -> None:

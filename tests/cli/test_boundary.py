@@ -111,6 +111,31 @@ def test_a_closed_stdout_is_an_error_and_no_traceback() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("ending", ["< text", "<&-"])
+def test_text_goes_in_and_out_as_utf_8_in_any_locale(tmp_path: Path, ending: str) -> None:
+    program = (
+        "import sys, typer\n"
+        "from dreamlm.cli import app as boundary\n"
+        "boundary.app = typer.Typer(pretty_exceptions_enable=False)\n"
+        "@boundary.app.command()\n"
+        "def work():\n"
+        "    assert not sys.stdin.isatty()\n"
+        "    print(ascii(sys.stdin.read()), '\\u65e5\\udcff')\n"
+        "    print('\\u65e5\\ud800', file=sys.stderr)\n"
+        "boundary.main()"
+    )
+    (tmp_path / "text").write_bytes(b"\xe6\x97\xa5\xff")
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -c "$1" {ending}', sys.executable, program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "iso-8859-1", "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+    )
+    read = "''" if ending == "<&-" else r"'\u65e5\udcff'"
+    assert done.stderr == "日\\ud800\n".encode()
+    assert (done.returncode, done.stdout) == (0, f"{read} 日".encode() + b"\xff\n")
+
+
 def test_sigterm_unwinds_so_that_temporary_files_go(tmp_path: Path) -> None:
     program = (
         "import sys, time, tempfile, typer\n"

@@ -1,8 +1,13 @@
 """What is shown of long work: exact lines from a stub clock and hand-made reports."""
 
+import errno
 import io
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -214,6 +219,63 @@ def test_training_goes_on_when_nobody_reads_its_events(monkeypatch: pytest.Monke
     assert (
         capsys.readouterr().err == "nobody reads stdout any more; training goes on, and metrics.jsonl has every step\n"
     )
+
+
+def test_training_goes_on_while_the_disk_behind_its_events_is_full(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    told: list[Any] = []
+
+    def full(value: Any) -> None:
+        told.append(value)
+        if len(told) < 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    console = Console(as_json=True)
+    monkeypatch.setattr(console, "json_line", full)
+    live = JsonTraining(console)
+    for number in range(4):
+        live.on_step(step(number))
+    assert len(told) == 4
+    assert capsys.readouterr().err == (
+        "the disk behind stdout is full; training goes on, and metrics.jsonl has every step\n"
+    )
+
+
+PROGRAM = """
+import os, sys
+from dreamlm.cli.console import Console
+console = Console()
+with console.live() as line:
+    for number in range(3):
+        console.notice("above the line")
+console.notice("behind the line")
+os.write(int(sys.argv[1]), b"worked")
+sys.exit(7)
+"""
+
+
+def test_what_is_said_on_the_side_ends_nothing_when_its_reader_is_gone() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert _told_to(writing) == (7, b"worked")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_what_is_said_on_the_side_ends_nothing_when_its_disk_is_full() -> None:
+    assert _told_to(os.open("/dev/full", os.O_WRONLY)) == (7, b"worked")
+
+
+def _told_to(stderr: int) -> tuple[int, bytes]:
+    """Exit code, and what was left in another file, of a command whose stderr is the descriptor."""
+    reading, writing = os.pipe()
+    command = [sys.executable, "-c", PROGRAM, str(writing)]
+    done = subprocess.run(command, stderr=stderr, pass_fds=[writing], check=False)
+    for descriptor in (stderr, writing):
+        os.close(descriptor)
+    left = os.read(reading, 100)
+    os.close(reading)
+    return done.returncode, left
 
 
 def test_the_components_of_a_reward_stand_beside_it(capsys: pytest.CaptureFixture[str]) -> None:

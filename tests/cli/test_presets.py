@@ -67,3 +67,19 @@ def test_an_unknown_preset_is_the_users_mistake_everywhere(cli: Any, command: li
     assert outcome.err == (
         f"error: no preset is called 'tinny'\nvalid: {', '.join(names())}\nhelp: did you mean tiny?\n"
     )
+
+
+def test_validate_tells_all_of_a_mistake_that_is_about_no_key(cli: Any, tmp_path: Path) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text('{"extends": "tiny",\n "model" {}}')
+    first, second = json.loads(cli("presets", "validate", "--json", str(path), "tinny").out)
+    assert first["mistakes"] == [
+        {
+            "key": "",
+            "message": "not valid JSON: expecting ':' delimiter",
+            "where": f'{path}:2:10: "model" {{}}}}',
+            "valid": [],
+            "hint": "JSON wants double quotes, no comment, and no comma after the last element",
+        }
+    ]
+    assert (second["mistakes"][0]["valid"], second["mistakes"][0]["hint"]) == ([*names()], "did you mean tiny?")

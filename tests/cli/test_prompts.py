@@ -107,3 +107,35 @@ def test_a_file_of_prompts_is_read_as_stdin_and_errors_name_it(tmp_path: Path) -
         prompts_in(file)
     with pytest.raises(UserMistake, match="cannot read the prompts: No such file"):
         prompts_in(tmp_path / "absent")
+
+
+def test_a_byte_order_mark_is_not_in_the_way(tmp_path: Path) -> None:
+    lines = '\ufeff{"prompt": "one"}\n{"prompt": "\ufefftwo"}\n'
+    assert list(read_prompts(lines.splitlines(keepends=True))) == ["one", "\ufefftwo"]
+    file = tmp_path / "prompts.jsonl"
+    file.write_bytes(lines.encode())
+    assert prompts_in(file) == ["one", "\ufefftwo"]
+    assert list(read_prompts(["\ufeff\n", "\ufeffplain"])) == ["\ufeffplain"]
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        (r'{"prompt": "\ud800"}', "`prompt` is no valid Unicode: it holds half a surrogate pair"),
+        ('{"prompt": ' + "1" * 5000 + "}", "this JSON holds a number of too many digits, or is nested too deeply"),
+        ("[" * 100_000, "this JSON holds a number of too many digits, or is nested too deeply"),
+    ],
+)
+def test_json_that_holds_no_usable_text_is_named_by_its_line(line: str, what: str) -> None:
+    with pytest.raises(UserMistake) as caught:
+        list(read_prompts([r'{"prompt": "\ud83d\ude42"}', line]))
+    assert (caught.value.what, caught.value.where) == (what, "stdin, line 2")
+
+
+def test_an_argument_in_another_encoding_is_named_by_its_number() -> None:
+    latin = "Gr\udcfc\udcdfe"  # how Python hands on bytes that are no UTF-8
+    with pytest.raises(UserMistake, match="not UTF-8") as caught:
+        chosen_prompts(["a", latin], io.StringIO())
+    assert caught.value.where == "argument 2"
+    with pytest.raises(UserMistake, match="not UTF-8"):
+        prompts_for([Path("a.png")], [latin])

@@ -3,11 +3,13 @@
 import errno
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from terminal import Terminal
 
 from dreamlm.cli.app import run as run_command
 
@@ -201,6 +203,12 @@ def test_an_option_of_diversity_says_so_when_it_was_not_asked_for(cli: Any, plac
     )
 
 
+def test_more_texts_than_a_list_holds_are_refused(cli: Any, place: Path) -> None:
+    outcome = cli("eval", "--run", "runs/walk", "--diversity", str(10**20))
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "'--diversity'" in outcome.err
+
+
 def test_a_report_that_cannot_be_written_does_not_cost_the_measurement(
     cli: Any, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +247,28 @@ def test_generate_reports_bad_options_like_a_preset(cli: Any, place: Path) -> No
         "  generate.top_p: must be at most 1.0, not 2.0 (--top-p 2.0)\n"
         "help: dreamlm presets schema prints every key\n"
     )
+
+
+def test_a_prompt_that_is_cut_is_told_on_a_terminal_too(cli: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr("sys.stdout", screen)
+    outcome = cli("generate", "--run", "runs/walk", "The fox met a crow. " * 5)
+    assert outcome.code == 0
+    assert screen.getvalue().startswith("The fox met a crow. ")
+    assert re.fullmatch(r"warning: the model could not read the prompt's first \d+ tokens\n", outcome.err)
+
+
+def test_a_text_is_measured_whole_and_in_the_form_that_training_gives_it(cli: Any, place: Path) -> None:
+    (place / "dos.txt").write_bytes("\ufeffThe fox met a crow.\r\nIt said: good day!\u2028".encode())
+    (place / "plain.txt").write_bytes(b"The fox met a crow.\nIt said: good day!\n")
+    dos, plain = (cli("eval", "--run", "runs/walk", "--text", name) for name in ("dos.txt", "plain.txt"))
+    assert (dos.code, plain.code, dos.out) == (0, 0, plain.out)
+    assert "39 bytes" in plain.out
+    said = "dos.txt: every line is measured with a plain line feed at its end, as in training\n"
+    assert (said in dos.err, said in plain.err) == (True, False)
+    refused = cli("eval", "--run", "runs/walk", "--text", "plain.txt", "--max-tokens", "5")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith("error: a text is measured whole: --max-tokens takes a sample of a corpus's held-out")
 
 
 def test_a_model_must_be_named(cli: Any, place: Path) -> None:

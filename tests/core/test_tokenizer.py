@@ -8,12 +8,31 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
+from tokenizers import decoders, models, normalizers
 
 from dreamlm.core.errors import DataError, RangeError, UserMistake
 from dreamlm.core.tokenizer import BytePair, Pretrained, TextStream, Tokenizer
 
 TEXTS = ["the cat sat on the mat, the dog did not", "Überall dieselbe Leier; naïve café 你好 🙂", "1234 5678"] * 20
 TOKENIZER = Tokenizer.train(BytePair(vocab_size=320), TEXTS)
+
+
+def byte_fallback() -> Tokenizer:
+    """As Llama-2's: a few letters, and a token for each byte of everything else."""
+    pieces = ["<unk>", "<s>", "</s>", "<pad>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁tex", "▁t", "▁te"]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    merges = [("▁", "t"), ("▁t", "e")]
+    backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    backend.add_special_tokens(["<unk>", "<s>", "</s>", "<pad>"])
+    return Tokenizer(backend, "</s>", "<pad>")
+
+
+FALLBACK = byte_fallback()
+either = pytest.mark.parametrize("tokenizer", [TOKENIZER, FALLBACK], ids=["byte level", "byte fallback"])
 anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
 
@@ -133,16 +152,55 @@ def test_a_lone_surrogate_is_a_data_error() -> None:
         TOKENIZER.encode("a\ud800b")
 
 
-@settings(max_examples=200)
-@given(st.lists(st.integers(0, TOKENIZER.vocab_size - 1), max_size=120), st.integers(1, 5))
-def test_streamed_pieces_add_up_to_the_whole(ids: list[int], step: int) -> None:
-    stream = TextStream(TOKENIZER)
+@either
+@settings(max_examples=200, derandomize=True)
+@given(st.data(), st.integers(1, 5))
+def test_streamed_pieces_add_up_to_the_whole(tokenizer: Tokenizer, data: st.DataObject, step: int) -> None:
+    characters = st.text(max_size=20).map(tokenizer.encode)
+    anything = st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=40)
+    ids = [token for part in data.draw(st.lists(characters | anything, max_size=5)) for token in part]
+    stream = TextStream(tokenizer)
     pieces = [stream.push(ids[start : start + step]) for start in range(0, len(ids), step)]
-    assert "".join(pieces) + stream.finish() == TOKENIZER.decode(ids)
+    assert "".join(pieces) + stream.finish() == tokenizer.decode(ids)
 
 
-def test_a_streamed_piece_never_ends_inside_a_character() -> None:
-    stream = TextStream(TOKENIZER)
-    pieces = [stream.push([token]) for token in TOKENIZER.encode("a😀𝄞é")]
-    assert "".join(pieces) == "a😀𝄞é"
+@either
+@pytest.mark.parametrize("text", ["a😀𝄞é", "日本語 text 😀 ok", "語" * 70])
+def test_a_streamed_piece_never_ends_inside_a_character(tokenizer: Tokenizer, text: str) -> None:
+    stream = TextStream(tokenizer)
+    pieces = [stream.push([token]) for token in tokenizer.encode(text)]
+    assert "".join(pieces) == text
     assert all("\ufffd" not in piece for piece in pieces)
+
+
+@either
+@pytest.mark.parametrize("prompt", ["", "te", "te " * 40])
+def test_what_follows_a_prompt_keeps_its_space(tokenizer: Tokenizer, prompt: str) -> None:
+    before, whole = tokenizer.encode(prompt), tokenizer.encode(f"{prompt} te te")
+    assert whole[: len(before)] == before
+    stream = TextStream(tokenizer, before)
+    pieces = [stream.push([token]) for token in whole[len(before) :]]
+    assert prompt + "".join(pieces) + stream.finish() == tokenizer.decode(whole)
+
+
+@either
+def test_specials_inside_of_a_character_do_not_tear_it(tokenizer: Tokenizer) -> None:
+    first, *others = tokenizer.encode("😀")[-4:]
+    ids = [*tokenizer.encode("t" * 40), first, *[tokenizer.padding_id] * 40, *others]
+    stream = TextStream(tokenizer)
+    assert "".join(stream.push([token]) for token in ids) == "t" * 40 + "😀"
+
+
+@either
+def test_a_text_cut_inside_of_a_character_loses_that_character_alone(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("te 日本語")[:-1]
+    stream = TextStream(tokenizer)
+    pieces = [stream.push([token]) for token in ids]
+    assert ("".join(pieces), stream.finish()) == ("te 日本", "\ufffd")
+    assert tokenizer.decode(ids) == "te 日本\ufffd"
+    assert tokenizer.decode_batch([ids]) == ["te 日本\ufffd"]
+
+
+def test_a_byte_that_is_no_utf_8_costs_its_neighbours_nothing() -> None:
+    spelled = [FALLBACK.backend.token_to_id(f"<0x{byte:02X}>") for byte in b"\xff\xe2\x96\x81\x80\xc3\xa9"]
+    assert FALLBACK.decode(spelled) == "\ufffd▁\ufffdé"

@@ -38,11 +38,11 @@ def config_of(*sources: dict[str, object], **options: object) -> Preparation.Con
     return Preparation.Config.model_validate({"shard_text_bytes": 4096, **options, "sources": list(sources)})
 
 
-def prepared(config: Preparation.Config, folder: Path, base: Path, **arguments: object) -> Corpus:
+def prepared(config: Preparation.Config, folder: Path, base: Path, trained_on: str = "", **arguments: object) -> Corpus:
     """The corpus of the configuration, with a small tokenizer."""
     known = {"cache_folder": base / "cache", "base_folder": base, **arguments}
     tokenizer = BytePair(vocab_size=300, sample_bytes=20_000)
-    return Preparation(config, tokenizer, folder, **known).run()  # type: ignore[arg-type]
+    return Preparation(config, tokenizer, folder, **known).run(trained_on)  # type: ignore[arg-type]
 
 
 def content(folder: Path) -> dict[str, bytes]:

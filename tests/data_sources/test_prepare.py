@@ -10,7 +10,7 @@ import pytest
 from prepare_by_hand import config_of, content, prepared, sentence, write_texts
 from pydantic import ValidationError
 
-from dreamlm.core.errors import AllSourcesFailed, DataError, OutOfSpace, UserMistake
+from dreamlm.core.errors import AllSourcesFailed, DataError, OutOfSpace, ResumeMismatch, UserMistake
 from dreamlm.core.tokenizer import BytePair, Pretrained, Tokenizer
 from dreamlm.data_sources import durable
 from dreamlm.data_sources.corpus import Corpus
@@ -334,10 +334,32 @@ def test_a_run_that_asks_for_more_keeps_the_part_of_a_stream_it_was_trained_on(b
 
     kept = request(9000).run(trained_on=first.fingerprint)
     assert kept.fingerprint == first.fingerprint
-    assert request(9000).run(trained_on="of another corpus").manifest.sources[0].text_bytes >= 9000
-    grown = Corpus.open(base / "corpus").fingerprint
-    other_tokenizer = request(9000, vocabulary=290).run(trained_on=grown)
-    assert other_tokenizer.fingerprint != grown
+    assert request(9000).run().manifest.sources[0].text_bytes >= 9000
+
+
+def test_a_run_keeps_its_corpus_whatever_becomes_of_the_inputs(base: Path) -> None:
+    first, recorder = prepared(config_of(TEXTS), base / "corpus", base), Recorder()
+    write_texts(base / "texts", files=3, documents=50, first=1000)
+    kept = prepared(config_of(TEXTS), base / "corpus", base, first.fingerprint, progress=recorder)
+    assert kept.fingerprint == first.fingerprint
+    (notice,) = recorder.notices
+    assert notice.startswith("the run keeps its corpus: source texts: the corpus has ")
+    shutil.rmtree(base / "texts")
+    assert prepared(config_of(TEXTS), base / "corpus", base, first.fingerprint).fingerprint == first.fingerprint
+
+
+def test_a_run_does_not_replace_another_ones_corpus(base: Path) -> None:
+    """Neither where the inputs would make that corpus, nor where they would make the run's own."""
+    mine = prepared(config_of(TEXTS), base / "mine", base).fingerprint
+    other = config_of({**TEXTS, "max_documents": 40})
+    files = content(prepared(other, base / "corpus", base).folder)
+    for config in (other, config_of(TEXTS)):
+        with pytest.raises(ResumeMismatch, match=f"trained on a corpus with fingerprint {mine[:12]}"):
+            prepared(config, base / "corpus", base, mine)
+        assert content(base / "corpus") == files
+    assert prepared(config_of(TEXTS), base / "again", base, mine).fingerprint == mine
+    with pytest.raises(ResumeMismatch):
+        prepared(other, base / "third", base, mine)
 
 
 def test_how_training_draws_from_a_corpus_is_no_part_of_its_key(base: Path) -> None:

@@ -42,13 +42,16 @@ class Records:
     def __init__(self, hub: Hub, commit: str) -> None:
         self.hub, self.commit, self.position = hub, commit, 0
 
-    def __iter__(self) -> Iterator[dict[str, str]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         while True:
             self.position += 1
             self.hub.records_read += 1
             if self.position == self.hub.dies_at:
                 raise KeyboardInterrupt
-            yield {"text": f"Document {self.position} of the commit {self.commit}, with words enough to be kept."}
+            yield self.record(f"Document {self.position} of the commit {self.commit}, with words enough to be kept.")
+
+    def record(self, text: str) -> dict[str, Any]:
+        return {"text": text}
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}
@@ -126,6 +129,29 @@ def test_an_interrupted_preparation_goes_on_in_the_stream_and_gives_the_same_byt
     assert content(resumed.folder) == content(whole.folder)
     lost = dies_at - 1 - (dies_at - 1) // 256 * 256
     assert hub.records_read == needed + lost + 1
+
+
+def test_a_stream_that_goes_on_reads_the_field_that_its_first_record_decided_on(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record(self: Records, text: str) -> dict[str, Any]:
+        if self.position == 1:
+            return {"body": text}
+        return {"body": text, "title": "T"} if self.position % 3 == 1 else {"error": text}
+
+    monkeypatch.setattr(Records, "record", record)
+    monkeypatch.setattr(record_shelf, "PIECE_BYTES", 5_000)
+    (tmp_path / "unbroken").mkdir()
+    whole, _ = prepared(tmp_path / "unbroken", kept=20_000)
+    (source,) = whole.manifest.sources
+    assert source.drops == {"record: lacks the field body": 2 * (source.documents - 1)}
+    hub.dies_at = 600
+    with pytest.raises(KeyboardInterrupt):
+        prepared(tmp_path, kept=20_000)
+    hub.dies_at = -1
+    resumed, notices = prepared(tmp_path, kept=20_000)
+    assert notices == ["some/web@main/train: 512 records were read before; the stream goes on after them"]
+    assert content(resumed.folder) == content(whole.folder)
 
 
 def test_a_larger_request_goes_on_where_the_smaller_one_ended(

@@ -63,7 +63,19 @@ def test_a_byte_order_mark_is_not_in_the_way(tmp_path: Path) -> None:
         ("[1]", "a preset is a JSON object, this file holds a list", "mine.json"),
         ("null", "a preset is a JSON object, this file holds null", "mine.json"),
         ('{"a": NaN}', "NaN is not a JSON number", "mine.json"),
-        ("[" * 100_000, "the JSON is nested too deeply to be a preset", "mine.json"),
+        ("[" * 100_000, "the preset file is nested more than 100 objects or lists deep", "mine.json"),
+        (
+            '{"a": ' + "[" * 100 + "]" * 100 + "}",
+            "the preset file is nested more than 100 objects or lists deep",
+            "mine.json",
+        ),
+        ('{"a": ' + "1" * 5000 + "}", "the preset file holds a number of more digits than can be read", "mine.json"),
+        (
+            '{\n "a": {"b": 1}\n',
+            "not valid JSON: expecting ',' delimiter",
+            "mine.json:3:1: the file ends here; a brace or bracket may lack its other half",
+        ),
+        ('{"a": "\u2028",\n"b": 1x}', "not valid JSON: expecting ',' delimiter", 'mine.json:2:7: "b": 1x}'),
     ],
 )
 def test_a_file_that_is_no_preset_says_why(tmp_path: Path, text: str, what: str, where: str) -> None:
@@ -91,3 +103,8 @@ def test_a_missing_file_and_a_binary_file_are_told_apart(tmp_path: Path) -> None
     (tmp_path / "binary.json").write_bytes(b"\x80\x04\x95")
     with pytest.raises(UserMistake, match="is not UTF-8 text: invalid start byte"):
         read_document(tmp_path / "binary.json")
+
+
+def test_a_file_may_be_nested_a_hundred_times(tmp_path: Path) -> None:
+    document = read_document(write(tmp_path, '{"a": ' + "[" * 99 + "1" + "]" * 99 + "}"))
+    assert len(document.lines) == 100

@@ -133,3 +133,14 @@ def test_what_an_upper_layer_replaced_is_no_longer_an_origin() -> None:
     assert layers.origin(("m",)) == "p:5"
     above = JsonDocument({"l": [{"b": 4}]}, {("l",): 7, ("l", 0): 8, ("l", 0, "b"): 9})
     assert layers.with_document(above, "c").origin(("l", 0, "a")) == "c:8"
+
+
+def test_an_assignment_of_more_than_a_preset_holds_is_a_mistake() -> None:
+    sets = ["x=" + "1" * 5000, "x=" + "[" * 100_000, ".".join("a" * 5000) + "=1", "a.b=" + "[" * 99 + "]" * 99]
+    layers, mistakes = Layers({"a": 1}).with_assignments(sets)
+    assert layers.values == {"a": 1}
+    assert [mistake.message for mistake in mistakes] == [
+        "holds a number of more digits than can be read",
+        *["is nested more than 100 objects or lists deep"] * 3,
+    ]
+    assert all(len(mistake.key) == 80 for mistake in mistakes)

@@ -39,6 +39,23 @@ def test_paths_start_beside_the_file_that_holds_them_also_when_it_is_a_parent(el
     assert paths(resolve(Path("..") / "child.json")) == paths(resolve(child))
 
 
+def test_a_pattern_starts_in_a_folder_whose_name_looks_like_one(elsewhere: Path, tmp_path: Path) -> None:
+    project = tmp_path / "proj [v2]"
+    (project / "notes [old]").mkdir(parents=True)
+    wanted = ["notes/*.txt", "../shared/*.txt", "notes [old]", "[[]x]/a?.txt", "plain.txt", "/far/*.txt"]
+    preset = resolve(written(project / "p.json", data=sources_of({"type": "text", "paths": wanted})))
+    escaped = f"{tmp_path}/proj [[]v2]"
+    assert paths(preset) == [
+        f"{escaped}/notes/*.txt",
+        f"{tmp_path}/shared/*.txt",
+        f"{project}/notes [old]",
+        f"{escaped}/[[]x]/a?.txt",
+        f"{project}/plain.txt",
+        "/far/*.txt",
+    ]
+    assert paths(resolve_values(preset.model_dump(mode="json"), "snapshot")) == paths(preset)
+
+
 def test_assigned_paths_start_at_the_current_directory(elsewhere: Path, tmp_path: Path) -> None:
     preset = written(
         tmp_path / "p.json", data=sources_of({"type": "text", "paths": "a"}, {"type": "text", "paths": "b"})
@@ -100,3 +117,9 @@ def test_a_path_is_written_one_way_and_dots_follow_links_as_the_system_does(else
     for said, meant in (("x/../notes", elsewhere / "notes"), ("link/../notes", tmp_path / "far" / "notes")):
         values = anchored({"data": sources_of({"type": "text", "paths": [said, "*/b.txt"]})}, elsewhere)
         assert values["data"]["sources"][0]["paths"] == [str(meant), str(elsewhere / "*/b.txt")]
+
+
+@pytest.mark.parametrize("name", ["~$a.txt", "~nobody-of-that-name/x"])
+def test_a_tilde_that_names_no_home_is_part_of_a_name(tmp_path: Path, name: str) -> None:
+    source = {"type": "text", "paths": name}
+    assert anchored({"data": sources_of(source)}, tmp_path)["data"]["sources"][0]["paths"] == str(tmp_path / name)

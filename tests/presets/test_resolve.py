@@ -151,3 +151,66 @@ def test_a_name_that_would_lead_out_of_its_folder_is_refused(name: str, tmp_path
     path.write_text(json.dumps({"name": name, "extends": "tiny"}))
     with pytest.raises(PresetError, match="runs and corpora are called after it"):
         resolve(path)
+
+
+def mistakes_of(*sets: str) -> list[tuple[str, str]]:
+    with pytest.raises(PresetError) as caught:
+        resolve("tiny", sets)
+    return [(mistake.key, mistake.message) for mistake in caught.value.mistakes]
+
+
+@pytest.mark.parametrize(
+    ("weights", "key", "message"),
+    [
+        ("[-1, 1]", ".0", "must be at least 0.0, not -1"),
+        ('{"a": 1, "b": -2}', ".b", "must be at least 0.0, not -2"),
+        ("[NaN, 1]", ".0", "must be a finite number, not NaN"),
+        ("[1, Infinity]", ".1", "must be a finite number, not Infinity"),
+        ("[0, 0]", "", "must add up to a finite number above 0"),
+        ("[1e308, 1e308]", "", "must add up to a finite number above 0"),
+    ],
+)
+def test_weights_that_nothing_can_be_drawn_by_are_mistakes_of_the_preset(weights: str, key: str, message: str) -> None:
+    sources = '[{"type": "text", "name": "a", "paths": "a"}, {"type": "text", "name": "b", "paths": "b"}]'
+    sets = [f"data.sources={sources}", "data.mix_strategy=weighted", f"data.source_weights={weights}"]
+    assert mistakes_of(*sets) == [(f"data.source_weights{key}", message)]
+
+
+def test_weights_without_their_strategy_are_told_by_their_key() -> None:
+    assert mistakes_of("data.source_weights=[1]") == [("data.source_weights", "needs mix_strategy 'weighted'")]
+    sets = ("data.source_weights=[1]", "data.mix_strategy=weightd")
+    assert [key for key, _ in mistakes_of(*sets)] == ["data.mix_strategy"]
+
+
+@pytest.mark.parametrize("value", ["Infinity", "-Infinity", "NaN", "1e999"])
+def test_numbers_are_finite(value: str) -> None:
+    ((key, message),) = mistakes_of(f"train.optimizer.learning_rate={value}")
+    assert (key, message.partition(",")[0]) == ("train.optimizer.learning_rate", "must be a finite number")
+
+
+def test_a_parent_cannot_be_assigned() -> None:
+    ((key, message), other) = mistakes_of("extends=best_general", "train.seed=-1")
+    assert (key, message.partition(",")[0]) == ("extends", "names the parent of a file")
+    assert other[0] == "train.seed"
+
+
+def test_an_assignment_changes_a_source_that_a_word_stands_for() -> None:
+    sets = ['data.sources=["wikipedia", "python_docs"]', "data.sources.0.max_documents=3", "data.sources.1.name=docs"]
+    wikipedia, docs = resolve("tiny", sets).data.sources
+    (whole,) = resolve("tiny", ['data.sources=["wikipedia"]']).data.sources
+    assert wikipedia == whole.model_copy(update={"max_documents": 3})
+    assert (docs.type, docs.name) == ("python_docs", "docs")
+
+
+def test_the_least_tokens_are_told_by_their_own_key() -> None:
+    wrong = [("generate.min_new_tokens", "500 is above max_new_tokens, 9")]
+    assert mistakes_of("generate.max_new_tokens=9", "generate.min_new_tokens=500") == wrong
+    assert [key for key, _ in mistakes_of("generate.max_new_tokens=0", "generate.min_new_tokens=5")] == [
+        "generate.max_new_tokens"
+    ]
+
+
+@pytest.mark.parametrize("key", ["eval.rows", "generate.rows", "generate.no_repeat_ngram"])
+def test_sizes_that_no_list_has_are_refused(key: str) -> None:
+    ((found, message),) = mistakes_of(f"{key}={10**20}")
+    assert (found, message) == (key, f"must be at most 1000000, not {10**20}")

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 from workplace import Workplace, write_text
 
 from dreamlm.checkpoints.files import DiskFiles
-from dreamlm.core.errors import AllSourcesFailed, OutOfSpace, ResumeMismatch, UserMistake
+from dreamlm.core.errors import AllSourcesFailed, CheckpointError, OutOfSpace, ResumeMismatch, UserMistake
 from dreamlm.core.training.backend.backend import Measured, WindowBatch
 from dreamlm.core.training.backend.single import SingleProcess
+from dreamlm.data_sources.progress import Silence
+from dreamlm.wiring.corpora import prepare_corpus
 
 Trained = Callable[..., Path]
 
@@ -107,11 +110,31 @@ def test_a_safe_change_needs_the_named_override(place: Workplace, trained: Train
     assert [rate for rate in rates if rate is not None][-1] == pytest.approx(0.0001 * 0.1)
 
 
-def test_a_changed_corpus_is_refused(place: Workplace, trained: Trained) -> None:
+def test_a_run_goes_on_with_its_corpus_when_the_inputs_have_changed(place: Workplace, trained: Trained) -> None:
+    run = trained()
+    changed = Path(shutil.copytree(run, place.folder / "changed"))
+    straight = place.train(run, "train.train_tokens=2048").ends
+    write_text(place.folder / "text.jsonl", documents=200, seed=1)
+    more = place.train(changed, "train.train_tokens=2048")
+    assert [replace(end, seconds=0.0) for end in more.ends] == [replace(end, seconds=0.0) for end in straight]
+
+
+def test_another_corpus_is_refused(place: Workplace, trained: Trained) -> None:
     run = trained()
     write_text(place.folder / "text.jsonl", documents=200, seed=1)
+    prepare_corpus(place.preset(), Silence(), place.folder / "other")
     with pytest.raises(ResumeMismatch, match="corpus with fingerprint"):
-        place.train(run, "train.train_tokens=9999")
+        place.train(run, "train.train_tokens=9999", corpus=place.folder / "other")
+
+
+def test_a_run_whose_snapshots_are_gone_is_not_started_over(place: Workplace, trained: Trained) -> None:
+    run = trained()
+    (run / "checkpoints").rename(place.folder / "away")
+    (run / "checkpoints").mkdir()
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    with pytest.raises(CheckpointError, match="this run had reached step 6, and its snapshots are not here"):
+        place.train(run)
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
 
 
 def test_the_micro_batch_may_change_when_the_step_stays(place: Workplace, trained: Trained) -> None:

@@ -9,6 +9,7 @@ Content: `model_state_dict` (tensors by dreamlm's names), `config`, `preset`, `s
 
 import pickle
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ def import_pth(file: Path) -> Snapshot:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserMistake("this file does not exist", where=str(file)) from error
+    except IsADirectoryError as error:
+        raise UserMistake("this is a folder, not a file that dreamlm exported", where=str(file)) from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{file.name} holds objects whose loading could run code, or it is damaged; it was not loaded",
@@ -64,14 +67,7 @@ def import_pth(file: Path) -> Snapshot:
         ) from error
     except (RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{file.name} is damaged or no torch file: {error}", where=str(file)) from error
-    missing = _missing_parts(content)
-    if missing:
-        raise CheckpointError(
-            f"{file.name} lacks {', '.join(missing)}: it is not a file that dreamlm exported",
-            where=str(file),
-            valid=_PARTS,
-            hint="dreamlm ckpt export writes such a file",
-        )
+    _require(file, _missing_parts(content))
     if content["tokenizer_files"].keys() != {TOKENIZER_FILE, CONFIG_FILE}:
         named = ", ".join(sorted(map(str, content["tokenizer_files"])))
         raise CheckpointError(
@@ -95,6 +91,7 @@ def import_run(file: Path, run: Path) -> Path:
     Raises: CheckpointError as `import_pth` does; UserMistake when the run has snapshots already; OutOfSpace.
     """
     snapshot = import_pth(file)
+    _require(file, [f"a number as state.{name}" for name in ("step", "tokens") if not _is_count(snapshot.state, name)])
     store = Store(run)
     with store.lock():
         if store.latest() is not None:
@@ -108,5 +105,23 @@ def import_run(file: Path, run: Path) -> Path:
         return store.commit(record, lambda folder: write_snapshot(folder, snapshot), expected_bytes=snapshot.size_bytes)
 
 
+def _is_count(state: Mapping[str, Any], name: str) -> bool:
+    return isinstance(state.get(name), int) and state[name] >= 0
+
+
 def _missing_parts(content: Any) -> list[str]:
-    return [part for part in _PARTS if not isinstance(content, dict) or not isinstance(content.get(part), dict)]
+    if not isinstance(content, dict):
+        return [*_PARTS]
+    missing = [part for part in _PARTS if not isinstance(content.get(part), dict)]
+    weights = {} if "model_state_dict" in missing else content["model_state_dict"]
+    return [*missing, *(f"a tensor as {name}" for name, one in weights.items() if not isinstance(one, torch.Tensor))]
+
+
+def _require(file: Path, missing: Sequence[str]) -> None:
+    if missing:
+        raise CheckpointError(
+            f"{file.name} lacks {', '.join(missing)}: it is not a file that dreamlm exported",
+            where=str(file),
+            valid=_PARTS,
+            hint="dreamlm ckpt export writes such a file",
+        )

@@ -14,9 +14,10 @@ def placed(target: Path, expected_bytes: int) -> Iterator[Path]:
 
     An empty folder in the target's place is replaced.  Raises: OutOfSpace before anything is written.
     """
-    target.absolute().parent.mkdir(parents=True, exist_ok=True)
+    target = target.resolve()  # a link stays one, and `.` has a name
+    target.parent.mkdir(parents=True, exist_ok=True)
     require_free(DiskFiles(), target, expected_bytes, "another TARGET")
-    partial = target.absolute().with_name(f".{target.name}.partial")
+    partial = target.with_name(f".{target.name}.partial")
     _remove(partial)
     try:
         yield partial

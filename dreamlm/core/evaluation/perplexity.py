@@ -31,7 +31,7 @@ class Evaluation:
     """Measures models on held-out text, always in the same way."""
 
     class Config(ConfigModel):
-        rows: int = Field(16, ge=1)
+        rows: int = Field(16, ge=1, le=1_000_000)
         """Windows computed at once; changes speed and memory, not the result."""
         bound_samples: int = Field(BOUND_SAMPLES, ge=LEAST_SAMPLES)
         """Times at which a diffusion model's bound looks at each block; more cost time and lower its error, which one

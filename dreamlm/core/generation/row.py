@@ -25,7 +25,8 @@ class Generation:
 
     prompt: str
     text: str
-    """What follows the prompt, up to the stop string or the end of the document."""
+    """What follows the prompt, up to the stop string or the end of the document; a character that the length limit cuts
+    is U+FFFD."""
     token_ids: tuple[int, ...]
     """Every new token but the end of the document; with a stop string they reach past `text`."""
     finish_reason: FinishReason
@@ -59,7 +60,7 @@ class Row:
         self._chosen, self._dropped = 0, 0
         self._log_probability = 0.0
         self._text: list[str] = []
-        self._stream, self._scanner = TextStream(tokenizer), StopScanner(config.stop)
+        self._stream, self._scanner = TextStream(tokenizer, prompt_ids), StopScanner(config.stop)
         # Places are no words, that their order could come again.
         self._history = 1 + len(places.ids) if config.ngram_scope == "all" else self.prompt_length
         self._blocks = [NgramBlock(config.no_repeat_ngram, self.history)] if config.no_repeat_ngram else []

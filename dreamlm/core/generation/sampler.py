@@ -7,7 +7,7 @@ from typing import Literal, final
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from dreamlm.core.config import ConfigModel
@@ -40,19 +40,19 @@ class Sampler:
         """Choose among the fewest tokens whose probabilities reach this sum; the one that crosses it stays in."""
         greedy: bool = False
         """Always take the most probable token; temperature, top_k and top_p then mean nothing."""
-        no_repeat_ngram: int = Field(0, ge=0)
+        no_repeat_ngram: int = Field(0, ge=0, le=1_000_000)
         """No n-gram of this length occurs twice; 0 is off. The end of a document is never blocked."""
         ngram_scope: Literal["all", "output"] = "all"
         """Where an n-gram may have occurred before: in prompt and output, or in the output alone."""
-        min_new_tokens: int = Field(0, ge=0)
-        """The document may not end before this many tokens; a stop string still ends the text."""
         max_new_tokens: int = Field(128, ge=1)
         """The text ends after this many tokens."""
+        min_new_tokens: int = Field(0, ge=0)
+        """The document may not end before this many tokens; a stop string still ends the text."""
         stop: tuple[str, ...] = ()
         """Strings that end the text; it is cut exactly before them."""
         seed: int = Field(0, ge=0)
         """Each prompt draws from its own generator, derived from this seed and the prompt's number."""
-        rows: int = Field(16, ge=1)
+        rows: int = Field(16, ge=1, le=1_000_000)
         """Prompts written at once."""
         denoising: Denoising = Denoising()
 
@@ -63,11 +63,13 @@ class Sampler:
                 raise ValueError("a stop string must not be empty: it would end every text at once")
             return stops
 
-        @model_validator(mode="after")
-        def _lengths_fit(self) -> "Sampler.Config":
-            if self.min_new_tokens > self.max_new_tokens:
-                raise ValueError(f"min_new_tokens {self.min_new_tokens} is above max_new_tokens {self.max_new_tokens}")
-            return self
+        @field_validator("min_new_tokens")
+        @classmethod
+        def _lengths_fit(cls, least: int, others: ValidationInfo) -> int:
+            most = others.data.get("max_new_tokens", least)  # absent when it is a mistake itself
+            if least > most:
+                raise ValueError(f"{least} is above max_new_tokens, {most}")
+            return least
 
         @property
         def draws(self) -> bool:

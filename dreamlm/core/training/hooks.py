@@ -229,6 +229,9 @@ class Hook:
     def on_sample(self, sample: Sample) -> None:
         """After each generated sample."""
 
+    def on_saving(self, step: int) -> None:
+        """Before a snapshot of this step is committed: what it will be held against has to last as long."""
+
     def on_save(self, saved: Saved) -> None:
         """After a snapshot was committed."""
 
@@ -270,6 +273,9 @@ class Hooks(Hook):
 
     def on_sample(self, sample: Sample) -> None:
         self._tell("on_sample", sample)
+
+    def on_saving(self, step: int) -> None:
+        self._tell("on_saving", step)
 
     def on_save(self, saved: Saved) -> None:
         self._tell("on_save", saved)

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self, final
 
@@ -29,6 +30,8 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
         self.number = number
-        self._on_first(f"{signal.Signals(number).name}: finishing this step, then saving; again to stop without saving")
+        name = signal.Signals(number).name
+        with suppress(RuntimeError):  # of a stream that is in the middle of a line
+            self._on_first(f"{name}: finishing this step, then saving; again to stop without saving")

@@ -43,7 +43,10 @@ class MetricsFile(Hook):
         """What a full disk has not taken yet."""
 
     def on_start(self, start: RunStart) -> None:
-        self.keep_until(start.step)
+        if self._path.exists():
+            told = self.keep_until(start.step)
+            if told < start.step:
+                self._on_notice(f"{self._path}: steps {told + 1} to {start.step} are missing, and stay so")
         self._write("start", asdict(start))
 
     def on_step(self, report: StepReport) -> None:
@@ -64,6 +67,15 @@ class MetricsFile(Hook):
     def on_sample(self, sample: Sample) -> None:
         self._write("sample", asdict(sample))
 
+    def on_saving(self, step: int) -> None:
+        """No snapshot is of a later step than what a power cut leaves of the file."""
+        try:
+            with self._path.open("ab") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            if not is_out_of_space(error):
+                raise
+
     def on_save(self, saved: Saved) -> None:
         self._write("save", asdict(saved))
 
@@ -81,15 +93,24 @@ class MetricsFile(Hook):
             if not is_out_of_space(error):
                 raise
 
-    def keep_until(self, step: int) -> None:
+    @property
+    def last_step(self) -> int:
+        """The last step that the file tells of; 0 when there is none."""
+        if not self._path.exists():
+            return 0
+        with self._path.open("rb") as lines:
+            return max((event["step"] for line in lines if (event := _event(line)) is not None), default=0)
+
+    def keep_until(self, step: int) -> int:
         """Cut off what was written past a step, a line that a kill cut short, and lines that the disk has damaged.
 
-        Damaged lines are named in a notice.
+        Damaged lines are named in a notice.  Returns the last step that is left.
         """
         if not self._path.exists():
-            return
+            return 0
         kept = self._path.with_suffix(".jsonl.tmp")
         damaged: list[int] = []
+        told = 0
         with self._path.open("rb") as old, kept.open("wb") as new:
             for number, line in enumerate(old, start=1):
                 event = _event(line)
@@ -98,12 +119,14 @@ class MetricsFile(Hook):
                     damaged.append(number)
                 elif event is not None and event["step"] <= step:
                     new.write(line)
+                    told = max(told, event["step"])
             new.flush()
             os.fsync(new.fileno())
         kept.replace(self._path)
         if damaged:
             lines = f"line {damaged[0]}" + (f" and {len(damaged) - 1} more are" if damaged[1:] else " is")
             self._on_notice(f"{self._path}: {lines} unreadable and left out; the rest of the metrics is kept")
+        return told
 
 
 @final
@@ -236,9 +259,9 @@ class ReportFile(Hook):
 
 
 def complete_report(metrics: MetricsFile, report: ReportFile, end: RunEnd) -> None:
-    """Write down the end of a run that was killed behind its last snapshot; where it is written, do nothing."""
+    """Write down the end of a run that was killed behind its last snapshot, and nothing past it."""
+    metrics.keep_until(end.step)
     if not report.tells(end.step):
-        metrics.keep_until(end.step)
         Hooks([metrics, report]).on_end(end)
 
 

@@ -76,6 +76,7 @@ class Saving:
         Raises: OutOfSpace where it does not wait.
         """
         begin, tensors = time.monotonic(), self._backend.gather()
+        self._hooks.on_saving(state.step)
         folder = self._commit(state, tensors, stop)
         self._hooks.on_save(Saved(state.step, str(folder), time.monotonic() - begin))
         self._backend.any(True)  # a process that ended before the first has committed would take it along

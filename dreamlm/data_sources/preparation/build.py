@@ -20,8 +20,9 @@ from dreamlm.data_sources.preparation.cache_key import FAILED, VERSION
 from dreamlm.data_sources.preparation.draw import Drawing, DrawnSource
 from dreamlm.data_sources.preparation.encoders import choose_encoder
 from dreamlm.data_sources.preparation.sample import training_sample
-from dreamlm.data_sources.preparation.split import HASH_RANGE, SplitSpool, plan_shards, split_spool
+from dreamlm.data_sources.preparation.split import HASH_RANGE, SplitSpool, plan_shards, spares_one, split_spool
 from dreamlm.data_sources.preparation.tokenise import write_shards
+from dreamlm.data_sources.preparation.unknown import unknown_text
 from dreamlm.data_sources.progress import Progress
 from dreamlm.data_sources.sources.source import Source
 
@@ -81,6 +82,9 @@ class CorpusBuilder:
             for source in drawn
             if source.spool is not None
         }
+        for name, source in split.items():
+            if spares_one(source.spool, self._options.validation_fraction):
+                self._progress.notice(f"source {name}: all documents would be held out; one stays to train on")
         self._corpus.mkdir()
         tokenizer = self._save_tokenizer(list(split.values()))
         self._check_space()
@@ -143,6 +147,8 @@ class CorpusBuilder:
             (self._corpus / split).mkdir()
         places = self._image_form.places if self._image_form else 0
         records = write_shards(plans, self._corpus, encoder, self._workers, self._progress, places)
+        if lost := unknown_text(records):
+            self._progress.notice(lost)
         for split in sorted({plan.split for plan in plans}):
             sync_folder(self._corpus / split)
         return records

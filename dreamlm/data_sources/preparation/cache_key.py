@@ -11,7 +11,7 @@ from dreamlm.core.errors import DataError
 from dreamlm.core.tokenizer import BytePair, Pretrained
 from dreamlm.data_sources.corpus import Corpus
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raised whenever the same input would give another corpus."""
 UNKNOWN = "unknown"
 """Stands for a source whose content could not be looked at."""
@@ -64,20 +64,13 @@ def differences(wanted: Mapping[str, str], existing: Mapping[str, str]) -> list[
     return found
 
 
-def reusable(folder: Path, wanted: Mapping[str, str], trained_on: str = "") -> Corpus | list[Difference]:
-    """The corpus of the folder when it is what is wanted, else why it is not.
-
-    The corpus with the fingerprint `trained_on` is wanted even when more or less was kept of a stream without an end,
-    or its source has a newer version.
-    """
+def reusable(folder: Path, wanted: Mapping[str, str]) -> Corpus | list[Difference]:
+    """The corpus of the folder when it is what is wanted, else why it is not."""
     try:
         corpus = Corpus.open(folder)
     except DataError as error:
         return [Difference(WHOLE, error.what, "a complete corpus")]
-    found = differences(wanted, corpus.manifest.key)
-    if corpus.fingerprint == trained_on:
-        found = [difference for difference in found if not difference.component.startswith((LIMIT, VERSION))]
-    return found or corpus
+    return differences(wanted, corpus.manifest.key) or corpus
 
 
 def _short(value: str) -> str:

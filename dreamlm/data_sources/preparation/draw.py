@@ -8,7 +8,7 @@ from dreamlm.core.errors import AllSourcesFailed, DataError, SourceFailure
 from dreamlm.data_sources.preparation.duplicates import SeenDocuments
 from dreamlm.data_sources.preparation.spool import Spool, SpoolWriter, digests_of
 from dreamlm.data_sources.progress import Progress
-from dreamlm.data_sources.sources.source import Source, SourceReport
+from dreamlm.data_sources.sources.source import Source, SourceReport, printable
 
 DUPLICATE = "document: exact duplicate"
 
@@ -112,4 +112,4 @@ def reason(error: DataError) -> str:
     parts = [f"{error.what} ({error.where})" if error.where else error.what]
     if error.valid:
         parts.append(f"valid: {', '.join(error.valid)}")
-    return "; ".join([*parts, error.hint] if error.hint else parts)
+    return printable("; ".join([*parts, error.hint] if error.hint else parts))

@@ -13,7 +13,7 @@ from dreamlm.data_sources.manifest import Split
 from dreamlm.data_sources.preparation.spool import Entries, Spool
 
 HASH_RANGE = 2**64
-SMALLEST_SHARE = 10  # at most every tenth document of a source is held out to reach the minimum
+SMALLEST_SHARE = 10  # at most every tenth document of a source, but one at least, is held out to reach the minimum
 PIXELS_PER_TEXT_BYTE = 8  # pixels weigh less: unlike text they are only copied
 
 
@@ -47,16 +47,21 @@ class ShardPlan:
 
 
 def split_spool(spool: Spool, fraction: float, at_least: int) -> SplitSpool:
-    """Hold out `fraction` of the documents, and in a small source `at_least` so many (but never above a tenth).
+    """Hold out `fraction` of the documents, and in a small source `at_least` so many (but at most a tenth, or one).
 
     A fraction of 0 holds out nothing. Documents with one hash stay together, so that there may be some more; those with
-    the highest hash are not needed to reach the minimum.
+    the highest hash are never held out, so that something is left to train on.
     """
     threshold = int(fraction * HASH_RANGE)
     wanted = min(at_least, max(1, spool.documents // SMALLEST_SHARE))
-    if fraction > 0 and spool.documents > 1 and wanted > 0:
-        threshold = max(threshold, min(spool.lowest_hashes[wanted - 1] + 1, spool.highest_hash))
-    return SplitSpool(spool, min(threshold, HASH_RANGE - 1))
+    if fraction > 0 and wanted > 0:
+        threshold = max(threshold, spool.lowest_hashes[wanted - 1] + 1)
+    return SplitSpool(spool, min(threshold, spool.highest_hash))
+
+
+def spares_one(spool: Spool, fraction: float) -> bool:
+    """Whether all documents would be held out by the fraction, if the one with the highest hash were not spared."""
+    return int(fraction * HASH_RANGE) > spool.highest_hash
 
 
 def plan_shards(source: SplitSpool, split: Split, shard_text_bytes: int) -> Iterator[ShardPlan]:

@@ -17,6 +17,7 @@ from dreamlm.core.tokenizer import Tokenizer
 from dreamlm.data_sources.manifest import ShardRecord
 from dreamlm.data_sources.preparation.encoders import ENCODERS, EncoderName, build_encoder
 from dreamlm.data_sources.preparation.split import ShardPlan
+from dreamlm.data_sources.preparation.unknown import unknown_id
 from dreamlm.data_sources.progress import Progress
 from dreamlm.data_sources.shards import Shard, token_dtype, write_shard
 
@@ -29,11 +30,13 @@ class ShardWriter:
         self._folder, self._places = folder, places
         self._tokenizer = Tokenizer.load(folder)
         self._encoder = build_encoder(encoder, self._tokenizer)
+        self._unknown_id = unknown_id(self._tokenizer)
 
     def write(self, plan: ShardPlan) -> ShardRecord:
         """Encode the documents of the plan and write their shard."""
         pieces: list[npt.NDArray[Any]] = []
         lengths, sizes, names, pictures = [], [], [], []
+        unknown = 0
         places = self._places if plan.source.spool.picture_shape else 0
         for _, block in plan.source.spool.entries(plan.first, plan.stop):
             chosen = block[plan.source.chosen(block, plan.split)]
@@ -42,6 +45,8 @@ class ShardWriter:
             pictures.append(chosen["picture"])
             for _, texts in plan.source.spool.texts(chosen, self._encoder.batch_bytes):
                 ids, counts = self._encoder.encode(texts)
+                if self._unknown_id is not None:
+                    unknown += int(np.count_nonzero(ids == self._unknown_id))
                 pieces.append(self._with_openings(ids, counts, places))
                 lengths.append(counts + 1 + places)
         inputs = {name: index for index, name in enumerate(dict.fromkeys(names))}
@@ -67,6 +72,7 @@ class ShardWriter:
             file_bytes=size,
             sha256=sha256,
             places=places * len(starts),
+            unknown_tokens=unknown,
         )
 
     def _with_openings(

@@ -53,7 +53,12 @@ def named_source(name: str) -> AnySourceConfig:
 
 
 def _from_word(value: object) -> object:
-    return named_source(value) if isinstance(value, str) else value
+    """A word is its source; as the type of an object it brings the keys that the object lacks."""
+    if isinstance(value, str):
+        return named_source(value)
+    if isinstance(value, dict) and isinstance(word := value.get("type"), str) and word in NAMED:
+        return {**NAMED[word].model_dump(exclude_unset=True), **value, "type": NAMED[word].type}
+    return value
 
 
 class _WordInSchema:

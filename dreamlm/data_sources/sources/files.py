@@ -1,9 +1,11 @@
 """Local input files: found, named and hashed in an order that depends on content alone; opened through gzip or zstd."""
 
+import glob
 import gzip
 import hashlib
 import io
 import os
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,10 +14,15 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from dreamlm.core.errors import DataError
+from dreamlm.core.home import expanded
 from dreamlm.data_sources.retry import reason_of
 from dreamlm.data_sources.sources.source import SourceReport
 
 COMPRESSIONS = (".gz", ".zst")
+MARKS = "*?["
+"""What makes a path a pattern."""
+_ESCAPED = re.compile(r"\[([*?[])\]")
+"""How `glob.escape` writes a character that would begin a pattern."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,12 @@ class InputFile:
     name: str
     sha256: str
 
+    @property
+    def content(self) -> str:
+        """What is read of it, in a word: its bytes, and the compression suffix by which they are unpacked."""
+        suffix = self.path.suffix.lower()
+        return self.sha256 + (suffix if suffix in COMPRESSIONS else "")
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -34,7 +47,7 @@ class Listing:
     files: tuple[InputFile, ...]
     """Sorted by content, so that renaming or moving files changes no order; equal contents stand once."""
     repeated: tuple[str, ...]
-    """Names of files whose content stands in `files` under another name."""
+    """Names of files whose content, read in the same way, stands in `files` under another name."""
     unreadable: tuple[tuple[str, str], ...]
     """Names of files and folders that could not be read, and why."""
 
@@ -56,23 +69,33 @@ def list_files(paths: Sequence[str], base_folder: Path, suffixes: Sequence[str] 
     found: dict[Path, str] = {}
     unreadable: list[tuple[str, str]] = []
     for text in paths:
-        for path, name in _below(base_folder / Path(text).expanduser(), suffixes, where, unreadable):
+        for path, name in _below(base_folder, expanded(text), suffixes, where, unreadable):
             found.setdefault(path, name)
     by_content: dict[str, InputFile] = {}
     repeated: list[str] = []
     for path, name in sorted(found.items(), key=lambda item: (item[1], item[0])):
         try:
             with path.open("rb") as stream:
-                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+                file = InputFile(path, name, hashlib.file_digest(stream, "sha256").hexdigest())
         except OSError as error:
             unreadable.append((name, reason_of(error)))
             continue
-        if sha256 in by_content:
+        if file.content in by_content:
             repeated.append(name)
         else:
-            by_content[sha256] = InputFile(path, name, sha256)
-    files = tuple(by_content[sha256] for sha256 in sorted(by_content))
+            by_content[file.content] = file
+    files = tuple(by_content[content] for content in sorted(by_content))
     return Listing(files, tuple(repeated), tuple(unreadable))
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether the path is written as a pattern, which may stand for one path all the same, as what is escaped does."""
+    return any(mark in str(path) for mark in MARKS)
+
+
+def pattern_below(folder: Path, pattern: Path) -> Path:
+    """The pattern, made to start at a folder whose own name is none, whatever it looks like."""
+    return Path(glob.escape(str(folder))) / pattern
 
 
 def plain_suffix(name: str) -> str:
@@ -84,7 +107,7 @@ def plain_suffix(name: str) -> str:
 def name_of_path(path: str, otherwise: str) -> str:
     """The last part of a path without its suffixes; for a pattern the last part that is none, or the other name."""
     plain = [
-        part for part in path.split("/") if part not in ("", ".", "..") and not any(mark in part for mark in "*?[")
+        _ESCAPED.sub(r"\1", part) for part in path.split("/") if part not in ("", ".", "..") and not _is_open(part)
     ]
     last = plain[-1] if plain else ""
     return last.split(".")[0] or otherwise
@@ -116,18 +139,30 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
             yield stream
 
 
+def _is_open(text: str) -> bool:
+    """Whether a part of a pattern stands for several names: what `glob.escape` has escaped stands for itself."""
+    return any(mark in _ESCAPED.sub("", text) for mark in MARKS)
+
+
 def _below(
-    path: Path, suffixes: Sequence[str] | None, where: str, unreadable: list[tuple[str, str]]
+    base_folder: Path,
+    wanted: Path,
+    suffixes: Sequence[str] | None,
+    where: str,
+    unreadable: list[tuple[str, str]],
 ) -> Iterator[tuple[Path, str]]:
-    """Every wanted file at or below the path, and its name relative to it; folders that cannot be read are noted."""
+    """Every fitting file at or below a path, and its name relative to it; folders that cannot be read are noted."""
+    path = base_folder / wanted
     if path.is_file():
         yield path.resolve(), path.name
         return
     if path.is_dir():
         root, candidates = path, _files_of(path, unreadable)
-    elif any(mark in str(path) for mark in "*?["):
-        root = next(parent for parent in path.parents if not any(mark in str(parent) for mark in "*?["))
-        candidates = (found for found in root.glob(str(path.relative_to(root))) if found.is_file())
+    elif is_pattern(wanted):
+        pattern = pattern_below(base_folder, wanted)
+        fixed = next(parent for parent in pattern.parents if not _is_open(str(parent)))
+        root = Path(_ESCAPED.sub(r"\1", str(fixed)))
+        candidates = (found for found in root.glob(str(pattern.relative_to(fixed))) if found.is_file())
     else:
         raise DataError(f"no such file or folder: {path}", where=where)
     count = 0

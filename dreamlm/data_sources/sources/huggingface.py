@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from dreamlm.core.errors import DataError
+from dreamlm.core.home import expanded
 from dreamlm.core.types import Document
 from dreamlm.data_sources.cleaning import CLEANING_VERSION
 from dreamlm.data_sources.retry import RetryPolicy, is_network_failure, reason_of
@@ -43,7 +44,7 @@ from dreamlm.data_sources.sources.hub_stream import (
 from dreamlm.data_sources.sources.images import picture_versions
 from dreamlm.data_sources.sources.record_files import RecordOptions, read_records
 from dreamlm.data_sources.sources.record_shelf import shelf_in
-from dreamlm.data_sources.sources.records import Record, RecordFormat, UnusableRecord, check_format
+from dreamlm.data_sources.sources.records import USED_PART_VERSION, Record, RecordFormat, UnusableRecord, check_format
 from dreamlm.data_sources.sources.source import (
     Source,
     SourceContext,
@@ -151,7 +152,7 @@ class HuggingFace(Source):
         self._policy = policy
         self._resolve = resolve
         self._data_files = config.data_files.get(config.split, ())
-        self._folder = context.base_folder / Path(config.dataset).expanduser()
+        self._folder = context.base_folder / expanded(config.dataset)
         remote = any("://" in name for name in self._data_files)
         self._from_files = config.dataset in BUILDERS and not remote
         self._from_folder = not self._from_files and config.dataset not in BUILDERS and self._folder.is_dir()
@@ -169,7 +170,7 @@ class HuggingFace(Source):
             "builder": self._config.dataset if self._from_files else None,
             "min_text_length": self._min_text_length,
             "cleaning": CLEANING_VERSION,
-            "contents": [file.sha256 for file in self._listing.files] if self.bounded else [],
+            "contents": [file.content for file in self._listing.files] if self.bounded else [],
             "names": self._names_in_folder() if self._from_folder else [],
         }
         if self._config.has_pictures:
@@ -182,16 +183,18 @@ class HuggingFace(Source):
 
     def documents(self, report: SourceReport) -> Iterator[Document]:
         """See `Source`."""
-        read = self._of_files(report) if self._from_files else self._of_stream(report)
+        form = RecordFormat(self._config.fields, self._config.format)
+        read = self._of_files(form, report) if self._from_files else self._of_stream(form, report)
         return limited(read, self._config, report, self.name)
 
-    def _of_files(self, report: SourceReport) -> Iterator[Document]:
+    def _of_files(self, form: RecordFormat, report: SourceReport) -> Iterator[Document]:
         self._listing.report_problems(report)
         options = RecordOptions(self._config.records_path, self._config.column_names, self._config.delimiter)
         for file in self._listing.files:
-            yield from self._admitted(read_records(file, self._config.dataset, options, report), file.name, report)
+            records = read_records(file, self._config.dataset, options, report)
+            yield from self._admitted(records, form, file.name, report)
 
-    def _of_stream(self, report: SourceReport) -> Iterator[Document]:
+    def _of_stream(self, form: RecordFormat, report: SourceReport) -> Iterator[Document]:
         address = DatasetAddress(
             dataset=str(self._folder) if self._from_folder else self._config.dataset,
             config_name=self._config.config_name,
@@ -207,18 +210,21 @@ class HuggingFace(Source):
             commit = self._asked(lambda: self._policy.call(lambda: self._commit, what, notice))
             address = replace(address, revision=commit)
         if self._on_hub and not self._config.has_pictures:
-            yield from self._admitted(self._shelved(address, what), what, report)
+            yield from self._admitted(self._shelved(address, form, what), form, what, report)
             return
         read = resumed_records(lambda: self._open(address), what, self._policy, notice)
-        yield from self._admitted((record for record, _ in read), what, report)
+        yield from self._admitted((record for record, _ in read), form, what, report)
 
     def _open(self, address: DatasetAddress) -> ResumableStream:
         field = self._config.image_field
         return open_hub_stream(address) if field is None else open_picture_stream(address, field)
 
-    def _shelved(self, address: DatasetAddress, what: str) -> Iterator[Record]:
-        """The records of a commit on the hub; those that an earlier preparation read come from the disk."""
-        form, notice = RecordFormat(self._config.fields, self._config.format), self._context.on_notice
+    def _shelved(self, address: DatasetAddress, form: RecordFormat, what: str) -> Iterator[Record]:
+        """The records of a commit on the hub; those that an earlier preparation read come from the disk.
+
+        They come first, so a field that the first record of the stream decided on stays decided when it goes on.
+        """
+        notice = self._context.on_notice
         with shelf_in(self._context.cache_folder / "hub" / _shelf_key(address, form)) as shelf:
             mark = shelf.mark if shelf else None
             rest = resumed_records(lambda: open_hub_stream(address), what, self._policy, notice, mark)
@@ -242,8 +248,9 @@ class HuggingFace(Source):
     def _commit(self) -> str:
         return self._resolve(self._config.dataset, self._config.revision)
 
-    def _admitted(self, records: Iterator[Record], name: str, report: SourceReport) -> Iterator[Document]:
-        form = RecordFormat(self._config.fields, self._config.format)
+    def _admitted(
+        self, records: Iterator[Record], form: RecordFormat, name: str, report: SourceReport
+    ) -> Iterator[Document]:
         if self._config.image_field is None:
             return admitted_records(records, form, name, self._min_text_length, report)
         captions = CaptionForm(self._config.image_field, self._locate, form, self._min_text_length)
@@ -271,4 +278,5 @@ class HuggingFace(Source):
 
 def _shelf_key(address: DatasetAddress, form: RecordFormat) -> str:
     """What decides the records on a shelf, and what a position among them means."""
-    return fingerprint_of([repr(address), list(form.named()), metadata.version("datasets")])[:32]
+    version = metadata.version("datasets")
+    return fingerprint_of([repr(address), list(form.named()), version, USED_PART_VERSION])[:32]

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, final
 from pydantic import Field, JsonValue, model_validator
 
 from dreamlm.core.errors import DataError
+from dreamlm.core.home import expanded
 from dreamlm.core.types import Document
 from dreamlm.data_sources.cleaning import CLEANING_VERSION
 from dreamlm.data_sources.images.picture import PICTURE_VERSION
@@ -43,9 +44,14 @@ class Folder:
     path: Path
     captions: InputFile
 
+    @property
+    def read_as(self) -> tuple[str, str]:
+        """The content of the captions file, and the kind of records that its suffix says it has."""
+        return self.captions.content, KINDS[plain_suffix(self.captions.name)]
+
     def records(self, report: SourceReport) -> Iterator[Record]:
         """The records of the captions file, in order."""
-        return read_records(self.captions, KINDS[plain_suffix(self.captions.name)], RecordOptions(), report)
+        return read_records(self.captions, self.read_as[1], RecordOptions(), report)
 
     def locate(self, value: Any) -> Path:
         """The file that a record names.  Raises: UnusableRecord for what is no name, or leads out of the folder."""
@@ -115,7 +121,7 @@ class ImageFolders(Source):
             {
                 "options": self._config.model_dump(mode="json", exclude={"name", "paths", "captions"}),
                 "versions": [CLEANING_VERSION, *picture_versions()],
-                "contents": [[folder.captions.sha256, self._pictures_digest(folder)] for folder in self._folders],
+                "contents": [[*folder.read_as, self._pictures_digest(folder)] for folder in self._folders],
             }
         )
 
@@ -152,7 +158,7 @@ class ImageFolders(Source):
 
     def _folder(self, path: str) -> Folder:
         """Raises: DataError when there is no such folder, or it has no captions file."""
-        folder = self._context.base_folder / Path(path).expanduser()
+        folder = self._context.base_folder / expanded(path)
         if not folder.is_dir():
             what = "this is no folder" if folder.exists() else "there is no such folder"
             hint = "name the folder that holds the pictures and their captions file"

@@ -1,11 +1,13 @@
 """Records out of local files: JSON Lines, JSON, Parquet, CSV/TSV, and plain lines. One record in memory at a time,
 except for a JSON file that is one value, which is held whole."""
 
+import codecs
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, BinaryIO
 
 from dreamlm.core.errors import UserMistake
@@ -18,6 +20,9 @@ LONGEST_LINE_BYTES = 64 << 20
 """A longer line of JSON Lines, CSV or text is skipped and counted, so that no file can exhaust the memory."""
 LARGEST_JSON_BYTES = 512 << 20
 """A JSON file that is one array or object is read whole; a larger one must become JSON Lines."""
+FIRST_LINES = 1000
+"""Of a file that is no single JSON value so many lines may be damaged before the first record of JSON Lines."""
+NOT_UTF8 = "not in UTF-8"
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,10 @@ class RecordOptions:
     delimiter: str = ","
 
 
+class UnusableFile(Exception):
+    """A file that gives no records; its message is the reason under which it is counted."""
+
+
 def read_records(file: InputFile, kind: str, options: RecordOptions, report: SourceReport) -> Iterator[Record]:
     """The records of one file in order; what cannot be read is counted. `kind`: json, jsonl, parquet, csv or text.
 
@@ -39,23 +48,32 @@ def read_records(file: InputFile, kind: str, options: RecordOptions, report: Sou
     report.inputs += 1
     try:
         yield from _READERS[kind](file, options, report)
+    except UnusableFile as reason:
+        report.drop(f"file: {reason}", file.name)
     except (OSError, EOFError, ValueError, RecursionError, csv.Error) as error:
         report.drop(f"file: damaged or no {kind}", f"{file.name} ({reason_of(error)})")
 
 
 def _json(file: InputFile, options: RecordOptions, report: SourceReport) -> Iterator[Record]:
-    """JSON Lines, whatever the file is called; a file that is one array or object is walked with `records_path`."""
+    """JSON Lines, whatever the file is called; a file that is one array or object is walked with `records_path`.
+
+    What is no single value is read line by line where a line is a record, whatever became of the others.
+    """
     with open_bytes(file.path) as stream:
-        if options.records_path is None and _starts_as_json_lines(stream):
+        in_lines = options.records_path is None and _has_record(stream, file, 1)
+        if not in_lines:
+            try:
+                document = _single_value(stream)
+            except (UnusableFile, ValueError, RecursionError):
+                in_lines = _has_record(stream, file, FIRST_LINES)
+                if not in_lines:
+                    raise
+        if in_lines and options.records_path is not None:
+            raise UnusableFile("JSON Lines, which have no records_path")
+        if in_lines:
             stream.seek(0)
             yield from _json_lines(stream, file, report)
             return
-        stream.seek(0)
-        content = stream.read(LARGEST_JSON_BYTES + 1)
-    if len(content) > LARGEST_JSON_BYTES:
-        report.drop(f"file: JSON of over {LARGEST_JSON_BYTES >> 20} MiB that is not JSON Lines", file.name)
-        return
-    document = json.loads(content)
     if options.records_path is not None:
         yield from _walk(document, options.records_path.split("."), {}, file.name)
     elif isinstance(document, list):
@@ -64,26 +82,29 @@ def _json(file: InputFile, options: RecordOptions, report: SourceReport) -> Iter
         yield from _objects([document], file.name, report)
 
 
-def _starts_as_json_lines(stream: BinaryIO) -> bool:
-    """Whether the first line that holds anything is a whole JSON object."""
-    for _ in range(1000):
-        line = stream.readline(LONGEST_LINE_BYTES)
-        if not line:
-            return False
-        if line.strip(b"\xef\xbb\xbf \t\r\n"):
-            try:
-                return isinstance(json.loads(line.decode("utf-8-sig")), dict)
-            except (ValueError, RecursionError):
-                return False
-    return False
+def _single_value(stream: BinaryIO) -> Any:
+    """The JSON value that the whole stream is.  Raises: UnusableFile, ValueError or RecursionError when it is none."""
+    stream.seek(0)
+    content = stream.read(LARGEST_JSON_BYTES + 1)
+    if len(content) > LARGEST_JSON_BYTES:
+        raise UnusableFile(f"JSON of over {LARGEST_JSON_BYTES >> 20} MiB that is not JSON Lines")
+    return json.loads(content)
 
 
-def _json_lines(stream: BinaryIO, file: InputFile, report: SourceReport) -> Iterator[Record]:
-    for line in _lines(stream, file, report):
+def _has_record(stream: BinaryIO, file: InputFile, most: int) -> bool:
+    """Whether one of the first `most` lines that hold anything is a whole JSON object."""
+    stream.seek(0)
+    unheard = SourceReport(file.name)
+    return next(_json_lines(stream, file, unheard, most), None) is not None
+
+
+def _json_lines(stream: BinaryIO, file: InputFile, report: SourceReport, most: int | None = None) -> Iterator[Record]:
+    """The records of the lines, or of the first `most` of them."""
+    for number, line in islice(_lines(stream, file, report), most):
         try:
             value = json.loads(line.decode("utf-8-sig"))
         except (ValueError, RecursionError):
-            report.drop("record: no JSON", file.name)
+            report.drop("record: no JSON", f"{file.name} line {number}")
             continue
         yield from _objects([value], file.name, report)
 
@@ -130,36 +151,55 @@ def _parquet(file: InputFile, options: RecordOptions, report: SourceReport) -> I
 def _csv(file: InputFile, options: RecordOptions, report: SourceReport) -> Iterator[Record]:
     csv.field_size_limit(LONGEST_LINE_BYTES)
     with open_bytes(file.path) as stream:
-        lines = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+        lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
         reader = csv.DictReader(lines, options.column_names or None, delimiter=options.delimiter)
+        if not _are_utf8(reader.fieldnames or ()):
+            raise UnusableFile(f"its header is {NOT_UTF8}")
         for row in reader:
             missing = sum(value is None for value in row.values())
             if missing or None in row:
                 wanted = len(reader.fieldnames or ())
                 found = wanted - missing if missing else wanted + len(row[None])
                 report.drop(f"record: {found} columns instead of {wanted}", f"{file.name} line {reader.line_num}")
-                continue
-            yield row
+            elif not _are_utf8(row.values()):
+                report.drop(f"record: {NOT_UTF8}", f"{file.name} line {reader.line_num}")
+            else:
+                yield row
+
+
+def _are_utf8(values: Iterable[str]) -> bool:
+    """Whether no byte had to be escaped as a surrogate, which no UTF-8 text holds."""
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _text_lines(file: InputFile, options: RecordOptions, report: SourceReport) -> Iterator[Record]:
     with open_bytes(file.path) as stream:
-        for line in _lines(stream, file, report):
-            yield {"text": line.decode("utf-8-sig").rstrip("\r\n")}
+        for number, line in _lines(stream, file, report):
+            try:
+                text = line.decode("utf-8-sig")
+            except UnicodeDecodeError:
+                report.drop(f"record: {NOT_UTF8}", f"{file.name} line {number}")
+            else:
+                yield {"text": text.rstrip("\r\n")}
 
 
-def _lines(stream: BinaryIO, file: InputFile, report: SourceReport) -> Iterator[bytes]:
-    """The lines that hold anything; a line over the limit is passed over piece by piece and counted once."""
-    passing = False
+def _lines(stream: BinaryIO, file: InputFile, report: SourceReport) -> Iterator[tuple[int, bytes]]:
+    """The lines that hold anything, numbered from 1; one over the limit is passed over in pieces and counted once."""
+    number, passing = 1, False
     while line := stream.readline(LONGEST_LINE_BYTES):
         complete = line.endswith(b"\n") or len(line) < LONGEST_LINE_BYTES
         if passing:
             passing = not complete
         elif not complete:
             passing = True
-            report.drop(f"record: line of over {LONGEST_LINE_BYTES >> 20} MiB", file.name)
-        elif line.strip():
-            yield line
+            report.drop(f"record: line of over {LONGEST_LINE_BYTES >> 20} MiB", f"{file.name} line {number}")
+        elif line.removeprefix(codecs.BOM_UTF8).strip():
+            yield number, line
+        number += complete
 
 
 _READERS: dict[str, Callable[[InputFile, RecordOptions, SourceReport], Iterator[Record]]] = {

@@ -2,7 +2,7 @@
 
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dreamlm.core.errors import UserMistake
@@ -10,38 +10,42 @@ from dreamlm.core.errors import UserMistake
 Record = Mapping[str, Any]
 
 FIELDS_SHOWN = 30
+USED_PART_VERSION = 2
+"""Raise it when `RecordFormat.used_part` keeps another part of a record: what was kept before is read again then."""
 
 
 class UnusableRecord(Exception):
     """A record that gives no text; its message is the reason under which it is counted."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class RecordFormat:
     """How a record becomes text. With a format: the filled-in format. With fields alone: their values, one a line.
 
-    With neither: the field `text`, or the only field that holds strings.
+    With neither: the field `text`, or the only field that holds strings. The first record that has one decides for all
+    that follow, so each reading of a source takes a format of its own, and shows it the records from the beginning.
     """
 
     fields: tuple[str, ...] = ()
     format: str | None = None
+    _found: str | None = field(default=None, init=False)
+    """The field that a record decided on."""
 
     def check(self, record: Record, where: str) -> None:
-        """Compare the wanted fields with the first record of a source.
+        """Compare the wanted fields with the first record of an input.
 
         Raises: UserMistake naming the fields that the record has.
         """
         for name in self.named():
             if name not in record:
                 raise _misfit(f"the records have no field {name!r}", record, where)
-        if not self.named() and _only_text_field(record) is None:
+        if not self.named() and self._text_field(record) is None:
             raise _misfit("the records have no field `text`: say with `fields` or `format` what to read", record, where)
 
     def text_of(self, record: Record) -> str:
         """The record's text. Raises: UnusableRecord when a field is missing, null, empty or no text."""
         if self.format is None:
-            only = _only_text_field(record)
-            names = self.fields or (only if only is not None else "text",)
+            names = self.fields or (self._text_field(record) or "text",)
             return "\n".join(_plain(name, _value(record, name)) for name in names)
         values: dict[str, Any] = {}
         for name in format_fields(self.format):
@@ -56,12 +60,17 @@ class RecordFormat:
         """The fields of a record that its text is made of; `text_of` says the same of this part as of the record."""
         if self.named():
             return {name: record[name] for name in self.named() if name in record}
-        only = _only_text_field(record)
-        return {} if only is None else {only: record[only]}
+        name = self._text_field(record)
+        return {name: record[name]} if name is not None and name in record else {}
 
     def named(self) -> Sequence[str]:
         """The fields that the configuration names."""
         return format_fields(self.format) if self.format is not None else self.fields
+
+    def _text_field(self, record: Record) -> str | None:
+        if self._found is None:
+            self._found = _only_text_field(record)
+        return self._found
 
 
 def format_fields(template: str) -> list[str]:
@@ -85,11 +94,15 @@ def format_fields(template: str) -> list[str]:
 def check_format(fields: Sequence[str], template: str | None) -> None:
     """Find the mistakes of a configuration that no record is needed to see.
 
-    Raises: ValueError when the format is malformed, or names a field that `fields` leaves out.
+    Raises: ValueError when the format is malformed, names no field, or names one that `fields` leaves out.
     """
     if template is None:
         return
-    for name in format_fields(template):
+    names = format_fields(template)
+    if not names:
+        example = fields[0] if fields else "text"
+        raise ValueError(f"the format names no field; one stands in single braces, as in {{{example}}}")
+    for name in names:
         if fields and name not in fields:
             raise ValueError(f"the format names {name!r}, which `fields` does not list: {', '.join(fields)}")
 

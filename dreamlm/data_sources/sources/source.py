@@ -56,7 +56,8 @@ class SourceReport:
     """The first inputs of each reason, at most `EXAMPLES_PER_REASON`."""
 
     def drop(self, reason: str, name: str, count: int = 1) -> None:
-        """Count what was left out; the input's name becomes an example of the reason."""
+        """Count what was left out; the input's name becomes an example of the reason. Both are made printable."""
+        reason, name = printable(reason), printable(name)
         self.drops[reason] = self.drops.get(reason, 0) + count
         names = self.examples.setdefault(reason, [])
         if len(names) < EXAMPLES_PER_REASON and name not in names[-1:]:
@@ -89,7 +90,8 @@ class Source(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """64 hex digits that change when the documents may change: content and options, never paths or dates.
+        """64 hex digits that change when the documents may change: content, as what it is read, and options, never
+        paths or dates.
 
         Raises: DataError when the inputs cannot be read.  Cost: reads every local file once.
         """
@@ -165,6 +167,11 @@ def fingerprint_of(parts: JsonValue) -> str:
     """sha256 of the canonical JSON of the parts, in hex."""
     canonical = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def printable(text: str) -> str:
+    """The text with a lone surrogate, as a file name that is not in UTF-8 has it, written as its escape sequence."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def file_name_safe(text: str) -> str:

@@ -1,5 +1,6 @@
 """Local files of text: plain text, JSON Lines or Parquet, each also compressed with gzip or zstd."""
 
+import codecs
 import io
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -30,7 +31,7 @@ SUFFIXES = {
     "jsonl": (".jsonl", ".ndjson", ".json"),
     "parquet": (".parquet",),
 }
-BLOCK_CHARACTERS = 1 << 18
+BLOCK_BYTES = 1 << 18
 SHORTEST_SHARE = 0.5
 
 
@@ -85,7 +86,7 @@ class TextFiles(Source):
                 "options": options,
                 "min_text_length": self._context.min_text_length,
                 "cleaning": CLEANING_VERSION,
-                "contents": [file.sha256 for file in self._listing.files],
+                "contents": [file.content for file in self._listing.files],
             }
         )
 
@@ -99,29 +100,32 @@ class TextFiles(Source):
 
     def _all(self, report: SourceReport) -> Iterator[Document]:
         self._listing.report_problems(report)
-        read = self._pieces if self._config.type == "text" else self._records
+        form = RecordFormat(self._config.fields, self._config.format)
         for file in self._listing.files:
-            yield from read(file, report)
+            if self._config.type == "text":
+                yield from self._pieces(file, report)
+            else:
+                yield from self._records(file, form, report)
 
     def _pieces(self, file: InputFile, report: SourceReport) -> Iterator[Document]:
         report.inputs += 1
         longest = self._config.document_characters
+        empty = True
         try:
-            empty = True
             pieces = cut(_blocks(file), int(longest * SHORTEST_SHARE), longest, at_paragraphs=True)
             for piece in pieces:
                 empty = False
                 yield from admitted(piece, file.name, "document", self._context.min_text_length, report)
             if empty:
                 report.drop("file: empty", file.name)
-        except UnicodeDecodeError as error:
-            report.drop("file: not in UTF-8", f"{file.name} (at byte {error.start} of a block)")
+        except _NotUtf8 as error:
+            reason = "file: not in UTF-8" if empty else "file: cut off where it is not in UTF-8"
+            report.drop(reason, f"{file.name} (at byte {error.position:,})")
         except (OSError, EOFError, ValueError) as error:
             report.drop("file: damaged", f"{file.name} ({reason_of(error)})")
 
-    def _records(self, file: InputFile, report: SourceReport) -> Iterator[Document]:
+    def _records(self, file: InputFile, form: RecordFormat, report: SourceReport) -> Iterator[Document]:
         options = RecordOptions(records_path=self._config.records_path)
-        form = RecordFormat(self._config.fields, self._config.format)
         records = read_records(file, self._config.type, options, report)
         yield from admitted_records(records, form, file.name, self._context.min_text_length, report)
 
@@ -139,9 +143,30 @@ def _require_text(paths: Sequence[str]) -> None:
                 raise ValueError(f'{path} holds records: the type "{kind}" reads them')
 
 
+class _NotUtf8(Exception):
+    def __init__(self, position: int) -> None:
+        """`position`: of the first byte that is no UTF-8, from 0, in the file as it is without compression."""
+        super().__init__(position)
+        self.position = position
+
+
 def _blocks(file: InputFile) -> Iterator[str]:
-    """The text of a file in blocks of `BLOCK_CHARACTERS`; a byte order mark at the start is no text."""
+    """The text of a file in blocks of about `BLOCK_BYTES`; a byte order mark at the start is no text.
+
+    Raises: _NotUtf8 after all of the text that comes before.
+    """
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
+    done, begins, ends = 0, True, False
     with open_bytes(file.path) as stream:
-        text = io.TextIOWrapper(stream, encoding="utf-8-sig")
-        while block := text.read(BLOCK_CHARACTERS):
-            yield block
+        while not ends:
+            block = stream.read(BLOCK_BYTES)
+            ends = not block
+            waiting = decoder.getstate()[0]  # the first bytes of a character that the last block ended inside of
+            try:
+                text = decoder.decode(block, final=ends)
+            except UnicodeDecodeError as error:
+                yield (waiting + block)[: error.start].decode()
+                raise _NotUtf8(done - len(waiting) + error.start) from error
+            done += len(block)
+            yield text.removeprefix("\ufeff") if begins else text
+            begins = begins and not text

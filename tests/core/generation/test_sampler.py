@@ -131,7 +131,7 @@ def test_rows_do_not_influence_one_another() -> None:
         ({"top_p": 1.1}, "less than or equal to 1"),
         ({"top_k": -1}, "greater than or equal to 0"),
         ({"max_new_tokens": 0}, "greater than or equal to 1"),
-        ({"min_new_tokens": 9, "max_new_tokens": 8}, "min_new_tokens 9 is above max_new_tokens 8"),
+        ({"min_new_tokens": 9, "max_new_tokens": 8}, "9 is above max_new_tokens, 8"),
         ({"stop": ["x", ""]}, "must not be empty"),
         ({"ngram_scope": "prompt"}, "'all' or 'output'"),
         ({"topp": 0.9}, "Extra inputs are not permitted"),

@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import pytest
 from dreamlm.core.training import recorders
 from dreamlm.core.training.hooks import EvaluationReport, RunEnd, RunStart, StagePlace, StepReport
 from dreamlm.core.training.meters import Throughput
-from dreamlm.core.training.recorders import MetricsFile, ReportFile, TensorBoard
+from dreamlm.core.training.recorders import MetricsFile, ReportFile, TensorBoard, complete_report
 
 
 def start(step: int) -> RunStart:
@@ -45,6 +46,43 @@ def test_a_resumed_run_tells_one_story(tmp_path: Path) -> None:
         ("start", 0), ("step", 1), ("step", 2), ("start", 2), ("step", 3),
     ]  # fmt: skip
     assert lines[-1]["nll"] == 1.5
+
+
+def test_steps_that_a_power_cut_took_are_said_to_be_missing(tmp_path: Path) -> None:
+    path, notices = tmp_path / "metrics.jsonl", list[str]()
+    first = MetricsFile(path)
+    first.on_start(start(0))
+    first.on_step(report(1))
+    for resumed in (1, 5):
+        MetricsFile(path, notices.append).on_start(start(resumed))
+    assert notices == [f"{path}: steps 2 to 5 are missing, and stay so"]
+    MetricsFile(tmp_path / "none.jsonl", notices.append).on_start(start(5))
+    assert len(notices) == 1
+
+
+def test_what_a_snapshot_is_held_against_is_on_the_device_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(recorders.os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.on_step(report(1))
+    metrics.on_saving(1)
+    assert synced == [(tmp_path / "metrics.jsonl").stat().st_size]
+
+
+def test_a_finished_run_loses_what_was_told_past_its_end(tmp_path: Path) -> None:
+    """It asked for more, and was killed before a snapshot of that."""
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    written = ReportFile(tmp_path / "report.json", tmp_path / "metrics.jsonl")
+    for hook in (metrics, written):
+        hook.on_end(END)
+    before = (tmp_path / "report.json").read_bytes()
+    metrics.on_step(report(4))
+    assert metrics.last_step == 4
+    complete_report(metrics, written, END)
+    assert metrics.last_step == 3
+    assert (tmp_path / "report.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from test_spool import spool_of
 from dreamlm.core.types import Document
 from dreamlm.data_sources.preparation import spool as spool_module
 from dreamlm.data_sources.preparation.sample import training_sample
-from dreamlm.data_sources.preparation.split import SplitSpool, plan_shards, split_spool
+from dreamlm.data_sources.preparation.split import SplitSpool, plan_shards, spares_one, split_spool
 
 
 def split_of(folder: Path, count: int, fraction: float, at_least: int, length: int = 1) -> SplitSpool:
@@ -29,6 +29,16 @@ def test_about_the_fraction_is_held_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("documents", "expected"), [(1, 0), (2, 1), (10, 1), (50, 5), (400, 8)])
 def test_a_small_source_still_holds_documents_out(tmp_path: Path, documents: int, expected: int) -> None:
     assert len(held_out(split_of(tmp_path, documents, 1e-9, 8))) == expected
+
+
+@pytest.mark.parametrize("documents", [1, 2, 3])
+@pytest.mark.parametrize("at_least", [0, 8])
+def test_something_always_stays_to_train_on(tmp_path: Path, documents: int, at_least: int) -> None:
+    almost_all = 1 - 1e-12
+    source = split_of(tmp_path, documents, almost_all, at_least)
+    assert len(held_out(source)) == documents - 1
+    assert spares_one(source.spool, almost_all)
+    assert not spares_one(source.spool, 1e-12)
 
 
 def test_a_fraction_of_zero_holds_out_nothing(tmp_path: Path) -> None:

@@ -159,6 +159,15 @@ def test_the_fingerprint_covers_pictures_and_captions_but_no_place(context: Sour
     assert len({first, second, third, fourth, source(context, paths="two", min_text_length=2).fingerprint()}) == 5
 
 
+def test_the_fingerprint_knows_as_what_captions_are_read(context: SourceContext, data: Path) -> None:
+    seen = set()
+    for name in ("captions.csv", "captions.jsonl", "captions.jsonl.gz"):
+        (data / name).write_text("file_name,text\n")
+        seen.add(source(context, captions=name).fingerprint())
+        (data / name).unlink()
+    assert len(seen) == 3
+
+
 def test_the_fingerprint_knows_which_picture_is_missing(context: SourceContext, data: Path) -> None:
     found = []
     for absent in ("a.png", "b.png"):

@@ -31,6 +31,18 @@ def test_without_any_wish_the_field_text_is_read_or_the_only_string() -> None:
     assert RecordFormat().text_of({"content": "this", "id": 7}) == "this"
 
 
+def test_the_first_record_decides_the_field_for_all() -> None:
+    form = RecordFormat()
+    with pytest.raises(UserMistake):
+        form.check({"title": "T", "body": "this"}, "a.jsonl")
+    assert form.text_of({"body": "this", "title": None}) == "this"
+    assert form.text_of({"body": "this", "title": "T"}) == "this"
+    assert form.used_part({"body": "this", "title": "T"}) == {"body": "this"}
+    assert form.used_part({"error": "not found"}) == {}
+    with pytest.raises(UnusableRecord, match="lacks the field body"):
+        form.text_of({"error": "not found"})
+
+
 @pytest.mark.parametrize(
     ("field", "reason"),
     [
@@ -74,6 +86,12 @@ def test_an_error_about_a_huge_record_stays_short() -> None:
 def test_a_malformed_format_is_found_without_any_record(template: str) -> None:
     with pytest.raises(ValueError, match=r"name of a field|expected '}'|hold a field"):
         format_fields(template)
+
+
+@pytest.mark.parametrize(("fields", "example"), [([], "{text}"), (["question"], "{question}")])
+def test_a_format_without_a_field_is_refused(fields: list[str], example: str) -> None:
+    with pytest.raises(ValueError, match=f"the format names no field; one stands in single braces, as in {example}"):
+        check_format(fields, "Q: {{text}} is said")
 
 
 def test_a_format_must_keep_to_the_listed_fields() -> None:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from dreamlm.core.errors import DataError, UserMistake
 from dreamlm.data_sources.sources import record_files
+from dreamlm.data_sources.sources import text as text_module
 from dreamlm.data_sources.sources.source import SourceContext, SourceReport
 from dreamlm.data_sources.sources.text import TextFiles
 
@@ -175,6 +176,59 @@ def test_parquet_gives_the_documents_of_the_same_json_lines(context: SourceConte
     assert report.drops == other.drops == {"record: field text is null": 143}
 
 
+def test_the_compression_suffix_is_part_of_what_a_file_is(
+    context: SourceContext, data: Path, prose: Callable[..., str]
+) -> None:
+    packed = gzip.compress(prose(5).encode())
+    (data / "other.txt").write_text(prose(5, 1))
+    (data / "book.txt").write_bytes(packed)
+    source = TextFiles.Config(type="text", paths=(".",))
+    mistaken = source.build(context).fingerprint()
+    (data / "book.txt.gz").write_bytes(packed)
+    found, report = texts(context, type="text")
+    assert sorted(found) == sorted([prose(5), prose(5, 1)])
+    assert report.examples == {"file: not in UTF-8": ["book.txt (at byte 1)"]}
+    (data / "book.txt").unlink()
+    assert source.build(context).fingerprint() != mistaken
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_long_text_is_cut_off_before_a_byte_that_is_no_utf8(
+    context: SourceContext, data: Path, prose: Callable[..., str], packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", 1000)
+    before = ("\ufeff" + "\n\n".join(prose(20, seed) for seed in range(30)).replace(".", "\u2026")).encode()
+    content = before + b"caf\xe9 " + prose(2000).encode()
+    (data / ("a.txt.gz" if packed else "a.txt")).write_bytes(gzip.compress(content) if packed else content)
+    found, report = texts(context, type="text", document_characters=5000)
+    (where,) = report.examples["file: cut off where it is not in UTF-8"]
+    assert where == f"a.txt{'.gz' if packed else ''} (at byte {len(before) + 3:,})"
+    assert len(before.decode()) - 10_000 < sum(map(len, found)) < len(before.decode())
+
+
+def test_the_field_of_the_first_record_is_read_of_all_files(context: SourceContext, data: Path) -> None:
+    said = [f"The record with the number {n}." for n in range(4)]
+    (data / "a.jsonl").write_text(
+        lines({"body": said[0], "title": None}, {"body": said[1], "title": "T"}, {"error": "No such page is here."})
+        + lines({"body": said[2]})
+    )
+    assert texts(context, type="jsonl")[0] == said[:3]
+    (data / "b.jsonl").write_text(lines({"error": "No such page is here."}, {"body": said[3]}))
+    found, report = texts(context, type="jsonl")  # a.jsonl first: its hash is lower
+    assert (found, report.drops) == (said, {"record: lacks the field body": 2})
+
+
+@pytest.mark.parametrize("folder", ["proj [v2]", "what?", "a*b", "[[]x]"])
+def test_a_pattern_starts_at_a_folder_of_any_name(context: SourceContext, data: Path, folder: str) -> None:
+    for part in (folder, "proj v"):
+        (data / part / "notes").mkdir(parents=True)
+        (data / part / "notes" / "good.txt").write_text(f"The words of a file in {part}.")
+    inside = replace(context, base_folder=data / folder)
+    assert texts(inside, type="text", paths="notes/*.txt")[0] == [f"The words of a file in {folder}."]
+    with pytest.raises(DataError, match="no such file or folder"):
+        texts(inside, type="text", paths="gone.txt")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
@@ -258,3 +312,12 @@ def test_an_empty_file_is_counted(tmp_path: Path) -> None:
     documents = list(TextFiles.Config(type="text", paths=(".",)).build(context).documents(report))
     assert len(documents) == 1
     assert report.examples == {"file: empty": ["empty.txt"]}
+
+
+def test_a_tilde_that_names_no_home_is_part_of_a_name(
+    context: SourceContext, data: Path, prose: Callable[..., str]
+) -> None:
+    (data / "~$a.txt").write_text(prose(5))
+    assert texts(context, type="text", paths="~$a.txt")[0] == [prose(5)]
+    with pytest.raises(DataError, match=r"no such file or folder: .*~nobody-of-that-name/x"):
+        texts(context, type="text", paths="~nobody-of-that-name/x")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dreamlm.core.config import ConfigModel
 from dreamlm.core.errors import UserMistake
+from dreamlm.core.home import expanded
 from dreamlm.core.hub import from_hub, quiet
 from dreamlm.core.nn.vision.encoder import VisionConfig, VisionEncoder
 
@@ -153,7 +154,7 @@ def _preprocessing(path: str) -> Mapping[str, Any]:
 
 
 def _from(path: str, read: Any) -> Any:
-    local = Path(path).expanduser()
+    local = expanded(path)
     try:
         if local.is_dir():
             with quiet():

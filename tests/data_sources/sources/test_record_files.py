@@ -1,0 +1,93 @@
+"""One bad line or row costs itself and nothing else, and is counted."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamlm.data_sources.sources import record_files
+from dreamlm.data_sources.sources.files import InputFile
+from dreamlm.data_sources.sources.record_files import RecordOptions, read_records
+from dreamlm.data_sources.sources.source import SourceReport
+
+GOOD = [{"text": f"number {n}"} for n in range(3)]
+LINES = "".join(json.dumps(record) + "\n" for record in GOOD).encode()
+
+
+def read(path: Path, content: bytes, kind: str, **options: Any) -> tuple[list[Any], SourceReport]:
+    path.write_bytes(content)
+    report = SourceReport("mine")
+    file = InputFile(path, path.name, "")
+    return list(read_records(file, kind, RecordOptions(**options), report)), report
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a"])
+@pytest.mark.parametrize("first", [b"# a comment\n", b'{"text": "cut\n', b"\n7\n", b"caf\xe9\n", b"\xef\xbb\xbf\nno\n"])
+def test_json_lines_may_begin_with_a_damaged_line(tmp_path: Path, name: str, first: bytes) -> None:
+    found, report = read(tmp_path / name, first + LINES, "json")
+    assert found == GOOD
+    assert sum(report.drops.values()) == 1
+    (example,) = next(iter(report.examples.values()))
+    assert example.startswith(name)
+
+
+def test_an_overlong_first_line_is_skipped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_files, "LONGEST_LINE_BYTES", 50)
+    found, report = read(tmp_path / "a.jsonl", json.dumps({"text": "x" * 500}).encode() + b"\n" + LINES, "jsonl")
+    assert found == GOOD
+    assert report.examples == {"record: line of over 0 MiB": ["a.jsonl line 1"]}
+
+
+def test_the_line_of_a_damaged_record_is_named(tmp_path: Path) -> None:
+    found, report = read(tmp_path / "a.jsonl", LINES + b"\n{broken\n" + LINES, "jsonl")
+    assert found == GOOD + GOOD
+    assert report.examples == {"record: no JSON": ["a.jsonl line 5"]}
+
+
+@pytest.mark.parametrize("content", [b'[\n{"text": "one"},\n{"text": "tw', b"no JSON at all\n" * 5, b"7\n8\n"])
+def test_a_file_without_any_record_is_damaged_as_a_whole(tmp_path: Path, content: bytes) -> None:
+    found, report = read(tmp_path / "a.json", content, "json")
+    assert found == []
+    assert report.drops == {"file: damaged or no json": 1}
+
+
+def test_a_large_file_is_read_in_lines_only_where_it_has_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_files, "LARGEST_JSON_BYTES", 20)
+    assert read(tmp_path / "a.jsonl", b"# a comment\n" + LINES, "jsonl")[0] == GOOD
+    array = json.dumps(GOOD, indent=1).encode()
+    assert read(tmp_path / "a.json", array, "json")[1].drops == {"file: JSON of over 0 MiB that is not JSON Lines": 1}
+
+
+def rows(count: int, bad: int) -> Iterator[bytes]:
+    for n in range(count):
+        yield f"caf\xe9 {n}".encode("latin-1" if n == bad else "utf-8")
+
+
+def test_a_bad_byte_costs_a_table_one_row(tmp_path: Path) -> None:
+    content = b"id,text\n" + b"".join(b"%d,%s\n" % (n, row) for n, row in enumerate(rows(5000, bad=999)))
+    found, report = read(tmp_path / "a.csv", content, "csv")
+    assert [int(row["id"]) for row in found] == [n for n in range(5000) if n != 999]
+    assert report.drops == {"record: not in UTF-8": 1}
+    assert report.examples == {"record: not in UTF-8": ["a.csv line 1001"]}
+
+
+def test_a_header_that_is_not_in_utf8_names_no_column(tmp_path: Path) -> None:
+    found, report = read(tmp_path / "a.csv", "caf\xe9,text\none,two\n".encode("latin-1"), "csv")
+    assert found == []
+    assert report.drops == {"file: its header is not in UTF-8": 1}
+
+
+def test_a_bad_byte_costs_lines_of_text_one_line(tmp_path: Path) -> None:
+    found, report = read(tmp_path / "a.txt", b"\n".join(rows(5000, bad=999)), "text")
+    assert [record["text"] for record in found] == [f"caf\xe9 {n}" for n in range(5000) if n != 999]
+    assert report.examples == {"record: not in UTF-8": ["a.txt line 1000"]}
+
+
+def test_json_lines_are_not_called_damaged_for_a_path_that_they_lack(tmp_path: Path) -> None:
+    found, report = read(tmp_path / "a.jsonl", LINES, "jsonl", records_path="data")
+    assert found == []
+    assert report.drops == {"file: JSON Lines, which have no records_path": 1}
