@@ -27,9 +27,10 @@ from dreamlm.core.training.hooks import Hook, Hooks, StepReport
 from dreamlm.core.training.loop import Trainer
 from dreamlm.core.training.meters import matmul_peak, training_flops_per_token
 from dreamlm.core.training.optim import AdamW
-from dreamlm.core.training.recorders import MetricsFile, TensorBoard
+from dreamlm.core.training.recorders import MetricsFile
 from dreamlm.core.training.state import TrainingState
 from dreamlm.core.training.surroundings import Surroundings, Validation
+from dreamlm.core.training.tensorboard import TensorBoard
 from dreamlm.data_sources.prepare import Preparation
 from dreamlm.data_sources.stream import CorpusStream
 from dreamlm.presets.schema import DataConfig

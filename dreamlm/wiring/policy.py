@@ -35,7 +35,8 @@ from dreamlm.core.training.config import TrainingConfig
 from dreamlm.core.training.hooks import Hook, Hooks, RunEnd
 from dreamlm.core.training.memory import BUILDING, within_memory
 from dreamlm.core.training.precision import choose_precision
-from dreamlm.core.training.recorders import MetricsFile, ReportFile, TensorBoard, complete_report
+from dreamlm.core.training.recorders import MetricsFile, ReportFile, complete_report
+from dreamlm.core.training.tensorboard import TensorBoard
 from dreamlm.data_sources.corpus import Corpus
 from dreamlm.data_sources.prompts import Prompts
 from dreamlm.data_sources.seen import SeenNgrams

@@ -39,7 +39,8 @@ from dreamlm.core.training.config import TrainingConfig
 from dreamlm.core.training.hooks import Hook, Hooks, RunEnd
 from dreamlm.core.training.memory import BUILDING, within_memory
 from dreamlm.core.training.precision import choose_precision
-from dreamlm.core.training.recorders import MetricsFile, TensorBoard
+from dreamlm.core.training.recorders import MetricsFile
+from dreamlm.core.training.tensorboard import TensorBoard
 from dreamlm.data_sources.pairs import Pairs
 from dreamlm.wiring.loading import choose_device, fill, load, model_like
 from dreamlm.wiring.places import RunFolder

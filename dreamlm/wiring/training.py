@@ -29,10 +29,11 @@ from dreamlm.core.training.hooks import Hook, Hooks, RunEnd, Sample
 from dreamlm.core.training.loop import Trainer
 from dreamlm.core.training.memory import BUILDING, fitting, launcher_limit, within_memory
 from dreamlm.core.training.precision import choose_precision
-from dreamlm.core.training.recorders import MetricsFile, ReportFile, TensorBoard, complete_report
+from dreamlm.core.training.recorders import MetricsFile, ReportFile, complete_report
 from dreamlm.core.training.sharing import validate_together
 from dreamlm.core.training.state import Sizing, TrainingState
 from dreamlm.core.training.surroundings import Surroundings, Validation
+from dreamlm.core.training.tensorboard import TensorBoard
 from dreamlm.data_sources.corpus import Corpus
 from dreamlm.data_sources.progress import Progress
 from dreamlm.data_sources.stream import CorpusStream

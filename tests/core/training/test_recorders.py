@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from dreamlm.core.training import recorders
+from dreamlm.core.training import recorders, tensorboard
 from dreamlm.core.training.hooks import EvaluationReport, RunEnd, RunStart, StagePlace, StepReport
 from dreamlm.core.training.meters import Throughput
-from dreamlm.core.training.recorders import MetricsFile, ReportFile, TensorBoard, complete_report
+from dreamlm.core.training.recorders import MetricsFile, ReportFile, complete_report
+from dreamlm.core.training.tensorboard import TensorBoard
 
 
 def start(step: int) -> RunStart:
@@ -236,7 +237,7 @@ def test_curves_go_on_after_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monk
 
     now = [1]
     clock, numbers = SimpleNamespace(time=lambda: now[0]), itertools.count(9)  # 10 would be read before 9
-    for module in (event_file_writer, recorders):
+    for module in (event_file_writer, tensorboard):
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(event_file_writer, "_global_uid", SimpleNamespace(get=lambda: next(numbers)))
 
@@ -255,16 +256,16 @@ def test_curves_go_on_after_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monk
     assert scalars(tmp_path, "train/nll") == [(3, 2.0)]
 
 
+@pytest.mark.parametrize("later", [3600, -3600, 0], ids=["later", "the clock goes back", "at once"])
 @pytest.mark.parametrize("snapshot", [0, 2])
 def test_curves_past_the_snapshot_are_purged_also_past_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: int, later: int
 ) -> None:
     from tensorboard.summary.writer import event_file_writer
 
-    # Files are read in the order of their names, which begin with the second they were made in; then comes a count.
-    seconds = itertools.count(1)
-    monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda: next(seconds)))
-    for begin, nll in ((0, 2.0), (snapshot, 1.0)):
+    for time, begin, nll in ((10_000, 0, 2.0), (10_000 + later, snapshot, 1.0)):
+        for module in (event_file_writer, tensorboard):
+            monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda time=time: time))
         recorder = TensorBoard(tmp_path)
         recorder.on_start(start(begin))
         for step in range(begin + 1, 5):
