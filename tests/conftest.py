@@ -7,3 +7,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+from hypothesis import settings
+
+settings.register_profile("suite", deadline=None, derandomize=True)  # machines are shared; a test times nothing
+settings.load_profile("suite")

@@ -1,6 +1,7 @@
 """Start-up: completes or undoes what an interrupted commit left.
 
-1. Leftovers of a save or of a rotation are read to the last byte: a complete one counts, the others are deleted.
+1. Leftovers of a save or of a rotation are read to the last byte: a complete one counts, the others are deleted. So is
+   what fell off already, unless nothing else is left.
 2. A named snapshot that is visibly damaged is set aside under NAME.damaged; nothing of it is deleted.
 3. The complete ones get the names that retention gives them, as in every commit.
 """
@@ -12,7 +13,7 @@ from dreamlm.checkpoints.deletion import delete_snapshots
 from dreamlm.checkpoints.files import FileSystem
 from dreamlm.checkpoints.found import SnapshotInfo, harm, leftovers, named_folders, newest_first
 from dreamlm.checkpoints.retention import assign_names
-from dreamlm.checkpoints.rotation import INCOMING, UNDECIDED, rearrange, rename_to_free
+from dreamlm.checkpoints.rotation import DROPPED, INCOMING, UNDECIDED, rearrange, rename_to_free
 from dreamlm.core.errors import CheckpointError
 
 
@@ -40,8 +41,8 @@ def repair(files: FileSystem, folder: Path, may_start_anew: bool = False) -> Rep
             usable.append(info)
         else:
             broken[path] = "; ".join(damage.message for damage in damages)
-    for path in leftovers(folder):
-        info, _ = harm(path, thorough=True)
+    for path in sorted(leftovers(folder), key=_fell_off):
+        info = None if usable and _fell_off(path) else harm(path, thorough=True)[0]
         if info is not None:
             usable.append(info)
         else:
@@ -66,6 +67,10 @@ def repair(files: FileSystem, folder: Path, may_start_anew: bool = False) -> Rep
     sentences += failures.values()
     after = [SnapshotInfo(folder / name, info.manifest) for name, info in named.items()]
     return Repaired(tuple(newest_first(after)), tuple(sentences))
+
+
+def _fell_off(path: Path) -> bool:
+    return path.name.startswith(DROPPED)
 
 
 def _set_aside(files: FileSystem, path: Path, why: str) -> str:

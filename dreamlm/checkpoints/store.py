@@ -18,7 +18,7 @@ from typing import final
 
 from dreamlm.checkpoints.deletion import Deletion
 from dreamlm.checkpoints.files import ELSEWHERE, SPARE_BYTES, DiskFiles, FileSystem, remove_tree, require_free
-from dreamlm.checkpoints.found import SnapshotInfo, named_folders, newest_first, read_info
+from dreamlm.checkpoints.found import SnapshotInfo, harm, leftovers, named_folders, newest_first, read_info
 from dreamlm.checkpoints.lock import RunLock
 from dreamlm.checkpoints.manifest import MANIFEST, Digest, Record
 from dreamlm.checkpoints.repair import Repaired, repair
@@ -134,19 +134,15 @@ class Store:
         self._require_folder()
         with self.lock():
             asked = self._named(name)
-            repaired = self._repair()  # which may give it another name
+            if leftovers(self.folder):  # which may be newer snapshots, that would push it out
+                asked = self._made_newest(asked)
+            repaired = self._repair()
             self._tell(repaired.sentences)
-            ordered = repaired.newest_first
+            ordered = list(repaired.newest_first)
             chosen = next(info for info in ordered if info.sequence == asked.sequence)
             if chosen is not ordered[0]:
-                # Replacing this one small file decides the order; from there on, repair can finish the rotation.
-                manifest = replace(chosen.manifest, sequence=ordered[0].sequence + 1)
-                replace_durably(self._files, chosen.path / MANIFEST, manifest.render(), self.folder / UNDECIDED)
-                self._name(
-                    newest_first(
-                        [info for info in ordered if info is not chosen] + [replace(chosen, manifest=manifest)]
-                    )
-                )
+                ordered.remove(chosen)
+                self._name([self._made_newest(chosen), *ordered])
             return self.snapshots()
 
     def prune(
@@ -163,6 +159,14 @@ class Store:
             repaired = self._repair()
             self._tell(repaired.sentences)
             return self._name(list(repaired.newest_first), keep_rolling, keep_best, keep_finite)
+
+    def _made_newest(self, info: SnapshotInfo) -> SnapshotInfo:
+        """Replacing this one small file decides the order; from there on, repair can finish the rotation."""
+        others = [harm(path, thorough=False)[0] for path in (*named_folders(self.folder), *leftovers(self.folder))]
+        newest = max(other.sequence for other in others if other is not None)
+        manifest = replace(info.manifest, sequence=newest + 1)
+        replace_durably(self._files, info.path / MANIFEST, manifest.render(), self.folder / UNDECIDED)
+        return replace(info, manifest=manifest)
 
     def _named(self, name: str) -> SnapshotInfo:
         present = [path.name for path in named_folders(self.folder)]

@@ -229,7 +229,7 @@ class TextStream:
     def __init__(self, tokenizer: Tokenizer, after: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._ids = [number for number in after if number not in tokenizer.special_ids][-self._KEPT :]
-        self._emitted = len(_certain(tokenizer.decode(self._ids)))
+        self._emitted = len(tokenizer.decode(self._ids))
 
     def push(self, ids: Iterable[int]) -> str:
         """The text that became certain with these ids; empty while a character is incomplete. Cost: constant an id."""

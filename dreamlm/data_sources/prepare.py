@@ -86,16 +86,19 @@ class Preparation:
         cache_folder: Path,
         base_folder: Path,
         image_form: ImageForm | None = None,
+        keeps_older: bool = False,
     ) -> None:
         """`folder`: of the corpus; another request's corpus in it is replaced.  `workers`: processes that tokenise.
         `stream_byte_limit`: bytes of text after which sources end that have neither an end nor a limit of their own.
         `cache_folder`: keeps extracted text between runs.  `base_folder`: where relative paths of sources start.
-        `image_form`: how the model takes pictures; None when it takes none.
+        `image_form`: how the model takes pictures; None when it takes none.  `keeps_older`: what is replaced stays,
+        beside the folder.
 
         Raises: UserMistake when two sources have one name, a source without an end has no limit, or one has pictures
         and nobody says in which form they are wanted.
         """
         self.config, self.tokenizer_config, self.folder = config, tokenizer_config, folder.absolute()
+        self.keeps_older = keeps_older
         self.workers, self.progress = workers, progress if progress is not None else Silence()
         context = SourceContext(
             base_folder=base_folder,
@@ -172,7 +175,7 @@ class Preparation:
         with self._only_one():
             there = Corpus.find(self.folder) if trained_on else None
             if there is not None:
-                _require_same(there, trained_on)
+                _require_same(there, trained_on, self.folder)
                 for difference in differences(key, there.manifest.key):
                     self.progress.notice(f"the run keeps its corpus: {difference}")
                 return there
@@ -180,12 +183,9 @@ class Preparation:
             if isinstance(found, Corpus):
                 return found
             _require_replaceable(self.folder)
-            built = self._build(key)
-            if trained_on:
-                _require_same(built, trained_on)
-            return built
+            return self._build(key, trained_on)
 
-    def _build(self, key: dict[str, str]) -> Corpus:
+    def _build(self, key: dict[str, str], trained_on: str) -> Corpus:
         if key["tokenizer"] == UNKNOWN:
             self.tokenizer_config.build([])  # raises again, now that no corpus is there to do without it
         parent, prefix = self.folder.parent, f".{self.folder.name}.preparing-"
@@ -198,13 +198,24 @@ class Preparation:
             )
             with full_disk_explained(parent, builder.expected_bytes):
                 finished = builder.build(self.sources, self.limits, key)
+                if trained_on:
+                    _require_same(Corpus.open(finished), trained_on, self.folder)
                 if self.folder.exists():
-                    self.folder.rename(workshop / "replaced")
+                    self.folder.rename(self._aside() or workshop / "replaced")
                 finished.rename(self.folder)
                 sync_folder(parent)
         finally:
             shutil.rmtree(workshop)
         return Corpus.open(self.folder)
+
+    def _aside(self) -> Path | None:
+        """Where a whole corpus goes that is to be kept, as a run may be trained on it; None when there is none."""
+        older = Corpus.find(self.folder) if self.keeps_older else None
+        place = self.folder.with_name(f"{self.folder.name}-{older.fingerprint[:12]}") if older is not None else None
+        if place is None or place.exists():
+            return None
+        self.progress.notice(f"the corpus that was there is kept, for runs that go on with it: {place}")
+        return place
 
     @contextmanager
     def _only_one(self) -> Iterator[None]:
@@ -264,13 +275,13 @@ def _require_replaceable(folder: Path) -> None:
         raise UserMistake("the folder for the corpus holds something else", where=str(folder), hint=hint)
 
 
-def _require_same(corpus: Corpus, trained_on: str) -> None:
+def _require_same(corpus: Corpus, trained_on: str, folder: Path) -> None:
     """Raises: ResumeMismatch when the corpus is not the one with that fingerprint."""
     if corpus.fingerprint != trained_on:
         raise ResumeMismatch(
             f"the run was trained on a corpus with fingerprint {trained_on[:12]}, this one has "
             f"{corpus.fingerprint[:12]}: its inputs, options or tokenizer changed",
-            where=str(corpus.folder),
+            where=str(folder),
             hint="name the run's own corpus with --corpus DIR, or restore its inputs and name a folder that is not "
             "there, or start another run with --run OTHER",
         )

@@ -29,7 +29,7 @@ def prepare_corpus(
     Ctrl-C and SIGTERM go on their way when the progress was told what they leave behind.
     Raises: AllSourcesFailed, DataError, UserMistake, ResumeMismatch among it, OutOfSpace.
     """
-    request = _request(preset, progress, folder or corpus_folder(preset, trained_on), workers)
+    request = _request(preset, progress, folder, workers, trained_on)
     try:
         return request.run(trained_on)
     except (KeyboardInterrupt, SystemExit):
@@ -39,18 +39,21 @@ def prepare_corpus(
 
 def explain_corpus(preset: Preset, progress: Progress, folder: Path | None = None) -> list[Difference]:
     """Why the corpus that is there cannot be used for the preset; empty when it can.  Raises: as `prepare_corpus`."""
-    return _request(preset, progress, folder or corpus_folder(preset), workers=None).differences()
+    return _request(preset, progress, folder, workers=None).differences()
 
 
-def _request(preset: Preset, progress: Progress, folder: Path, workers: int | None) -> Preparation:
+def _request(
+    preset: Preset, progress: Progress, folder: Path | None, workers: int | None, trained_on: str = ""
+) -> Preparation:
     return Preparation(
         preset.data,
         preset.tokenizer,
-        folder,
+        folder or corpus_folder(preset, trained_on),
         workers=workers or os.cpu_count() or 1,
         progress=progress,
         stream_byte_limit=stream_byte_limit(preset),
         cache_folder=home() / "cache",
         base_folder=Path.cwd(),
         image_form=preset.model.image_form,
+        keeps_older=folder is None,
     )

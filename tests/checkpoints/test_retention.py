@@ -1,14 +1,16 @@
 """Which snapshots stay, against a naive model that remembers every commit."""
 
 import math
+import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from faulty_files import FaultyFiles
+from faulty_files import Crash, FaultyFiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_snapshots import commit, steps
+from small_snapshots import commit, step_of, steps
 
 from dreamlm.checkpoints.store import Store
 from dreamlm.core.errors import CheckpointError, UserMistake
@@ -156,3 +158,33 @@ def test_prune_tells_what_it_repaired(tmp_path: Path) -> None:
     (store.folder / "lm_current" / "model.bin").unlink()
     store.prune()
     assert told[0].startswith("lm_current is damaged")
+
+
+def test_rotate_does_not_lose_the_snapshot_to_a_save_that_the_repair_completes(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        commit(Store(tmp_path), step)
+    files = FaultyFiles()
+    whole = Store(shutil.copytree(tmp_path, tmp_path / "whole"), files)
+    commit(whole, 4)
+    for cut in range(files.operations):  # among them where the save is complete and bears no name yet
+        run = shutil.copytree(tmp_path / "checkpoints", tmp_path / str(cut) / "checkpoints").parent
+        with suppress(Crash):
+            commit(Store(run, FaultyFiles(cut)), 4)
+        if (run / "checkpoints" / "lm_prev2").exists():
+            asked = step_of(run / "checkpoints" / "lm_prev2")
+            Store(run).rotate("lm_prev2")
+            assert steps(Store(run))["lm_current"] == asked
+
+
+def test_what_fell_off_does_not_come_back(tmp_path: Path) -> None:
+    """A prune was cut short before it deleted anything."""
+    store = Store(tmp_path)
+    for step in (1, 2, 3):
+        commit(store, step)
+    (store.folder / "lm_prev2").rename(store.folder / ".dropped-lm_prev2")
+    assert store.repair() == ("the deletion of an old snapshot was finished",)
+    assert steps(store) == {"lm_current": 3, "lm_prev": 2}
+    for name in ("lm_current", "lm_prev"):
+        (store.folder / name).rename(store.folder / f".dropped-{name}")
+    store.repair()  # nothing else is left
+    assert steps(store) == {"lm_current": 3}

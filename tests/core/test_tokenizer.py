@@ -174,7 +174,7 @@ def test_a_streamed_piece_never_ends_inside_a_character(tokenizer: Tokenizer, te
 
 
 @either
-@pytest.mark.parametrize("prompt", ["", "te", "te " * 40])
+@pytest.mark.parametrize("prompt", ["", "te", "te " * 40, "te \ufffd"])
 def test_what_follows_a_prompt_keeps_its_space(tokenizer: Tokenizer, prompt: str) -> None:
     before, whole = tokenizer.encode(prompt), tokenizer.encode(f"{prompt} te te")
     assert whole[: len(before)] == before

@@ -1,13 +1,15 @@
 """The corpus of a preset: what an interruption leaves behind, and where the corpus lies."""
 
 import json
+import shutil
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-from workplace import Workplace
+from workplace import Workplace, write_text
 
+from dreamlm.core.errors import ResumeMismatch
 from dreamlm.data_sources.corpus import Corpus
 from dreamlm.data_sources.progress import Silence
 from dreamlm.data_sources.sources import hub_stream, huggingface
@@ -91,3 +93,43 @@ def test_a_damaged_corpus_is_not_the_one_a_run_looks_for(endless: Workplace) -> 
 def test_where_every_source_has_an_end_the_amount_to_train_on_is_no_matter(endless: Workplace, limit: str) -> None:
     ended = f'data.sources=[{{"type": "hf", "dataset": "some/web", "{limit}": 100}}]'
     assert len({corpus_folder(endless.preset(ended, f"train.train_tokens={n}")) for n in (4000, 8000)}) == 1
+
+
+def test_a_corpus_that_another_replaces_is_kept_for_the_runs_that_have_it(place: Workplace) -> None:
+    preset, progress = place.preset(), Interrupting("never", SystemExit())
+    first = prepare_corpus(preset, Silence())
+    write_text(place.folder / "text.jsonl", documents=200, seed=1)
+    second = prepare_corpus(preset, progress)
+    assert second.folder == first.folder
+    aside = corpus_folder(preset, first.fingerprint)
+    assert aside == first.folder.with_name(f"{first.folder.name}-{first.fingerprint[:12]}")
+    assert progress.notices[-1] == f"the corpus that was there is kept, for runs that go on with it: {aside}"
+    for corpus in (first, second):
+        assert prepare_corpus(preset, Silence(), trained_on=corpus.fingerprint).fingerprint == corpus.fingerprint
+
+
+def test_a_corpus_that_is_gone_is_made_anew_beside_the_one_in_its_place(place: Workplace) -> None:
+    preset = place.preset()
+    first = prepare_corpus(preset, Silence())
+    write_text(place.folder / "text.jsonl", documents=200, seed=1)
+    second = prepare_corpus(preset, Silence())
+    shutil.rmtree(corpus_folder(preset, first.fingerprint))
+    with pytest.raises(ResumeMismatch, match=f"trained on a corpus with fingerprint {first.fingerprint[:12]}"):
+        prepare_corpus(preset, Silence(), trained_on=first.fingerprint)
+    assert [path.name for path in second.folder.parent.iterdir() if path.is_dir()] == [second.folder.name]
+    write_text(place.folder / "text.jsonl", documents=200, seed=0)
+    again = prepare_corpus(preset, Silence(), trained_on=first.fingerprint)
+    assert again.fingerprint == first.fingerprint
+    assert Corpus.open(second.folder).fingerprint == second.fingerprint
+
+
+def test_a_damaged_corpus_is_replaced_by_no_other_one(place: Workplace) -> None:
+    preset = place.preset()
+    first = prepare_corpus(preset, Silence())
+    damaged, *others = sorted((first.folder / shard.path) for shard in first.manifest.shards)
+    damaged.write_bytes(b"")
+    whole = {path: path.read_bytes() for path in others}
+    write_text(place.folder / "text.jsonl", documents=200, seed=1)
+    with pytest.raises(ResumeMismatch):
+        prepare_corpus(preset, Silence(), trained_on=first.fingerprint)
+    assert {path: path.read_bytes() for path in others} == whole

@@ -8,7 +8,7 @@ is written down waits with them. Neither does a damaged line: what can be read i
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, final
@@ -67,13 +67,8 @@ class MetricsFile(Hook):
         self._write("sample", asdict(sample))
 
     def on_saving(self, step: int) -> None:
-        """No snapshot is of a later step than what a power cut leaves of the file."""
-        try:
-            with self._path.open("ab") as file:
-                os.fsync(file.fileno())
-        except OSError as error:
-            if not is_out_of_space(error):
-                raise
+        """No snapshot is of a later step than what a power cut leaves of the file, while the disk has room for both."""
+        self._write_down(durably=True)
 
     def on_save(self, saved: Saved) -> None:
         self._write("save", asdict(saved))
@@ -84,10 +79,15 @@ class MetricsFile(Hook):
     def _write(self, event: str, values: Mapping[str, Any]) -> None:
         line = json.dumps({"event": event, **_json_numbers(values)}, ensure_ascii=False)
         self._waiting += line.encode() + b"\n"
+        self._write_down()
+
+    def _write_down(self, durably: bool = False) -> None:
         try:
             with self._path.open("ab", buffering=0) as file:
                 while self._waiting:
                     self._waiting = self._waiting[file.write(self._waiting) :]
+                if durably:
+                    os.fsync(file.fileno())
         except OSError as error:
             if not is_out_of_space(error):
                 raise
@@ -107,25 +107,35 @@ class MetricsFile(Hook):
         """
         if not self._path.exists():
             return 0
-        kept = self._path.with_suffix(".jsonl.tmp")
         damaged: list[int] = []
+        left_out: set[int] = set()
         told = 0
-        with self._path.open("rb") as old, kept.open("wb") as new:
-            for number, line in enumerate(old, start=1):
+        with self._path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
                 event = _event(line)
-                # A line cut short by a kill is the last one, and is past every snapshot.
-                if event is None and line.endswith(b"\n"):
-                    damaged.append(number)
-                elif event is not None and event["step"] <= step:
-                    new.write(line)
+                if event is not None and event["step"] <= step:
                     told = max(told, event["step"])
-            new.flush()
-            os.fsync(new.fileno())
-        kept.replace(self._path)
+                    continue
+                left_out.add(number)
+                if event is None and line.endswith(b"\n"):  # else a kill cut it short, past every snapshot
+                    damaged.append(number)
+        if left_out:
+            self._leave_out(left_out)
         if damaged:
-            lines = f"line {damaged[0]}" + (f" and {len(damaged) - 1} more are" if damaged[1:] else " is")
-            self._on_notice(f"{self._path}: {lines} unreadable and left out; the rest of the metrics is kept")
+            which = f"line {damaged[0]}" + (f" and {len(damaged) - 1} more are" if damaged[1:] else " is")
+            self._on_notice(f"{self._path}: {which} unreadable and left out; the rest of the metrics is kept")
         return told
+
+    def _leave_out(self, numbers: Set[int]) -> None:
+        kept = self._path.with_suffix(".jsonl.tmp")
+        try:
+            with self._path.open("rb") as old, kept.open("wb") as new:
+                new.writelines(line for number, line in enumerate(old, start=1) if number not in numbers)
+                new.flush()
+                os.fsync(new.fileno())
+            kept.replace(self._path)
+        finally:
+            kept.unlink(missing_ok=True)  # where the disk was full
 
 
 @final

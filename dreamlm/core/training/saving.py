@@ -76,7 +76,6 @@ class Saving:
         Raises: OutOfSpace where it does not wait.
         """
         begin, tensors = time.monotonic(), self._backend.gather()
-        self._hooks.on_saving(state.step)
         folder = self._commit(state, tensors, stop)
         self._hooks.on_save(Saved(state.step, str(folder), time.monotonic() - begin))
         self._backend.any(True)  # a process that ended before the first has committed would take it along
@@ -85,6 +84,7 @@ class Saving:
     def _commit(self, state: RunState, tensors: Tensors, stop: StopRequest | None) -> Path:
         paused = False
         while True:
+            self._hooks.on_saving(state.step)
             try:
                 return self._saver.save(state, tensors)
             except OutOfSpace as error:

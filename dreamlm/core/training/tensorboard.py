@@ -113,9 +113,15 @@ class TensorBoard(Hook):
 
 def _end_before(second: int, folder: Path) -> None:
     """Where the clock has gone back, give the files that are there names that come before those of this second."""
-    files = sorted(folder.glob(f"{_BEGINNING}*"))
+    files = sorted(folder.glob(f"{_BEGINNING}[0-9]*.*"))
     if not files or files[-1].name < f"{_BEGINNING}{second:010d}":
         return
-    for age, file in enumerate(reversed(files), start=1):
+    first = min(second, *map(_second, files)) - len(files)  # all of these names are free
+    for number, file in enumerate(files, start=first):
         _, _, maker = file.name.removeprefix(_BEGINNING).partition(".")
-        file.rename(folder / f"{_BEGINNING}{second - age:010d}.{maker}")
+        file.rename(folder / f"{_BEGINNING}{number:010d}.{maker}")
+
+
+def _second(file: Path) -> int:
+    """The second that the name of an event file begins with."""
+    return int(file.name.removeprefix(_BEGINNING).partition(".")[0])

@@ -59,21 +59,20 @@ def _json(file: InputFile, options: RecordOptions, report: SourceReport) -> Iter
 
     What is no single value is read line by line where a line is a record, whatever became of the others.
     """
-    with open_bytes(file.path) as stream:
-        in_lines = options.records_path is None and _has_record(stream, file, 1)
-        if not in_lines:
-            try:
-                document = _single_value(stream)
-            except (UnusableFile, ValueError, RecursionError):
-                in_lines = _has_record(stream, file, FIRST_LINES)
-                if not in_lines:
-                    raise
-        if in_lines and options.records_path is not None:
-            raise UnusableFile("JSON Lines, which have no records_path")
-        if in_lines:
-            stream.seek(0)
+    in_lines = options.records_path is None and _has_record(file, 1)
+    if not in_lines:
+        try:
+            document = _single_value(file)
+        except (UnusableFile, ValueError, RecursionError):
+            in_lines = not _is_list(file) and _has_record(file, FIRST_LINES)
+            if not in_lines:
+                raise
+    if in_lines and options.records_path is not None:
+        raise UnusableFile("JSON Lines, which have no records_path")
+    if in_lines:
+        with open_bytes(file.path) as stream:
             yield from _json_lines(stream, file, report)
-            return
+        return
     if options.records_path is not None:
         yield from _walk(document, options.records_path.split("."), {}, file.name)
     elif isinstance(document, list):
@@ -82,20 +81,26 @@ def _json(file: InputFile, options: RecordOptions, report: SourceReport) -> Iter
         yield from _objects([document], file.name, report)
 
 
-def _single_value(stream: BinaryIO) -> Any:
-    """The JSON value that the whole stream is.  Raises: UnusableFile, ValueError or RecursionError when it is none."""
-    stream.seek(0)
-    content = stream.read(LARGEST_JSON_BYTES + 1)
+def _single_value(file: InputFile) -> Any:
+    """The JSON value that the whole file is.  Raises: UnusableFile, ValueError or RecursionError when it is none."""
+    with open_bytes(file.path) as stream:
+        content = stream.read(LARGEST_JSON_BYTES + 1)
     if len(content) > LARGEST_JSON_BYTES:
         raise UnusableFile(f"JSON of over {LARGEST_JSON_BYTES >> 20} MiB that is not JSON Lines")
     return json.loads(content)
 
 
-def _has_record(stream: BinaryIO, file: InputFile, most: int) -> bool:
+def _has_record(file: InputFile, most: int) -> bool:
     """Whether one of the first `most` lines that hold anything is a whole JSON object."""
-    stream.seek(0)
     unheard = SourceReport(file.name)
-    return next(_json_lines(stream, file, unheard, most), None) is not None
+    with open_bytes(file.path) as stream:
+        return next(_json_lines(stream, file, unheard, most), None) is not None
+
+
+def _is_list(file: InputFile) -> bool:
+    """Whether a file is meant to be one list, whole or not: then its last line may look like a record, and is none."""
+    with open_bytes(file.path) as stream:
+        return next((line for _, line in _lines(stream, file, SourceReport(file.name))), b"").lstrip().startswith(b"[")
 
 
 def _json_lines(stream: BinaryIO, file: InputFile, report: SourceReport, most: int | None = None) -> Iterator[Record]:

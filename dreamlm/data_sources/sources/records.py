@@ -22,14 +22,14 @@ class UnusableRecord(Exception):
 class RecordFormat:
     """How a record becomes text. With a format: the filled-in format. With fields alone: their values, one a line.
 
-    With neither: the field `text`, or the only field that holds strings. The first record that has one decides for all
-    that follow, so each reading of a source takes a format of its own, and shows it the records from the beginning.
+    With neither: the field `text`, or in records without it one that was the only one with a string in the first record
+    of an input; so each reading of a source takes a format of its own, and shows it inputs from the beginning.
     """
 
     fields: tuple[str, ...] = ()
     format: str | None = None
-    _found: str | None = field(default=None, init=False)
-    """The field that a record decided on."""
+    _found: list[str] = field(default_factory=list, init=False)
+    """The fields that first records of inputs decided on."""
 
     def check(self, record: Record, where: str) -> None:
         """Compare the wanted fields with the first record of an input.
@@ -39,7 +39,7 @@ class RecordFormat:
         for name in self.named():
             if name not in record:
                 raise _misfit(f"the records have no field {name!r}", record, where)
-        if not self.named() and self._text_field(record) is None:
+        if not self.named() and self._text_field(record, is_first=True) is None:
             raise _misfit("the records have no field `text`: say with `fields` or `format` what to read", record, where)
 
     def text_of(self, record: Record) -> str:
@@ -67,10 +67,11 @@ class RecordFormat:
         """The fields that the configuration names."""
         return format_fields(self.format) if self.format is not None else self.fields
 
-    def _text_field(self, record: Record) -> str | None:
-        if self._found is None:
-            self._found = _only_text_field(record)
-        return self._found
+    def _text_field(self, record: Record, is_first: bool = False) -> str | None:
+        name = next((name for name in ("text", *self._found) if name in record), None)
+        if name is None and (is_first or not self._found) and (name := _only_text_field(record)) is not None:
+            self._found.append(name)
+        return name if name is not None or is_first else next(iter(self._found), None)
 
 
 def format_fields(template: str) -> list[str]:

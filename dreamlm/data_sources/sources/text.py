@@ -110,17 +110,19 @@ class TextFiles(Source):
     def _pieces(self, file: InputFile, report: SourceReport) -> Iterator[Document]:
         report.inputs += 1
         longest = self._config.document_characters
-        empty = True
+        empty, learned, blocks = True, False, _Blocks(file)
         try:
-            pieces = cut(_blocks(file), int(longest * SHORTEST_SHARE), longest, at_paragraphs=True)
+            pieces = cut(blocks, int(longest * SHORTEST_SHARE), longest, at_paragraphs=True)
             for piece in pieces:
                 empty = False
-                yield from admitted(piece, file.name, "document", self._context.min_text_length, report)
-            if empty:
+                for document in admitted(piece, file.name, "document", self._context.min_text_length, report):
+                    learned = True
+                    yield document
+            if blocks.broken_at is not None:
+                reason = "file: cut off where it is not in UTF-8" if learned else "file: not in UTF-8"
+                report.drop(reason, f"{file.name} (at byte {blocks.broken_at:,})")
+            elif empty:
                 report.drop("file: empty", file.name)
-        except _NotUtf8 as error:
-            reason = "file: not in UTF-8" if empty else "file: cut off where it is not in UTF-8"
-            report.drop(reason, f"{file.name} (at byte {error.position:,})")
         except (OSError, EOFError, ValueError) as error:
             report.drop("file: damaged", f"{file.name} ({reason_of(error)})")
 
@@ -143,30 +145,30 @@ def _require_text(paths: Sequence[str]) -> None:
                 raise ValueError(f'{path} holds records: the type "{kind}" reads them')
 
 
-class _NotUtf8(Exception):
-    def __init__(self, position: int) -> None:
-        """`position`: of the first byte that is no UTF-8, from 0, in the file as it is without compression."""
-        super().__init__(position)
-        self.position = position
+class _Blocks:
+    """The text of a file in blocks of about `BLOCK_BYTES`, up to where it is not in UTF-8.
 
-
-def _blocks(file: InputFile) -> Iterator[str]:
-    """The text of a file in blocks of about `BLOCK_BYTES`; a byte order mark at the start is no text.
-
-    Raises: _NotUtf8 after all of the text that comes before.
+    A byte order mark at the start is no text.
     """
-    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
-    done, begins, ends = 0, True, False
-    with open_bytes(file.path) as stream:
-        while not ends:
-            block = stream.read(BLOCK_BYTES)
-            ends = not block
-            waiting = decoder.getstate()[0]  # the first bytes of a character that the last block ended inside of
-            try:
-                text = decoder.decode(block, final=ends)
-            except UnicodeDecodeError as error:
-                yield (waiting + block)[: error.start].decode()
-                raise _NotUtf8(done - len(waiting) + error.start) from error
-            done += len(block)
-            yield text.removeprefix("\ufeff") if begins else text
-            begins = begins and not text
+
+    def __init__(self, file: InputFile) -> None:
+        self._file = file
+        self.broken_at: int | None = None
+        """The first byte that is no UTF-8, from 0, in the file as it is without compression; known at the end."""
+
+    def __iter__(self) -> Iterator[str]:
+        decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
+        done, begins, ends = 0, True, False
+        with open_bytes(self._file.path) as stream:
+            while not ends:
+                block = stream.read(BLOCK_BYTES)
+                ends = not block
+                waiting = decoder.getstate()[0]  # the first bytes of a character that the last block ended inside of
+                try:
+                    text = decoder.decode(block, final=ends)
+                except UnicodeDecodeError as error:
+                    text, ends = (waiting + block)[: error.start].decode(), True
+                    self.broken_at = done - len(waiting) + error.start
+                done += len(block)
+                yield text.removeprefix("\ufeff") if begins else text
+                begins = begins and not text

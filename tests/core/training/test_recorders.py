@@ -72,6 +72,26 @@ def test_what_a_snapshot_is_held_against_is_on_the_device_before_it(
     assert synced == [(tmp_path / "metrics.jsonl").stat().st_size]
 
 
+def test_lines_that_waited_for_a_full_disk_are_on_the_device_before_a_snapshot(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.symlink_to("/dev/full")
+    metrics = MetricsFile(path)
+    metrics.on_step(report(1))
+    path.unlink()
+    metrics.on_saving(1)
+    assert metrics.last_step == 1
+
+
+def test_a_file_with_nothing_to_leave_out_is_not_written_anew(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.on_step(report(1))
+    before = (tmp_path / "metrics.jsonl").stat().st_ino
+    assert metrics.keep_until(1) == 1
+    assert (tmp_path / "metrics.jsonl").stat().st_ino == before
+    assert metrics.keep_until(0) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
 def test_a_finished_run_loses_what_was_told_past_its_end(tmp_path: Path) -> None:
     """It asked for more, and was killed before a snapshot of that."""
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
@@ -273,3 +293,12 @@ def test_curves_past_the_snapshot_are_purged_also_past_the_first(
         recorder.on_end(END)
     expected = [(step, 2.0 if step <= snapshot else 1.0) for step in range(1, 5)]
     assert scalars(tmp_path, "train/nll") == expected
+
+
+def test_names_put_in_order_are_never_taken(tmp_path: Path) -> None:
+    for second in (997, 999, 1000, 1005):
+        (tmp_path / f"events.out.tfevents.{second:010d}.host.1.0").write_text(str(second))
+    tensorboard._end_before(1000, tmp_path)
+    files = sorted(tmp_path.iterdir())
+    assert [path.read_text() for path in files] == ["997", "999", "1000", "1005"]
+    assert files[-1].name < "events.out.tfevents.0000001000"

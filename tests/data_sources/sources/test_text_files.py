@@ -187,7 +187,7 @@ def test_the_compression_suffix_is_part_of_what_a_file_is(
     (data / "book.txt.gz").write_bytes(packed)
     found, report = texts(context, type="text")
     assert sorted(found) == sorted([prose(5), prose(5, 1)])
-    assert report.examples == {"file: not in UTF-8": ["book.txt (at byte 1)"]}
+    assert report.examples["file: not in UTF-8"] == ["book.txt (at byte 1)"]
     (data / "book.txt").unlink()
     assert source.build(context).fingerprint() != mistaken
 
@@ -215,7 +215,41 @@ def test_the_field_of_the_first_record_is_read_of_all_files(context: SourceConte
     assert texts(context, type="jsonl")[0] == said[:3]
     (data / "b.jsonl").write_text(lines({"error": "No such page is here."}, {"body": said[3]}))
     found, report = texts(context, type="jsonl")  # a.jsonl first: its hash is lower
-    assert (found, report.drops) == (said, {"record: lacks the field body": 2})
+    assert found == [*said[:3], "No such page is here.", said[3]]
+    assert report.drops == {"record: lacks the field body": 1}
+
+
+def test_text_is_read_wherever_a_record_has_it(context: SourceContext, data: Path) -> None:
+    said = [f"The record with the number {n}." for n in range(3)]
+    (data / "a.jsonl").write_text(lines({"source": said[0]}, *({"text": one, "source": "crawl"} for one in said[1:])))
+    found, report = texts(context, type="jsonl")
+    assert (found, report.drops) == (said, {})
+
+
+def test_a_file_of_other_fields_is_a_mistake_though_another_was_read(context: SourceContext, data: Path) -> None:
+    (data / "a.jsonl").write_text(lines({"body": "The words of a record."}))
+    (data / "b.jsonl").write_text(lines({"x": "The words of a record.", "y": "Other words of it."}))
+    with pytest.raises(UserMistake, match="no field `text`"):
+        texts(context, type="jsonl")
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize("name", ["one.jsonl", "one.json"])
+def test_compressed_records_are_read_like_others(context: SourceContext, data: Path, name: str, suffix: str) -> None:
+    said = [f"The record with the number {n}." for n in range(3)]
+    records = [{"text": one} for one in said]
+    content = lines(*records) if name == "one.jsonl" else json.dumps(records)
+    pack = gzip.compress if suffix == ".gz" else zstandard.compress
+    (data / f"{name}{suffix}").write_bytes(pack(content.encode()))
+    found, report = texts(context, type="jsonl")
+    assert (found, report.drops) == (said, {})
+
+
+def test_a_list_that_was_cut_short_gives_no_record(context: SourceContext, data: Path) -> None:
+    (data / "one.json").write_text('[\n{"text": "The words of a record."},\n{"text": "The words of another."}\n')
+    (data / "two.jsonl").write_text(lines({"text": "The words of a whole file."}))
+    found, report = texts(context, type="jsonl")
+    assert (found, report.drops) == (["The words of a whole file."], {"file: damaged or no jsonl": 1})
 
 
 @pytest.mark.parametrize("folder", ["proj [v2]", "what?", "a*b", "[[]x]"])
@@ -234,7 +268,7 @@ def test_a_pattern_starts_at_a_folder_of_any_name(context: SourceContext, data: 
     [
         ("bad.txt.gz", gzip.compress(b"Words " * 50_000)[:-100], "file: damaged"),
         ("bad.txt.zst", b"(\xb5/\xfd nonsense", "file: damaged"),
-        ("bad.txt", b"caf\xe9 and many other words", "file: not in UTF-8"),
+        ("bad.txt", b"\xe9caf and many other words", "file: not in UTF-8"),
         ("bad.parquet", b"PAR1 nonsense", "file: damaged or no parquet"),
         ("bad.jsonl.gz", b"no gzip at all", "file: damaged or no jsonl"),
         ("bad.jsonl", b"[" * 200_000, "file: damaged or no jsonl"),
