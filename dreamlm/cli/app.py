@@ -175,6 +175,10 @@ def _reader_gone(descriptor: int) -> bool:
 def _flushed(code: int) -> int:
     """Write out what is buffered; `dreamlm ... | head` ends without a word once the reader is gone."""
     try:
+        sys.stderr.flush()
+    except OSError:
+        silence(sys.stderr)  # else Python tries once more as it ends, and has a code of its own for it
+    try:
         sys.stdout.flush()
     except OSError as error:
         silence(sys.stdout)

@@ -48,7 +48,7 @@ def _request(
     return Preparation(
         preset.data,
         preset.tokenizer,
-        folder or corpus_folder(preset, trained_on),
+        folder or _free_folder(preset, trained_on),
         workers=workers or os.cpu_count() or 1,
         progress=progress,
         stream_byte_limit=stream_byte_limit(preset),
@@ -57,3 +57,11 @@ def _request(
         image_form=preset.model.image_form,
         keeps_older=folder is None,
     )
+
+
+def _free_folder(preset: Preset, trained_on: str) -> Path:
+    """Where the preset's corpus is or will be; that of a run, beside another one that has taken its place."""
+    folder = corpus_folder(preset, trained_on)
+    there = Corpus.find(folder) if trained_on else None
+    taken = there is not None and there.fingerprint != trained_on
+    return folder.with_name(f"{folder.name}-{trained_on[:12]}") if taken else folder

@@ -33,8 +33,7 @@ def corpus_folder(preset: Preset, trained_on: str = "") -> Path:
     section decides the corpus, so that runs may draw from one corpus in several ways; where a source has no end, one
     for each amount of text. The manifest says whether what lies there still fits.
 
-    A run that was trained on the corpus with the fingerprint `trained_on` finds it again, whatever it asks for now;
-    where that is gone and another one has its place, it is to be made anew beside that.
+    A run that was trained on the corpus with the fingerprint `trained_on` finds it again, whatever it asks for now.
     """
     corpora = home() / "corpora"
     for folder in sorted(corpora.glob("*")) if trained_on else ():
@@ -45,9 +44,7 @@ def corpus_folder(preset: Preset, trained_on: str = "") -> Path:
     if _has_endless_source(preset):
         parts["stream_byte_limit"] = stream_byte_limit(preset)
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    folder = corpora / f"{preset.name}-{digest[:12]}"
-    occupied = trained_on and Corpus.find(folder) is not None
-    return folder.with_name(f"{folder.name}-{trained_on[:12]}") if occupied else folder
+    return corpora / f"{preset.name}-{digest[:12]}"
 
 
 def _has_endless_source(preset: Preset) -> bool:

@@ -244,6 +244,7 @@ def test_training_goes_on_while_the_disk_behind_its_events_is_full(
 
 PROGRAM = """
 import os, sys
+from dreamlm.cli.app import _flushed
 from dreamlm.cli.console import Console
 console = Console()
 with console.live() as line:
@@ -251,7 +252,7 @@ with console.live() as line:
         console.notice("above the line")
 console.notice("behind the line")
 os.write(int(sys.argv[1]), b"worked")
-sys.exit(7)
+sys.exit(_flushed(7))
 """
 
 
@@ -270,7 +271,8 @@ def _told_to(stderr: int) -> tuple[int, bytes]:
     """Exit code, and what was left in another file, of a command whose stderr is the descriptor."""
     reading, writing = os.pipe()
     command = [sys.executable, "-c", PROGRAM, str(writing)]
-    done = subprocess.run(command, stderr=stderr, pass_fds=[writing], check=False)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, stderr=stderr, pass_fds=[writing], env=buffered, check=False)
     for descriptor in (stderr, writing):
         os.close(descriptor)
     left = os.read(reading, 100)
