@@ -3,10 +3,11 @@
     python benchmarks/recipe.py TRIALS.json --text FILE.jsonl --out FOLDER [--seeds 0 1] [--only NAME ...]
 
 TRIALS.json: {"base": PRESET, "trials": {NAME: {"model.num_layers": 6, ...}}}; a trial changes the base by dotted keys,
-and may name another trial in "from". One after another, so that times compare; a finished trial is not run again.
-Writes FOLDER/results.jsonl and prints a table: bits per byte of every held-out token, and seconds of training. A
-diffusion model has a bound's; `bound_error` is the standard error of its estimation, in bits per byte. With `--against
-NAME` the table has differences to that trial, seed by seed, and the 95 % interval of their mean (Student's t).
+and may name another trial in "from", and tricks of `tricks.py` in "trick". One after another, so that times compare; a
+finished trial is not run again. Writes FOLDER/results.jsonl and prints a table: bits per byte of every held-out token,
+and seconds of training. A diffusion model has a bound's; `bound_error` is the standard error of its estimation, in
+bits per byte. With `--against NAME` the table has differences to that trial, seed by seed, and the 95 % interval of
+their mean (Student's t).
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 Changes = Mapping[str, Any]
+TRICK = "trick"
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
 """97.5 % quantile of Student's t for the mean of so many differences."""
 
@@ -32,8 +34,11 @@ def settings(trials: Mapping[str, Changes], name: str) -> dict[str, Any]:
 
 def run(base: Path, changes: Changes, seed: int, folder: Path) -> dict[str, Any]:
     """Train, then measure the newest snapshot; what a trial is judged by."""
-    sets = [word for key, value in changes.items() for word in ("--set", f"{key}={json.dumps(value)}")]
-    command = [sys.executable, "-m", "dreamlm.cli"]
+    sets = [word for key, value in changes.items() if key != TRICK for word in ("--set", f"{key}={json.dumps(value)}")]
+    tricked = (
+        [str(Path(__file__).with_name("tricks.py")), changes[TRICK]] if TRICK in changes else ["-m", "dreamlm.cli"]
+    )
+    command = [sys.executable, *tricked]
     where = ["--run", str(folder)]
     train = [*command, "train", "--preset", str(base), *where, "--seed", str(seed), *sets]
     with (folder.parent / f"{folder.name}.log").open("w") as log:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from recipe import settings
+import tricks
+from recipe import TRICK, settings
 
 from dreamlm.core.objectives.causal import CausalObjective
 from dreamlm.core.training.backend.backend import WindowBatch
@@ -29,9 +30,9 @@ class Recipe:
     """A fresh model of a trial and its optimizer."""
 
     def __init__(self, base: Path, changes: dict[str, object], precision: str) -> None:
-        preset = resolve(base, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
+        preset = resolve(base, [f"{key}={json.dumps(value)}" for key, value in changes.items() if key != TRICK])
         vocab_size = preset.tokenizer.vocab_size
-        model = preset.model.build(vocab_size)
+        model = tricks.build(str(changes.get(TRICK, "")), preset.model, vocab_size)
         train = preset.train
         self._backend = SingleProcess(
             CausalObjective(model.train(), train.label_smoothing),
