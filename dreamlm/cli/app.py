@@ -1,8 +1,8 @@
 """The `dreamlm` command: its subcommands, and the one boundary where errors become text and exit codes.
 
 Exit codes: 0 done, 1 failed, 2 the user's mistake, 3 paused by an alarm (rl.ppo.alarms.pause), 75 out of memory until a
-smaller micro-batch is set, 130 or 143 interrupted by SIGINT or SIGTERM, 141 nobody reads the output any more
-(`dreamlm ... | head`).
+smaller micro-batch is set, 129, 130 or 143 interrupted by SIGHUP, SIGINT or SIGTERM, 141 nobody reads the output any
+more (`dreamlm ... | head`).
 """
 
 import errno
@@ -22,6 +22,7 @@ from dreamlm.cli import ckpt, doctor, eval, generate, prepare, presets, rl, trai
 from dreamlm.cli.aside import silence
 from dreamlm.cli.console import Console
 from dreamlm.core.errors import DreamLMError, Interrupted, Paused
+from dreamlm.core.training.interruption import ending_signals
 
 app = typer.Typer(
     name="dreamlm",
@@ -75,7 +76,7 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code. An exception that is a bug of ours leaves with its traceback."""
-    _end_cleanly_on_sigterm()
+    _end_cleanly_on_signals()
     try:
         app(args=list(arguments), prog_name="dreamlm")
     except SystemExit as end:
@@ -92,6 +93,8 @@ def run(arguments: Sequence[str]) -> int:
         Console().error(error)
         code = error.exit_code
     except OSError as error:
+        if _terminal_gone(error):
+            return _flushed(READER_GONE)
         if error.errno not in _SURROUNDINGS:
             raise
         Console().error(_refused_by_the_system(error))
@@ -123,8 +126,11 @@ def _refused_by_the_system(error: OSError) -> DreamLMError:
     return DreamLMError(what, where=str(error.filename or ""), hint=_SURROUNDINGS[error.errno or 0])
 
 
-def _end_cleanly_on_sigterm() -> None:
-    """SIGTERM unwinds the stack, so that temporary files go; commands that save first install their own handler."""
+def _end_cleanly_on_signals() -> None:
+    """SIGTERM and SIGHUP unwind the stack as SIGINT does, so that temporary files go.
+
+    Commands that save first install their own handler.
+    """
     owner = os.getpid()
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -132,7 +138,9 @@ def _end_cleanly_on_sigterm() -> None:
             os._exit(128 + number)
         raise SystemExit(128 + number)
 
-    signal.signal(signal.SIGTERM, end)
+    for number in ending_signals():
+        if number != signal.SIGINT:
+            signal.signal(number, end)
 
 
 def _open_standard_streams() -> None:
@@ -167,9 +175,15 @@ def _raise_if_not_ours(end: SystemExit) -> None:
 
 
 def _reader_gone(descriptor: int) -> bool:
+    """Whether the pipe's other end is closed, or the terminal."""
     poll = select.poll()
     poll.register(descriptor, 0)
     return any(event & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, event in poll.poll(0))
+
+
+def _terminal_gone(error: OSError) -> bool:
+    """Whether it says of a terminal what EPIPE says of a pipe."""
+    return error.errno == errno.EIO and (_reader_gone(1) or _reader_gone(2))
 
 
 def _flushed(code: int) -> int:
@@ -182,7 +196,7 @@ def _flushed(code: int) -> int:
         sys.stdout.flush()
     except OSError as error:
         silence(sys.stdout)
-        if isinstance(error, BrokenPipeError):
+        if isinstance(error, BrokenPipeError) or _terminal_gone(error):
             return code or READER_GONE
         if code == 0:
             Console().error(_refused_by_the_system(error) if error.errno in _SURROUNDINGS else DreamLMError(str(error)))

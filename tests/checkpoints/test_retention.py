@@ -33,7 +33,7 @@ def naive(history: list[tuple[float | None, bool]]) -> dict[str, int]:
     return names
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(LOSSES, st.booleans()), min_size=1, max_size=9))
 def test_rolling_best_and_last_finite_snapshots_stay(history: list[tuple[float | None, bool]]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -82,7 +82,7 @@ def test_the_digests_of_writing_are_those_of_reading(tmp_path: Path) -> None:
 FLOATS = st.floats(allow_nan=False)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.recursive(FLOATS | st.integers() | st.text() | st.none() | st.booleans(), lambda v: st.lists(v)))
 def test_state_values_round_trip_exactly(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
     folder = tmp_path_factory.mktemp("snapshot")

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -103,6 +104,18 @@ def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+def test_a_terminal_that_is_gone_is_a_reader_that_left() -> None:
+    """Each line of a terminal's is written at once; the last has no end, and is written as the command ends."""
+    program = "import sys; from dreamlm.cli import app; {}sys.argv[1:] = ['presets', 'list']; app.main()"
+    for unfinished in ("", "app.app = lambda **_: sys.stdout.write('...'); "):
+        keyboard, terminal = pty.openpty()
+        os.close(keyboard)
+        command = [sys.executable, "-c", program.format(unfinished)]
+        done = subprocess.run(command, stdout=terminal, stderr=subprocess.PIPE, check=False)
+        os.close(terminal)
+        assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_a_closed_stdout_is_an_error_and_no_traceback() -> None:
     program = f"exec {sys.executable} -c 'from dreamlm.cli.app import main; main()' --version >&-"
     done = subprocess.run(["sh", "-c", program], stderr=subprocess.PIPE, text=True, check=False)
@@ -136,9 +149,11 @@ def test_text_goes_in_and_out_as_utf_8_in_any_locale(tmp_path: Path, ending: str
     assert (done.returncode, done.stdout) == (0, f"{read} 日".encode() + b"\xff\n")
 
 
-def test_sigterm_unwinds_so_that_temporary_files_go(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_polite_end_unwinds_so_that_temporary_files_go(tmp_path: Path, number: signal.Signals) -> None:
     program = (
-        "import sys, time, tempfile, typer\n"
+        "import signal, time, tempfile, typer\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # the suite may run under nohup
         "from dreamlm.cli import app as boundary\n"
         "boundary.app = typer.Typer(pretty_exceptions_enable=False)\n"
         "@boundary.app.command()\n"
@@ -153,9 +168,9 @@ def test_sigterm_unwinds_so_that_temporary_files_go(tmp_path: Path) -> None:
         assert process.stderr is not None
         assert process.stdout.readline() == b"ready\n"
         assert list(tmp_path.iterdir())
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         began = time.monotonic()
-        assert process.wait(timeout=30) == 143
+        assert process.wait(timeout=30) == 128 + number
         assert time.monotonic() - began < 30
         assert process.stderr.read() == b""
     assert list(tmp_path.iterdir()) == []

@@ -120,7 +120,7 @@ def test_a_line_goes_on_with_the_next_piece_and_breaks_between_its_words() -> No
     assert (one.text, two.text, one.style == two.style) == ("one two ", "three ", False)
 
 
-@settings(derandomize=True, max_examples=300)
+@settings(max_examples=300)
 @given(st.text(st.characters(codec="utf-8") | st.sampled_from("→a \t静")))
 def test_columns_are_those_of_the_terminal(text: str) -> None:
     assert columns_of(text) == cell_len(text)

@@ -45,7 +45,7 @@ def assert_shows(batch: Batch, row: int, owners: Sequence[int], captions: Captio
             assert (batch.pictures.pixels[number] == picture_of(captions[owner])).all()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(st.data())
 def test_windows_agree_with_the_documents_written_out(make_corpus: MakeCorpus, data: st.DataObject) -> None:
     sizes = st.lists(st.integers(1, 7), min_size=1, max_size=4)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corpora_by_hand import MakeCorpus
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamlm.core.errors import OutOfSpace, RangeError
@@ -75,7 +75,6 @@ def test_the_file_is_sorted_and_the_same_whatever_the_pieces(
     assert (hashes[:-1] < hashes[1:]).all()
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=12), st.integers(1, 5))
 def test_a_hash_belongs_to_the_ids_of_its_own_ngram(ids: list[int], n: int) -> None:
     hashes = seen._hashed(np.array(ids, dtype=np.int64), n)

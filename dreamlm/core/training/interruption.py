@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM: the first asks the loop to finish its step, save and stop; the second stops at once."""
+"""SIGINT, SIGTERM and SIGHUP: the first asks the loop to finish its step, save and stop; the second stops at once.
+
+A terminal that closes may say SIGHUP twice, and nobody is there who means anything by it: it is never the second.
+"""
 
 import signal
 from collections.abc import Callable
@@ -6,7 +9,11 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self, final
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+def ending_signals() -> tuple[signal.Signals, ...]:
+    """Those that end us; SIGHUP is none of them where `nohup` made us ignore it."""
+    hang_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    return (signal.SIGINT, signal.SIGTERM, *hang_up)
 
 
 @final
@@ -19,7 +26,7 @@ class StopRequest:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._note) for number in ending_signals()}
         return self
 
     def __exit__(
@@ -30,6 +37,8 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number:
+            if number == signal.SIGHUP:
+                return
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
         self.number = number
         name = signal.Signals(number).name

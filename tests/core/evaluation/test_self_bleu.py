@@ -28,7 +28,7 @@ def test_two_texts_by_hand() -> None:
     assert value == pytest.approx((first + second) / 2)
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(st.lists(st.integers(0, 3), max_size=12), min_size=2, max_size=6))
 def test_it_is_nltks(texts: list[list[int]]) -> None:
     assert SelfBleu(texts)(np.arange(len(texts))) == pytest.approx(by_nltk(texts), abs=1e-12)

@@ -4,7 +4,7 @@ from math import log2, nan
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamlm.core.evaluation.variety import NgramPool, repetition
@@ -35,7 +35,6 @@ def test_repetition_is_the_share_of_a_texts_ngrams_that_came_before() -> None:
     assert repetition([1, 2, 3], 4) is None
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.lists(st.lists(st.integers(0, 4), max_size=8), min_size=1, max_size=6), st.integers(1, 3))
 def test_any_part_of_a_pool_is_the_pool_of_that_part(texts: list[list[int]], length: int) -> None:
     part = np.arange(0, len(texts), 2)

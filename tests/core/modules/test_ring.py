@@ -28,7 +28,7 @@ operations = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(steps=operations, gradient=st.booleans())
 def test_every_value_stays_what_it_was(
     steps: list[tuple[int, list[int], list[bool], list[bool]]], gradient: bool

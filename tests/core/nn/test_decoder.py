@@ -163,7 +163,7 @@ def test_a_carry_that_records_nothing_holds_nothing_of_the_last_segment() -> Non
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=2, max_size=24), st.sets(st.integers(1, 23)))
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80)
 def test_positions_count_the_tokens_of_a_document_across_cuts_and_padding(
     steps: list[tuple[int, bool]], cuts: set[int]
 ) -> None:

@@ -45,7 +45,7 @@ def by_entmax(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Ten
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=40))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_weights_are_the_projection_found_by_sorting(scores: list[float]) -> None:
     ours = weights_of(torch.tensor(scores, dtype=torch.float64))
     torch.testing.assert_close(ours.tolist(), sorted_projection(scores), atol=1e-9, rtol=0.0)

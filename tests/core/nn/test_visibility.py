@@ -39,7 +39,7 @@ def rows_of_documents(draw: st.DrawFn) -> list[list[int]]:
 
 @pytest.mark.usefixtures("in_stretches")
 @given(rows_of_documents(), st.integers(0, 25))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_stretches_put_together_are_the_definition(rows: list[list[int]], past: int) -> None:
     seen = visibility(torch.tensor(rows, dtype=torch.int32), past)
     expected = torch.tensor(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
@@ -77,7 +77,6 @@ def big_window() -> tuple[Tensor, Tensor]:
 
 
 @given(window=windows(), seed=st.integers(0, 1000))
-@settings(deadline=None)
 def test_padding_and_what_opens_a_document_stay_and_nothing_is_written_over(
     window: tuple[Tensor, Tensor], seed: int
 ) -> None:
@@ -93,7 +92,6 @@ def test_padding_and_what_opens_a_document_stay_and_nothing_is_written_over(
 
 
 @given(window=windows(), seed=st.integers(0, 1000), size=st.integers(1, 9))
-@settings(deadline=None)
 def test_documents_keep_their_tokens_when_they_are_shuffled(
     window: tuple[Tensor, Tensor], seed: int, size: int
 ) -> None:
@@ -107,7 +105,6 @@ def test_documents_keep_their_tokens_when_they_are_shuffled(
 
 
 @given(window=windows(), seed=st.integers(0, 1000), size=st.integers(2, 9))
-@settings(deadline=None)
 def test_no_token_is_asked_for_that_was_shown(window: tuple[Tensor, Tensor], seed: int, size: int) -> None:
     """Token by token; and the rest of a row counts as much as the whole row would."""
     tokens_BX, documents_BX = window
@@ -260,7 +257,6 @@ def test_the_slots_of_a_diffusion_model_and_their_targets_are_untouched(monkeypa
 
 
 @given(window=windows(), seed=st.integers(0, 1000), size=st.sampled_from([2, 4, 8]))
-@settings(deadline=None)
 def test_no_block_is_shown_a_token_that_it_is_to_fill_in(window: tuple[Tensor, Tensor], seed: int, size: int) -> None:
     """Slots see the clean text before their block; none of what they predict may have moved there."""
     documents_BT = window[1][:, :-1]

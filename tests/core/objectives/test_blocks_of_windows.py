@@ -56,7 +56,7 @@ documents_of_a_row = st.lists(st.integers(1, 9), min_size=1, max_size=8).map(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     rows=st.lists(documents_of_a_row, min_size=1, max_size=3),
     size=st.sampled_from([1, 2, 4]),

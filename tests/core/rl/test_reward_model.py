@@ -67,7 +67,7 @@ def test_no_answer_has_no_score() -> None:
     assert reward_model().score([]) == []
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.text("acdghmnost ", max_size=60), st.text("acdghmnost ", max_size=60), st.integers(2, 40))
 def test_what_does_not_fit_is_lost_from_the_left(prompt: str, text: str, window: int) -> None:
     [whole] = readings(TOKENIZER, 10_000, [(prompt, text)])

@@ -30,6 +30,7 @@ def note(number, frame):
     sys.exit(128 + number)
 signal.signal(signal.SIGTERM, note)
 signal.signal(signal.SIGINT, note)
+signal.signal(signal.SIGHUP, note)
 mark = pathlib.Path(sys.argv[1], "pid" + os.environ["RANK"])
 mark.with_suffix(".new").write_text(str(os.getpid()))
 mark.with_suffix(".new").replace(mark)
@@ -52,6 +53,7 @@ def start() -> Iterator[Start]:
                 stderr=subprocess.PIPE,
                 text=True,
                 env={**os.environ, **environment},
+                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the suite may run under nohup
             )
         )
         return launchers[-1]
@@ -175,7 +177,7 @@ def test_a_rank_killed_by_a_signal_gives_128_and_its_number(start: Start) -> Non
     assert (ended["exit_code"], ended["output"]) == (137, "killed by SIGKILL")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_reaches_every_rank_once_and_its_exit_code_is_passed_on(
     start: Start, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -47,7 +47,7 @@ def read(folder: Path, stop: int = LENGTH) -> tuple[list[Any], int]:
     return found, begin
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(st.integers(1, LENGTH), max_size=5))
 def test_however_often_reading_stops_every_record_comes_once_and_in_order(stops: list[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -135,7 +135,6 @@ def said_of(form: RecordFormat, record: Mapping[str, Any]) -> str:
         return f"unusable: {reason}"
 
 
-@settings(deadline=None)
 @given(st.sampled_from(FORMATS), st.dictionaries(st.sampled_from(["a", "b", "c", "text"]), VALUES))
 def test_the_used_part_of_a_record_gives_the_text_of_the_record(form: RecordFormat, record: dict[str, Any]) -> None:
     assert said_of(replace(form), replace(form).used_part(record)) == said_of(replace(form), record)

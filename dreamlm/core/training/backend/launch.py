@@ -2,8 +2,8 @@
 
 1. A port on the loopback interface is kept for them to meet at; each rank gets its share of the processor's cores.
 2. Rank 0 speaks: its stdout and stderr are ours. Of the others, only the stderr of the one that failed first is shown.
-3. SIGINT and SIGTERM are passed on, so that every rank finishes its step and saves. Ranks run in sessions of their own,
-   or the terminal's Ctrl-C would reach them twice, which means: stop without saving.
+3. SIGINT, SIGTERM and SIGHUP are passed on, so that every rank finishes its step and saves. Ranks run in sessions of
+   their own, or the terminal's Ctrl-C would reach them twice, which means: stop without saving.
 4. A rank that fails takes the others with it. When this process dies, however it dies, the kernel kills the ranks.
 5. A rank may leave a note for whoever launched it: what its exit code cannot say.
 """
@@ -24,13 +24,13 @@ from types import FrameType, MappingProxyType
 from typing import IO, NoReturn
 
 from dreamlm.core.errors import RangeError
+from dreamlm.core.training.interruption import ending_signals
 
 LOOPBACK = "127.0.0.1"
-FORWARDED = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 10.0
 """How long the others may take to end by themselves after a rank failed, and again after they were asked to."""
-FOUND_BY_ALL = (2, 3, 130, 143)
-"""Exit codes that every rank reaches by itself: the user's mistake; after a snapshot, a pause, SIGINT and SIGTERM."""
+FOUND_BY_ALL = (2, 3, 129, 130, 143)
+"""Exit codes that every rank reaches by itself: the user's mistake; after a snapshot, a pause or a signal."""
 MICRO_ROWS = "DREAMLM_MICRO_ROWS"
 """Environment variable: the most rows that a rank may put into a micro-batch."""
 NOTE = "DREAMLM_NOTE"
@@ -201,7 +201,7 @@ def _forwarded(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
         came.append(number)
         _send(ranks, number)
 
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
+    before = {number: signal.signal(number, forward) for number in ending_signals()}
     try:
         yield came
     finally:

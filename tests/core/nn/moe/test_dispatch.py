@@ -37,7 +37,7 @@ def bilinear(width: int = 5) -> nn.Module:
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_values_and_gradients_are_those_of_all_experts_weighted(data: st.DataObject) -> None:
     num_experts, number = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 40))
     top_k = data.draw(st.integers(1, num_experts))

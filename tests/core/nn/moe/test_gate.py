@@ -28,7 +28,7 @@ def all_real(number: int = 50) -> torch.Tensor:
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_routing_is_the_formula_written_item_by_item(data: st.DataObject) -> None:
     num_experts = data.draw(st.integers(1, 7))
     top_k = data.draw(st.integers(1, num_experts))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -47,7 +47,6 @@ def test_it_equals_a_bias_on_every_pair(dtype: torch.dtype, tolerance: float, le
 
 
 @pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 2.0**-22), (torch.bfloat16, 2.0**-16)])
-@settings(deadline=None)
 @given(position=st.integers(0, 2**24 - 1))
 def test_the_penalty_of_any_position_is_exact_in_any_float_type(
     dtype: torch.dtype, relative: float, position: int

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamlm.core.nn.positions.learned import Learned, stretched
@@ -19,7 +19,6 @@ def test_each_token_gets_the_row_of_its_position() -> None:
             assert torch.equal(embedded[row, column], expected)
 
 
-@settings(deadline=None)
 @given(rows=st.integers(2, 40), more=st.integers(0, 200))
 def test_a_stretched_table_is_linear_between_the_rows_and_keeps_both_ends(rows: int, more: int) -> None:
     table = torch.randn(rows, 3, generator=torch.Generator().manual_seed(rows))

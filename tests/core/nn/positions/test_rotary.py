@@ -16,7 +16,7 @@ def rotary(num_layers: int = 4, **scaling: object) -> Rotary:
     return config.build(64, 2, num_layers, 64)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(first=st.integers(0, 2000), second=st.integers(0, 2000), shift=st.integers(0, 2000), scaled=st.booleans())
 def test_an_inner_product_knows_the_distance_alone(first: int, second: int, shift: int, scaled: bool) -> None:
     positions = rotary(**(YARN if scaled else {}))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -76,7 +76,6 @@ def test_ends_of_llama3_scaling_in_the_wrong_order_are_refused() -> None:
         Llama3Scaling(factor=8.0, original_length=64, beta_fast=1.0)
 
 
-@settings(deadline=None)
 @given(
     factor=st.floats(1.0, 64.0),
     length=st.integers(2, 8192),

@@ -54,7 +54,7 @@ def test_what_does_not_fit_loses_its_oldest_tokens() -> None:
     assert found == pytest.approx(inverse_perplexity([END, *long[3:]], LENGTH), rel=1e-4)
 
 
-@settings(deadline=None, derandomize=True, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(st.tuples(IDS, IDS), min_size=1, max_size=5), st.randoms(use_true_random=False))
 def test_it_lies_between_its_bounds_whatever_the_answers_beside_it(pairs: list, draw: object) -> None:
     answers = [answer(prompt, said) for prompt, said in pairs]
@@ -66,7 +66,7 @@ def test_it_lies_between_its_bounds_whatever_the_answers_beside_it(pairs: list, 
     assert [coherence([one], sharp())[0] for one in answers] == pytest.approx(together, rel=1e-4)
 
 
-@settings(deadline=None, derandomize=True, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(st.integers(2, 257), min_size=3, max_size=LENGTH // 2))
 def test_at_equal_likelihood_a_repeated_answer_is_less_coherent(said: list[int]) -> None:
     once, twice = coherence([answer([], said), answer([], said + said)], flat())

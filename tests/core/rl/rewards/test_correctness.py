@@ -62,7 +62,7 @@ PIECES = [*"abcst \t.,!?$+-'", "the ", "An ", " A", "THE", "cat", "sat"]
 ASCII = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(max_examples=300)
 @given(ASCII, ASCII.filter(bool))
 def test_on_english_text_f1_and_exact_are_those_of_squad(said: str, wanted: str) -> None:
     assert scored("f1", said, wanted) == pytest.approx(naive_f1(said, wanted))
@@ -90,14 +90,12 @@ def naive_f1(said: str, wanted: str) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.text(max_size=30), st.text(min_size=1, max_size=30), st.sampled_from(list(METRICS)))
 def test_it_lies_between_its_bounds_and_the_reference_itself_is_right(said: str, wanted: str, metric: Metric) -> None:
     assert 0 <= scored(metric, said, wanted) <= 1
     assert scored(metric, wanted, wanted) == 1
 
 
-@settings(deadline=None, derandomize=True)
 @given(ASCII, ASCII.filter(bool))
 def test_who_says_something_loses_no_words_by_saying_more(said: str, wanted: str) -> None:
     assert scored("words", f"so {said} more", wanted) >= scored("words", f"so {said}", wanted)

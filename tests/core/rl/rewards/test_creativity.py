@@ -2,7 +2,7 @@
 
 import pytest
 from answers_by_hand import END, IDS, answer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamlm.core.rl.rewards.creativity import creativity, nothing_seen
@@ -46,7 +46,6 @@ def test_an_index_of_other_ngrams_is_refused() -> None:
         creativity([answer([], [2, 3, 4, 5, 6])], lambda ids: nothing_seen(ids)[:-1])
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.lists(st.tuples(IDS, IDS), max_size=6), st.randoms(use_true_random=False))
 def test_it_lies_between_its_bounds_whatever_the_answers_beside_it(pairs: list, draw: object) -> None:
     answers = [answer(prompt, said) for prompt, said in pairs]
@@ -56,14 +55,12 @@ def test_it_lies_between_its_bounds_whatever_the_answers_beside_it(pairs: list, 
     assert creativity([answers[number] for number in shuffled]) == tuple(together[number] for number in shuffled)
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.lists(st.integers(2, 257), min_size=4, max_size=30))
 def test_a_repeated_answer_of_its_own_is_less_creative(said: list[int]) -> None:
     once, twice = creativity([answer([], said), answer([], said + said)])
     assert twice < once
 
 
-@settings(deadline=None, derandomize=True)
 @given(IDS, IDS)
 def test_to_know_more_makes_nobody_more_creative(prompt: list[int], said: list[int]) -> None:
     (free,) = creativity([answer(prompt, said)])

@@ -151,7 +151,7 @@ def test_no_answers_have_no_scores() -> None:
 WEIGHT = st.floats(0, 5)
 
 
-@settings(deadline=None, derandomize=True, max_examples=20)
+@settings(max_examples=20)
 @given(
     st.tuples(WEIGHT, WEIGHT, WEIGHT, st.floats(0.01, 5)),
     st.lists(st.tuples(IDS, IDS, st.sampled_from(["", "cat"])), min_size=1, max_size=4),
