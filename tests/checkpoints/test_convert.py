@@ -50,13 +50,15 @@ def logits(model: DreamLM, tokens: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("head_dim", [None, 12])
 @pytest.mark.parametrize(("qk_norm", "kind"), [(False, "LlamaForCausalLM"), (True, "Qwen3ForCausalLM")])
 def test_transformers_computes_the_same_logits_from_the_exported_folder(
-    tmp_path: Path, qk_norm: bool, kind: str, tied: bool
+    tmp_path: Path, qk_norm: bool, kind: str, tied: bool, head_dim: int | None
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    model = build(qk_norm=qk_norm, tie_embeddings=tied, positions={"type": "rope", "theta": 500.0}, norm_epsilon=1e-3)
+    positions = {"type": "rope", "theta": 500.0}
+    model = build(qk_norm=qk_norm, tie_embeddings=tied, positions=positions, norm_epsilon=1e-3, head_dim=head_dim)
     exported = export(save(tmp_path, model), tmp_path / "stock")
     assert exported.architecture == kind
     assert exported.parameters == sum(parameter.numel() for parameter in model.parameters())

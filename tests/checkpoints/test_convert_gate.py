@@ -46,7 +46,7 @@ def some_tokens(rows: int, length: int) -> torch.Tensor:
 def test_transformers_computes_the_same_logits_of_a_gated_model(
     tmp_path: Path, tied: bool, kv_heads: int | None, scaling: dict[str, Any] | None
 ) -> None:
-    model = gated(scaling, tie_embeddings=tied, num_kv_heads=kv_heads)
+    model = gated(scaling, tie_embeddings=tied, num_kv_heads=kv_heads, head_dim=None if tied else 12)
     peer, tokens = peer_of(save(tmp_path, model), tmp_path / "stock"), some_tokens(2, 64)
     expected = logits(model, tokens)
     with torch.no_grad():
@@ -130,7 +130,7 @@ def taken_over(folder: Path) -> DreamLM:
 def test_an_exported_gate_is_taken_over_again_bit_by_bit(
     tmp_path: Path, tied: bool, kv_heads: int | None, scaling: dict[str, Any] | None
 ) -> None:
-    model = gated(scaling, tie_embeddings=tied, num_kv_heads=kv_heads)
+    model = gated(scaling, tie_embeddings=tied, num_kv_heads=kv_heads, head_dim=None if tied else 12)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name.endswith("norm.weight"):

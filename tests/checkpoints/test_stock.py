@@ -58,7 +58,10 @@ def test_a_configuration_of_an_older_transformers_is_understood(tmp_path: Path) 
         qk_norm=False,
         tie_embeddings=True,
     )
-    assert read_decoder(folder_of(tmp_path, QWEN)).qk_norm
+    qwen, wide = (read_decoder(folder_of(tmp_path, QWEN | {"head_dim": size})) for size in (64, 128))
+    assert qwen.qk_norm
+    assert (qwen.head_dim, wide.head_dim) == (None, 128)
+    assert (qwen.head_size, wide.head_size) == (64, 128)
 
 
 @pytest.mark.parametrize("spelling", ["type", "rope_type"])
@@ -87,7 +90,6 @@ def test_scaled_positions_are_understood_in_both_spellings(
     [
         (SMOL | {"attention_bias": True}, "attention_bias true"),
         (SMOL | {"mlp_bias": True, "hidden_act": "gelu"}, "hidden_act gelu, mlp_bias true"),
-        (SMOL | {"head_dim": 128}, r"head_dim 128 \(hidden_size over num_attention_heads is 64\)"),
         (QWEN | {"use_sliding_window": True, "max_window_layers": 5}, "layer_types sliding_attention"),
         (SMOL | {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type dynamic"),
         (SMOL | {"rope_scaling": {**LLAMA3, "attention_factor": 2.0}}, "llama3 attention_factor 2.0"),

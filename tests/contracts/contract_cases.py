@@ -40,6 +40,7 @@ MODULE_SIZES: Mapping[str, Mapping[str, Any]] = {
 """Of a module or an encoder, by its type, whose defaults are too large for a test."""
 NUMBERS: Mapping[str, tuple[Any, ...]] = {
     "num_kv_heads": (2,),
+    "head_dim": (12,),
     "logit_soft_cap": (2.0,),
     "dropout": (0.2,),
     "dream_size": (16,),

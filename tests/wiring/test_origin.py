@@ -72,8 +72,9 @@ YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 2.0, "original_max_p
         {"rope_parameters": YARN},
         {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 3.0}},
         {"rope_parameters": LLAMA3},
+        {"head_dim": 12},
     ],
-    ids=["untied", "tied and in shards", "yarn", "linear", "llama3"],
+    ids=["untied", "tied and in shards", "yarn", "linear", "llama3", "wide heads"],
 )
 def test_a_stock_model_gives_its_logits(tmp_path: Path, start: Start, kind: str, settings: dict[str, Any]) -> None:
     peer = save_stock(tmp_path / "stock", kind, **settings)

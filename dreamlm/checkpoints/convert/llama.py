@@ -28,7 +28,7 @@ _EXPRESSED = {
     *("hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size", "seq_length", "positions"),
     *("qk_norm", "tie_embeddings", "norm_epsilon"),
 }
-_EXPRESSED_LATER = {"attention_gate"}
+_EXPRESSED_LATER = {"attention_gate", "head_dim"}
 """Expressed too, but older snapshots do not say it."""
 _IRRELEVANT = {"segment_length", "dropout", "mask_vector"}
 """A plain decoder computes the same for every segment length, and drops and masks nothing outside training."""
@@ -142,7 +142,7 @@ def _stock_config(config: Mapping[str, Any], weights: TensorFile) -> dict[str, A
         "num_hidden_layers": config["num_layers"],
         "num_attention_heads": config["num_heads"],
         "num_key_value_heads": config["num_kv_heads"] or config["num_heads"],
-        "head_dim": config["hidden_size"] // config["num_heads"],
+        "head_dim": config.get("head_dim") or config["hidden_size"] // config["num_heads"],
         "hidden_act": "silu",
         "max_position_embeddings": config["seq_length"],
         "rms_norm_eps": config["norm_epsilon"],

@@ -59,6 +59,7 @@ def read_decoder(folder: Path) -> DreamLM.Config:
     if features := list(_inexpressible(config)):
         raise UserMistake(f"a dreamlm decoder cannot express this model's {', '.join(features)}", where=str(folder))
     values = {own: getattr(config, stock) for own, stock in _STOCK_KEYS.items()} | {
+        "head_dim": _head_dim(config),
         "positions": own_rope(config.rope_parameters, str(folder)),
         "attention_gate": config.model_type == "qwen3_next",
         "qk_norm": config.model_type != "llama",
@@ -70,6 +71,12 @@ def read_decoder(folder: Path) -> DreamLM.Config:
         raise UserMistake(
             f"a dreamlm decoder cannot be what this model's configuration says: {reasons}", where=str(folder)
         ) from error
+
+
+def _head_dim(config: Any) -> int | None:
+    """None where it is what it would be anyway."""
+    usual = config.hidden_size // max(1, config.num_attention_heads)
+    return None if config.head_dim in (None, usual) else config.head_dim
 
 
 def _reason(detail: ErrorDetails) -> str:
@@ -196,9 +203,6 @@ def _unreadable(reason: str, folder: Path) -> UserMistake:
 
 def _inexpressible(config: Any) -> Iterator[str]:
     """What a stock model can be told and a decoder cannot, as `key value`."""
-    head_size = config.hidden_size // max(1, config.num_attention_heads)
-    if (config.head_dim or head_size) != head_size:
-        yield f"head_dim {config.head_dim} (hidden_size over num_attention_heads is {head_size})"
     if config.hidden_act not in ("silu", "swish"):
         yield f"hidden_act {config.hidden_act}"
     yield from (f"{key} true" for key in ("attention_bias", "mlp_bias") if getattr(config, key, False))

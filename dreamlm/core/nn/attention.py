@@ -32,6 +32,7 @@ class Attention(nn.Module):
         hidden_size: int,
         num_heads: int,
         num_kv_heads: int,
+        head_size: int,
         activation: AttentionActivation,
         gated: bool,
         qk_norm: bool,
@@ -41,15 +42,15 @@ class Attention(nn.Module):
         """layer: number of the layer it belongs to, whose placement it asks for."""
         super().__init__()
         self.layer = layer
-        self.num_heads, self.num_kv_heads, self.head_size = num_heads, num_kv_heads, hidden_size // num_heads
+        self.num_heads, self.num_kv_heads, self.head_size = num_heads, num_kv_heads, head_size
         self._mix = {"softmax": _softmax_attention, "sparsemax": sparsemax_attention}[activation]
-        self.query = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.key = nn.Linear(hidden_size, num_kv_heads * self.head_size, bias=False)
-        self.value = nn.Linear(hidden_size, num_kv_heads * self.head_size, bias=False)
+        self.query = nn.Linear(hidden_size, num_heads * head_size, bias=False)
+        self.key = nn.Linear(hidden_size, num_kv_heads * head_size, bias=False)
+        self.value = nn.Linear(hidden_size, num_kv_heads * head_size, bias=False)
         self.gate = nn.Linear(hidden_size, num_heads, bias=False) if gated else None
-        self.output = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.query_norm = build_norm(norm, self.head_size, norm_epsilon) if qk_norm else nn.Identity()
-        self.key_norm = build_norm(norm, self.head_size, norm_epsilon) if qk_norm else nn.Identity()
+        self.output = nn.Linear(num_heads * head_size, hidden_size, bias=False)
+        self.query_norm = build_norm(norm, head_size, norm_epsilon) if qk_norm else nn.Identity()
+        self.key_norm = build_norm(norm, head_size, norm_epsilon) if qk_norm else nn.Identity()
 
     def forward(
         self, hidden_BTD: Tensor, segment: Segment, past: KeyValueCache | Glimpse

@@ -51,7 +51,7 @@ class DreamLM(nn.Module):
         self.vocab_size = vocab_size
         self.embedding = nn.Embedding(vocab_size, config.hidden_size)
         self.positions: Positions = config.positions.build(
-            config.hidden_size, config.num_heads, config.num_layers, config.seq_length
+            config.hidden_size, config.num_heads, config.head_size, config.num_layers, config.seq_length
         )
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(build_block(config, index) for index in range(config.num_layers))
@@ -105,8 +105,8 @@ class DreamLM(nn.Module):
         left_padding: how many columns of padding (document -1) will come before each row's first token; padding
         that is not announced counts as tokens where a segment's end is concerned.
         """
-        device, head_size = self.device, self.config.hidden_size // self.config.num_heads
-        empty = KeyValueCache.empty(rows, self.config.kv_heads, head_size, device)
+        device = self.device
+        empty = KeyValueCache.empty(rows, self.config.kv_heads, self.config.head_size, device)
         return Carry(
             tokens=0,
             left_padding=tuple(left_padding) if any(left_padding) else (),

@@ -29,9 +29,11 @@ class DecoderConfig(ConfigModel):
     """Width of the residual stream."""
     num_layers: int = Field(4, ge=1)
     num_heads: int = Field(4, ge=1)
-    """Query heads; `hidden_size` must be a multiple, with an even quotient."""
+    """Query heads; `hidden_size` must be a multiple."""
     num_kv_heads: int | None = Field(None, ge=1)
     """Key/value heads, a divisor of `num_heads` (grouped-query attention); default `num_heads`."""
+    head_dim: int | None = Field(None, ge=2, multiple_of=2)
+    """Width of a head; default `hidden_size` over `num_heads`, which then must be even."""
     intermediate_size: int | None = Field(None, ge=8)
     """Width inside the feed-forward; the default depends on its type, rounded up to a multiple of 32."""
     seq_length: int = Field(256, ge=2)
@@ -80,7 +82,7 @@ class DecoderConfig(ConfigModel):
 
     def _misfits(self) -> Iterator[str]:
         """What does not fit together, as far as it shows without asking the parts."""
-        if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % 2:
+        if self.hidden_size % self.num_heads or self.head_size % 2:
             yield f"hidden_size {self.hidden_size} must be num_heads {self.num_heads} times an even head size"
         if self.num_heads % self.kv_heads:
             yield f"num_kv_heads {self.kv_heads} must divide num_heads {self.num_heads}"
@@ -103,6 +105,10 @@ class DecoderConfig(ConfigModel):
     @property
     def kv_heads(self) -> int:
         return self.num_kv_heads or self.num_heads
+
+    @property
+    def head_size(self) -> int:
+        return self.head_dim or self.hidden_size // self.num_heads
 
     @property
     def feed_forward_size(self) -> int:

@@ -27,6 +27,7 @@ def build_block(config: DecoderConfig, index: int) -> Block:
             size,
             config.num_heads,
             config.kv_heads,
+            config.head_size,
             config.attention_activation,
             config.attention_gate,
             config.qk_norm,

@@ -33,14 +33,14 @@ def training_flops_per_token(model: DreamLM, seq_length: int) -> float:
     """Floating-point operations of forward and backward per token, without recomputation.
 
     Six per weight of every matrix that multiplies the token (the embedding look-up does not, nor do the experts that
-    were not chosen; a tied head does), and 12 * layers * D * T / 2 for causal attention. A diffusion model reads each
-    token twice, clean and as a slot, and predicts only those that are hidden: half of a long block.
+    were not chosen; a tied head does), and 12 * layers * H * K * T / 2 for causal attention. A diffusion model reads
+    each token twice, clean and as a slot, and predicts only those that are hidden: half of a long block.
     Source: Kaplan et al. 2020, appendix of Chowdhery et al. 2022 (PaLM).
     """
     matrices = sum(parameter.numel() for parameter in model.layers.parameters() if parameter.ndim == 2)
     matrices -= sum(part.idle_weights for part in model.layers.modules() if isinstance(part, Experts))
     head = model.vocab_size * model.config.hidden_size
-    attention = 12 * model.config.num_layers * model.config.hidden_size * seq_length / 2
+    attention = 12 * model.config.num_layers * model.config.num_heads * model.config.head_size * seq_length / 2
     if model.config.diffusion is None:
         return 6 * (matrices + head) + attention
     hidden = (1 + 1 / model.config.block) / 2

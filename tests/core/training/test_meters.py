@@ -14,14 +14,14 @@ from dreamlm.core.training.precision import choose_precision
 @pytest.mark.parametrize("feed_forward", ["gelu", "learnable", "moe", "relu2", "swiglu"])
 def test_flops_per_token_are_those_that_torch_counts(feed_forward: str) -> None:
     """Counted on the matrices and the head; torch counts attention without the causal half, so it is left out."""
-    sizes = {"hidden_size": 64, "num_layers": 3, "num_heads": 2, "seq_length": 32}
+    sizes = {"hidden_size": 64, "num_layers": 3, "num_heads": 2, "head_dim": 48, "seq_length": 32}
     model = DreamLM.Config.model_validate({**sizes, "feed_forward": feed_forward}).build(128).eval()
     tokens = torch.randint(0, 128, (64, 32))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.logits(model(tokens, torch.zeros_like(tokens), model.start(64), boundaries=False).hidden)
     counts = counter.get_flop_counts()["Global"]
     products = sum(count for operation, count in counts.items() if "mm" in str(operation))
-    attention = 12 * 3 * 64 * 32 / 2
+    attention = 12 * 3 * 2 * 48 * 32 / 2
     # The experts' last rows of padding, and the gate's noise, which only training draws.
     slack = 0.02 if feed_forward == "moe" else 1e-6
     assert 3 * products / tokens.numel() == pytest.approx(training_flops_per_token(model, 32) - attention, rel=slack)

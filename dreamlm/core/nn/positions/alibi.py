@@ -54,8 +54,8 @@ class ALiBi(Positions):
             refuse_layers(self.type, layers)
             return self
 
-        def build(self, hidden_size: int, num_heads: int, num_layers: int, seq_length: int) -> "ALiBi":
-            return ALiBi(num_heads, hidden_size // num_heads)
+        def build(self, hidden_size: int, num_heads: int, head_size: int, num_layers: int, seq_length: int) -> "ALiBi":
+            return ALiBi(num_heads, head_size)
 
     def __init__(self, num_heads: int, head_size: int) -> None:
         super().__init__()

@@ -25,7 +25,9 @@ class Learned(Positions):
             refuse_layers(self.type, layers)
             return self
 
-        def build(self, hidden_size: int, num_heads: int, num_layers: int, seq_length: int) -> "Learned":
+        def build(
+            self, hidden_size: int, num_heads: int, head_size: int, num_layers: int, seq_length: int
+        ) -> "Learned":
             return Learned(hidden_size, seq_length)
 
     def __init__(self, hidden_size: int, seq_length: int) -> None:

@@ -26,7 +26,9 @@ class NoPositions(Positions):
             refuse_layers(self.type, layers)
             return self
 
-        def build(self, hidden_size: int, num_heads: int, num_layers: int, seq_length: int) -> "NoPositions":
+        def build(
+            self, hidden_size: int, num_heads: int, head_size: int, num_layers: int, seq_length: int
+        ) -> "NoPositions":
             return NoPositions()
 
     def __init__(self) -> None:

@@ -58,7 +58,9 @@ class Positions(nn.Module, ABC):
             """
 
         @abstractmethod
-        def build(self, hidden_size: int, num_heads: int, num_layers: int, seq_length: int) -> "Positions": ...
+        def build(
+            self, hidden_size: int, num_heads: int, head_size: int, num_layers: int, seq_length: int
+        ) -> "Positions": ...
 
     max_positions: int | None
     """How many positions exist; None when any position can be computed."""

@@ -101,8 +101,8 @@ class Rotary(Positions):
                     rules[layer] = rule
             return rules
 
-        def build(self, hidden_size: int, num_heads: int, num_layers: int, seq_length: int) -> "Rotary":
-            return Rotary(self, hidden_size // num_heads, num_layers)
+        def build(self, hidden_size: int, num_heads: int, head_size: int, num_layers: int, seq_length: int) -> "Rotary":
+            return Rotary(self, head_size, num_layers)
 
     def __init__(self, config: Config, head_size: int, num_layers: int) -> None:
         super().__init__()

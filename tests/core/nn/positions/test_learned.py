@@ -10,7 +10,7 @@ from dreamlm.core.nn.positions.learned import Learned, stretched
 
 
 def test_each_token_gets_the_row_of_its_position() -> None:
-    positions = Learned.Config().build(hidden_size=3, num_heads=1, num_layers=1, seq_length=8)
+    positions = Learned.Config().build(hidden_size=3, num_heads=1, head_size=3, num_layers=1, seq_length=8)
     hidden, places = torch.randn(2, 4, 3), torch.tensor([[0, 1, 2, 3], [7, 0, 5, 1]])
     embedded = positions.embed(hidden, places)
     for row in range(2):

@@ -13,7 +13,7 @@ YARN = {"type": "yarn", "factor": 4, "original_length": 64}
 
 def rotary(num_layers: int = 4, **scaling: object) -> Rotary:
     config = Rotary.Config.model_validate({"scaling": scaling} if scaling else {})
-    return config.build(64, 2, num_layers, 64)
+    return config.build(64, 2, 32, num_layers, 64)
 
 
 @settings(max_examples=30)
@@ -62,7 +62,7 @@ def test_elsewhere_the_first_rule_that_names_a_layer_holds() -> None:
     elsewhere = [{**linear, "layers": [0, 1]}, {**linear, "factor": 3.0, "layers": "lower_half"}]
     config = Rotary.Config.model_validate({"scaling": {**YARN, "layers": [1, 4]}, "scaling_elsewhere": elsewhere})
     place = torch.arange(200)[None]
-    mixed, heads = config.build(64, 2, 5, 64).place(place, torch.float32), torch.randn(1, 2, 200, 32)
+    mixed, heads = config.build(64, 2, 32, 5, 64).place(place, torch.float32), torch.randn(1, 2, 200, 32)
     for layer, rule in enumerate((linear, YARN, {**linear, "factor": 3.0}, {}, YARN)):
         alone = rotary(5, **rule).place(place, torch.float32)
         assert torch.equal(mixed.query(heads, layer), alone.query(heads, layer))
