@@ -195,8 +195,9 @@ def _flushed(code: int) -> int:
     try:
         sys.stdout.flush()
     except OSError as error:
+        gone = isinstance(error, BrokenPipeError) or _terminal_gone(error)
         silence(sys.stdout)
-        if isinstance(error, BrokenPipeError) or _terminal_gone(error):
+        if gone:
             return code or READER_GONE
         if code == 0:
             Console().error(_refused_by_the_system(error) if error.errno in _SURROUNDINGS else DreamLMError(str(error)))

@@ -107,7 +107,7 @@ def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
 def test_a_terminal_that_is_gone_is_a_reader_that_left() -> None:
     """Each line of a terminal's is written at once; the last has no end, and is written as the command ends."""
     program = "import sys; from dreamlm.cli import app; {}sys.argv[1:] = ['presets', 'list']; app.main()"
-    for unfinished in ("", "app.app = lambda **_: sys.stdout.write('...'); "):
+    for unfinished in ("", "app.app = lambda **_: sys.exit(0 * sys.stdout.write('...')); "):
         keyboard, terminal = pty.openpty()
         os.close(keyboard)
         command = [sys.executable, "-c", program.format(unfinished)]
