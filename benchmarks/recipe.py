@@ -34,11 +34,10 @@ def settings(trials: Mapping[str, Changes], name: str) -> dict[str, Any]:
 
 def run(base: Path, changes: Changes, seed: int, folder: Path) -> dict[str, Any]:
     """Train, then measure the newest snapshot; what a trial is judged by."""
-    sets = [word for key, value in changes.items() if key != TRICK for word in ("--set", f"{key}={json.dumps(value)}")]
-    tricked = (
-        [str(Path(__file__).with_name("tricks.py")), changes[TRICK]] if TRICK in changes else ["-m", "dreamlm.cli"]
-    )
-    command = [sys.executable, *tricked]
+    keys = {key: json.dumps(value) for key, value in changes.items() if key != TRICK}
+    sets = [word for key, value in keys.items() for word in ("--set", f"{key}={value}")]
+    tricks = str(Path(__file__).with_name("tricks.py"))
+    command = [sys.executable, *([tricks, changes[TRICK]] if TRICK in changes else ["-m", "dreamlm.cli"])]
     where = ["--run", str(folder)]
     train = [*command, "train", "--preset", str(base), *where, "--seed", str(seed), *sets]
     with (folder.parent / f"{folder.name}.log").open("w") as log:
