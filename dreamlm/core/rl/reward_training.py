@@ -16,7 +16,7 @@ from typing import final
 
 import numpy as np
 
-from dreamlm.core.errors import Interrupted, LossNotFinite, TrainingFailed
+from dreamlm.core.errors import LossNotFinite, TrainingFailed
 from dreamlm.core.rl.pair_measuring import judge_together, measure_on_pairs
 from dreamlm.core.rl.pair_reading import ReadPair
 from dreamlm.core.rl.pair_sharing import PER_MICRO_BATCH, pairs_too_large, share_of
@@ -104,7 +104,7 @@ class RewardTrainer:
                     self._save(state, stop)
                 if stopping and not state.finished:
                     self._end("interrupted", state)
-                    raise Interrupted(stop.number or 15, f"stopped at step {state.step}; a snapshot was saved")
+                    raise stop.ended(f"step {state.step}")
         self._end("finished", state)
         return state
 

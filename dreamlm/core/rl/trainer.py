@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol, final
 
-from dreamlm.core.errors import DreamLMError, Interrupted, Paused, TrainingFailed
+from dreamlm.core.errors import DreamLMError, Paused, TrainingFailed
 from dreamlm.core.rl.agreement import require_agreement
 from dreamlm.core.rl.alarms import PULL_GROWTH, RATE_CUT, Figures
 from dreamlm.core.rl.answer import Prompt
@@ -102,7 +102,7 @@ class PolicyTrainer:
                     raise self._collapsed(state, alarms)
                 if stopping and not finished:
                     self._end("interrupted", state)
-                    raise Interrupted(stop.number or 15, f"stopped at iteration {state.step}; a snapshot was saved")
+                    raise stop.ended(f"iteration {state.step}")
                 if alarms and self._config.alarms.pause and not finished:
                     raise self._paused(state, alarms)
         self._end("finished", state)

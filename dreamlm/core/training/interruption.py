@@ -9,6 +9,8 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self, final
 
+from dreamlm.core.errors import Interrupted
+
 
 def ending_signals() -> tuple[signal.Signals, ...]:
     """Those that end us; SIGHUP is none of them where `nohup` made us ignore it."""
@@ -34,6 +36,10 @@ class StopRequest:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def ended(self, where: str) -> Interrupted:
+        """What a loop raises once it has saved; SIGTERM where another process was asked to stop and not this one."""
+        return Interrupted(self.number or signal.SIGTERM, f"stopped at {where}; a snapshot was saved")
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number:

@@ -13,7 +13,7 @@ from typing import final
 
 import torch
 
-from dreamlm.core.errors import Interrupted, LossNotFinite, TrainingFailed
+from dreamlm.core.errors import LossNotFinite, TrainingFailed
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.training import memory, sanity
 from dreamlm.core.training.backend.backend import Backend, Measured, Update, WindowBatch
@@ -77,7 +77,7 @@ class Trainer:
                     self._save(state, stop)
                 if stopping and not finished:
                     self._teller.end("interrupted", state)
-                    raise Interrupted(stop.number or 15, f"stopped at step {state.step}; a snapshot was saved")
+                    raise stop.ended(f"step {state.step}")
         self._teller.end("finished", state)
         return state
 

@@ -11,7 +11,7 @@ from dreamlm.core.errors import DataError
 from dreamlm.core.tokenizer import BytePair, Pretrained
 from dreamlm.data_sources.corpus import Corpus
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raised whenever the same input would give another corpus."""
 UNKNOWN = "unknown"
 """Stands for a source whose content could not be looked at."""

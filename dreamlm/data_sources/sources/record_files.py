@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from dreamlm.core.errors import UserMistake
 from dreamlm.data_sources.retry import reason_of
+from dreamlm.data_sources.sources.csv_lines import CsvLines
 from dreamlm.data_sources.sources.files import InputFile, open_bytes
 from dreamlm.data_sources.sources.records import Record
 from dreamlm.data_sources.sources.source import SourceReport
@@ -23,6 +24,7 @@ LARGEST_JSON_BYTES = 512 << 20
 FIRST_LINES = 1000
 """Of a file that is no single JSON value so many lines may be damaged before the first record of JSON Lines."""
 NOT_UTF8 = "not in UTF-8"
+NEVER_CLOSED = "a quote that is never closed"
 
 
 @dataclass(frozen=True)
@@ -156,20 +158,43 @@ def _parquet(file: InputFile, options: RecordOptions, report: SourceReport) -> I
 def _csv(file: InputFile, options: RecordOptions, report: SourceReport) -> Iterator[Record]:
     csv.field_size_limit(LONGEST_LINE_BYTES)
     with open_bytes(file.path) as stream:
-        lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        lines = CsvLines(text, LONGEST_LINE_BYTES, lambda number: _drop_overlong(number, file, report))
         reader = csv.DictReader(lines, options.column_names or None, delimiter=options.delimiter)
-        if not _are_utf8(reader.fieldnames or ()):
+        header = reader.fieldnames or ()
+        if header and lines.ended:
+            raise UnusableFile(f"its header has {NEVER_CLOSED}")
+        if not _are_utf8(header):
             raise UnusableFile(f"its header is {NOT_UTF8}")
-        for row in reader:
+        for row in _closed_rows(reader, lines, file, report):
             missing = sum(value is None for value in row.values())
             if missing or None in row:
-                wanted = len(reader.fieldnames or ())
-                found = wanted - missing if missing else wanted + len(row[None])
-                report.drop(f"record: {found} columns instead of {wanted}", f"{file.name} line {reader.line_num}")
+                found = len(header) - missing if missing else len(header) + len(row[None])
+                report.drop(f"record: {found} columns instead of {len(header)}", f"{file.name} line {lines.number}")
             elif not _are_utf8(row.values()):
-                report.drop(f"record: {NOT_UTF8}", f"{file.name} line {reader.line_num}")
+                report.drop(f"record: {NOT_UTF8}", f"{file.name} line {lines.number}")
             else:
                 yield row
+
+
+def _closed_rows(
+    reader: Iterator[dict[Any, Any]], lines: CsvLines, file: InputFile, report: SourceReport
+) -> Iterator[dict[Any, Any]]:
+    """The rows; a quote that is open when the file ends, or a field too long, costs the row's first line alone."""
+    while True:
+        lines.begin_row()
+        try:
+            row = next(reader, None)
+        except csv.Error:
+            row, closed = {}, False
+        else:
+            closed = not lines.ended
+        if row is None:
+            return
+        if closed:
+            yield row
+        else:
+            report.drop(f"record: {NEVER_CLOSED}", f"{file.name} line {lines.without_its_first()}")
 
 
 def _are_utf8(values: Iterable[str]) -> bool:
@@ -201,10 +226,14 @@ def _lines(stream: BinaryIO, file: InputFile, report: SourceReport) -> Iterator[
             passing = not complete
         elif not complete:
             passing = True
-            report.drop(f"record: line of over {LONGEST_LINE_BYTES >> 20} MiB", f"{file.name} line {number}")
+            _drop_overlong(number, file, report)
         elif line.removeprefix(codecs.BOM_UTF8).strip():
             yield number, line
         number += complete
+
+
+def _drop_overlong(number: int, file: InputFile, report: SourceReport) -> None:
+    report.drop(f"record: line of over {LONGEST_LINE_BYTES >> 20} MiB", f"{file.name} line {number}")
 
 
 _READERS: dict[str, Callable[[InputFile, RecordOptions, SourceReport], Iterator[Record]]] = {

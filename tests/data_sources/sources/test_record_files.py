@@ -81,6 +81,61 @@ def test_a_header_that_is_not_in_utf8_names_no_column(tmp_path: Path) -> None:
     assert report.drops == {"file: its header is not in UTF-8": 1}
 
 
+@pytest.mark.parametrize("end", ["\n", ""])
+@pytest.mark.parametrize("before", ["", "\n\n"])
+def test_a_quote_that_is_never_closed_costs_a_table_one_line(tmp_path: Path, before: str, end: str) -> None:
+    good = [f"{n},{'x' * n}" for n in range(50)]
+    content = "\n".join(["id,text", *good[:20], f'{before}20,"cut', *good[21:]]) + end
+    found, report = read(tmp_path / "a.csv", content.encode(), "csv")
+    assert [f"{row['id']},{row['text']}" for row in found] == [*good[:20], *good[21:]]
+    assert report.drops == {"record: a quote that is never closed": 1}
+    assert report.examples == {"record: a quote that is never closed": [f"a.csv line {22 + len(before)}"]}
+
+
+def test_a_quote_that_is_never_closed_makes_of_one_column_no_giant(tmp_path: Path) -> None:
+    found, _ = read(tmp_path / "a.csv", b'text\n"o\nne"\n"two\nthree\nfour', "csv")
+    assert [row["text"] for row in found] == ["o\nne", "three", "four"]
+
+
+def test_a_quoted_field_may_have_many_lines(tmp_path: Path) -> None:
+    found, report = read(tmp_path / "a.csv", b'id,text\n1,"one\n\ntwo"\n2,"last ""of""\nthem"', "csv")
+    assert [row["text"] for row in found] == ["one\n\ntwo", 'last "of"\nthem']
+    assert report.drops == {}
+
+
+def test_a_quoted_field_longer_than_the_longest_line_costs_its_first_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_files, "LONGEST_LINE_BYTES", 100)
+    good = [f"{n},{'x' * 30}" for n in range(9)]
+    found, report = read(tmp_path / "a.csv", "\n".join(["id,text", '0,"cut', *good[1:]]).encode(), "csv")
+    assert [f"{row['id']},{row['text']}" for row in found] == good[1:]
+    assert report.examples == {"record: a quote that is never closed": ["a.csv line 2"]}
+
+
+def test_an_overlong_line_of_a_table_is_skipped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_files, "LONGEST_LINE_BYTES", 50)
+    content = f"id,text\n1,one\n2,{'x' * 500}\n3,three\n4,a,b\n".encode()
+    found, report = read(tmp_path / "a.csv", content, "csv")
+    assert [row["text"] for row in found] == ["one", "three"]
+    assert report.examples == {
+        "record: line of over 0 MiB": ["a.csv line 3"],
+        "record: 3 columns instead of 2": ["a.csv line 5"],
+    }
+
+
+def test_a_header_whose_quote_is_never_closed_names_no_column(tmp_path: Path) -> None:
+    found, report = read(tmp_path / "a.csv", b'"id,text\n1,one\n', "csv")
+    assert found == []
+    assert report.drops == {"file: its header has a quote that is never closed": 1}
+
+
+@pytest.mark.parametrize("content", [b"", b"id,text\n", b"\n\n"])
+def test_a_table_without_rows_gives_none(tmp_path: Path, content: bytes) -> None:
+    found, report = read(tmp_path / "a.csv", content, "csv")
+    assert (found, report.drops) == ([], {})
+
+
 def test_a_bad_byte_costs_lines_of_text_one_line(tmp_path: Path) -> None:
     found, report = read(tmp_path / "a.txt", b"\n".join(rows(5000, bad=999)), "text")
     assert [record["text"] for record in found] == [f"caf\xe9 {n}" for n in range(5000) if n != 999]
