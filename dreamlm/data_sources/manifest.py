@@ -61,7 +61,7 @@ class SourceRecord(ConfigModel):
     examples: dict[str, list[str]] = Field(default_factory=dict)
     """The first inputs of each reason."""
     validation_threshold: float = 0.0
-    """Documents whose hash, as a fraction of its range, lies below this are held out."""
+    """Documents whose hash, as a fraction of its range, lies below this are held out; of small sources some more."""
 
 
 class TokenizerRecord(ConfigModel):

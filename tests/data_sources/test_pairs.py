@@ -81,7 +81,13 @@ def test_ties_empty_answers_and_repetitions_are_left_out_and_counted(tmp_path: P
 def test_an_answer_inside_a_field_may_be_empty_too(tmp_path: Path) -> None:
     records = [{"q": f"why {n}", "best": ["so"], "worst": ["no" if n else " "]} for n in range(20)]
     pairs, report = read(tmp_path, records, prompt="{q}", chosen="{best[0]}", rejected="{worst[0]}")
-    assert (len(every(pairs)), report.drops) == (19, {"pair: an empty answer": 1})
+    assert (len(every(pairs)), report.drops) == (19, {"record: field worst[0] is empty": 1})
+
+
+def test_answers_that_are_lists_of_messages_are_no_text(tmp_path: Path) -> None:
+    records = [{**one, "chosen": [{"role": "user", "content": one["chosen"]}]} for one in RECORDS]
+    with pytest.raises(DataError, match=r"record: field chosen is no text but a list"):
+        read(tmp_path, records)
 
 
 def test_space_at_the_end_tells_nothing_about_the_label(tmp_path: Path) -> None:

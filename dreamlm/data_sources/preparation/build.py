@@ -20,7 +20,7 @@ from dreamlm.data_sources.preparation.cache_key import FAILED, VERSION
 from dreamlm.data_sources.preparation.draw import Drawing, DrawnSource
 from dreamlm.data_sources.preparation.encoders import choose_encoder
 from dreamlm.data_sources.preparation.sample import training_sample
-from dreamlm.data_sources.preparation.split import HASH_RANGE, SplitSpool, plan_shards, spares_one, split_spool
+from dreamlm.data_sources.preparation.split import HASH_RANGE, SplitSpool, held_out_of, plan_shards, spares_one
 from dreamlm.data_sources.preparation.tokenise import write_shards
 from dreamlm.data_sources.preparation.unknown import unknown_text
 from dreamlm.data_sources.progress import Progress
@@ -75,13 +75,11 @@ class CorpusBuilder:
         self._check_space()
         self._spools.mkdir()
         drawn = self._drawing.run(sources, limits)
-        split = {
-            source.name: split_spool(
-                source.spool, self._options.validation_fraction, self._options.validation_documents
-            )
-            for source in drawn
-            if source.spool is not None
-        }
+        spools = {source.name: source.spool for source in drawn if source.spool is not None}
+        held_out = held_out_of(
+            list(spools.values()), self._options.validation_fraction, self._options.validation_documents
+        )
+        split = {name: SplitSpool(spool, held_out) for name, spool in spools.items()}
         for name, source in split.items():
             if spares_one(source.spool, self._options.validation_fraction):
                 self._progress.notice(f"source {name}: all documents would be held out; one stays to train on")
@@ -177,5 +175,5 @@ def _source_record(
         pictures=sum(record.documents for record in own if record.places),
         drops=dict(sorted(report.drops.items())),
         examples={name: list(report.examples[name]) for name in sorted(report.examples)},
-        validation_threshold=split.threshold / HASH_RANGE if split is not None else 0.0,
+        validation_threshold=split.held_out.below / HASH_RANGE if split is not None else 0.0,
     )

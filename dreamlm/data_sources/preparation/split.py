@@ -1,9 +1,9 @@
-"""Which documents are held out: decided by a hash, so the same document always falls on the same side.
+"""Which documents are held out: decided by a hash for the whole corpus, so the same document is on one side of it.
 
-The hash is that of the text, or of the picture: all that is said of one picture stands on one side.
+The hash is that of the text, or of the picture: all that is said of one picture stands on one side, in all sources.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,15 +18,32 @@ PIXELS_PER_TEXT_BYTE = 8  # pixels weigh less: unlike text they are only copied
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """Which hashes are held out, whatever source a document comes from."""
+
+    below: int
+    """All below this."""
+    also: tuple[int, ...]
+    """The lowest of small sources."""
+    never: tuple[int, ...]
+    """The highest of each source, so that something of it is left to train on."""
+
+    def among(self, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Which of the hashes are held out."""
+        also, never = np.array(self.also, np.uint64), np.array(self.never, np.uint64)
+        return ((hashes < np.uint64(self.below)) | np.isin(hashes, also)) & ~np.isin(hashes, never)
+
+
+@dataclass(frozen=True)
 class SplitSpool:
-    """A spool and the hash below which its documents are held out."""
+    """A spool and what of its documents is held out."""
 
     spool: Spool
-    threshold: int
+    held_out: HeldOut
 
     def chosen(self, entries: Entries, split: Split) -> npt.NDArray[np.bool_]:
         """Which of the entries belong to the split."""
-        held_out: npt.NDArray[np.bool_] = entries["hash"] < np.uint64(self.threshold)
+        held_out = self.held_out.among(entries["hash"])
         return held_out if split == "validation" else ~held_out
 
 
@@ -46,17 +63,20 @@ class ShardPlan:
         return f"{self.split}/{self.source.spool.source}-{self.number:05}.safetensors"
 
 
-def split_spool(spool: Spool, fraction: float, at_least: int) -> SplitSpool:
+def held_out_of(spools: Sequence[Spool], fraction: float, at_least: int) -> HeldOut:
     """Hold out `fraction` of the documents, and in a small source `at_least` so many (but at most a tenth, or one).
 
-    A fraction of 0 holds out nothing. Documents with one hash stay together, so that there may be some more; those with
-    the highest hash are never held out, so that something is left to train on.
+    A fraction of 0 holds out nothing. Documents with one hash stay together, so that there may be some more, also in
+    other sources; those with the highest hash of a source are never held out.
     """
-    threshold = int(fraction * HASH_RANGE)
-    wanted = min(at_least, max(1, spool.documents // SMALLEST_SHARE))
-    if fraction > 0 and wanted > 0:
-        threshold = max(threshold, spool.lowest_hashes[wanted - 1] + 1)
-    return SplitSpool(spool, min(threshold, spool.highest_hash))
+    if fraction == 0:
+        return HeldOut(0, (), ())
+    never = {spool.highest_hash for spool in spools}
+    also: set[int] = set()
+    for spool in spools:
+        wanted = min(at_least, max(1, spool.documents // SMALLEST_SHARE))
+        also.update([number for number in spool.lowest_hashes if number not in never][:wanted])
+    return HeldOut(min(int(fraction * HASH_RANGE), HASH_RANGE - 1), tuple(sorted(also)), tuple(sorted(never)))
 
 
 def spares_one(spool: Spool, fraction: float) -> bool:

@@ -1,6 +1,6 @@
 """Records of a picture and what is said of it, as documents: the caption is the text, the picture stands before it."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +34,11 @@ class CaptionForm:
     min_text_length: int
     """Characters of a caption."""
 
+    def named(self) -> Sequence[str]:
+        """The fields that are read; empty when those of the caption are found in the records themselves."""
+        caption = self.caption.named()
+        return [self.image_field, *caption] if caption else []
+
     def check(self, record: Record, where: str) -> None:
         """Raises: UserMistake when the first record lacks a field, naming those that it has."""
         if self.image_field not in record:
@@ -55,18 +60,26 @@ class CaptionForm:
 
 
 def captioned(
-    records: Iterable[Record], form: CaptionForm, name: str, context: SourceContext, report: SourceReport
+    read: Callable[[SourceReport], Iterable[Record]],
+    form: CaptionForm,
+    name: str,
+    context: SourceContext,
+    report: SourceReport,
 ) -> Iterator[Document]:
     """The records of the input `name` as documents, in their order; those that cannot be used are counted.
+
+    `read` gives the records, and counts in a report what it leaves out.
 
     A document is called by its picture's file, where it has one. Without `context.image_form` pictures stay unread.
     Raises: UserMistake when the first record lacks a field.
     """
-    found = _found(records, form, name, report)
     if context.image_form is None:
-        yield from (document for document, _ in found)
-    else:
-        yield from _with_pictures(found, context.image_form.size, context.workers, report)
+        yield from (document for document, _ in _found(read(report), form, name, report))
+        return
+    ahead = SourceReport(report.source)
+    found = ((*one, ahead.moved()) for one in _found(read(ahead), form, name, ahead))
+    yield from _with_pictures(found, context.image_form.size, context.workers, report)
+    report.add(ahead)
 
 
 def _found(
@@ -87,11 +100,14 @@ def _found(
 
 
 def _with_pictures(
-    found: Iterable[tuple[Document, Path | bytes]], size: int, workers: int, report: SourceReport
+    found: Iterable[tuple[Document, Path | bytes, SourceReport]], size: int, workers: int, report: SourceReport
 ) -> Iterator[Document]:
-    """The documents with their pictures, which up to `workers` threads open."""
+    """The documents with their pictures, which up to `workers` threads open.
 
-    def read(one: tuple[Document, Path | bytes]) -> npt.NDArray[np.uint8] | UnusablePicture:
+    What was left out before a document is counted when it is its turn: how far ahead is read changes no report.
+    """
+
+    def read(one: tuple[Document, Path | bytes, SourceReport]) -> npt.NDArray[np.uint8] | UnusablePicture:
         try:
             return open_picture(one[1], size)
         except UnusablePicture as error:
@@ -99,7 +115,8 @@ def _with_pictures(
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="pictures")
     try:
-        for (document, _), picture in in_order(pool, read, found, workers * PICTURES_AHEAD):
+        for (document, _, left_out), picture in in_order(pool, read, found, workers * PICTURES_AHEAD):
+            report.add(left_out)
             report.inputs += 1
             if isinstance(picture, UnusablePicture):
                 detail = f" ({picture.detail})" if picture.detail else ""

@@ -17,6 +17,7 @@ from dreamlm.core.errors import DataError
 from dreamlm.core.home import expanded
 from dreamlm.data_sources.retry import reason_of
 from dreamlm.data_sources.sources.source import SourceReport
+from dreamlm.data_sources.sources.zstd_frames import ZstdFrames
 
 COMPRESSIONS = (".gz", ".zst")
 MARKS = "*?["
@@ -46,15 +47,15 @@ class Listing:
 
     files: tuple[InputFile, ...]
     """Sorted by content, so that renaming or moving files changes no order; equal contents stand once."""
-    repeated: tuple[str, ...]
-    """Names of files whose content, read in the same way, stands in `files` under another name."""
+    repeated: tuple[InputFile, ...]
+    """Files whose content, read in the same way, stands in `files` under another name."""
     unreadable: tuple[tuple[str, str], ...]
     """Names of files and folders that could not be read, and why."""
 
     def report_problems(self, report: SourceReport) -> None:
         """Count the files that are not in `files`."""
-        for name in self.repeated:
-            report.drop("file: the same content as another file", name)
+        for file in self.repeated:
+            report.drop("file: the same content as another file", file.name)
         for name, reason in self.unreadable:
             report.drop("file: cannot be read", f"{name} ({reason})")
 
@@ -66,14 +67,14 @@ def list_files(paths: Sequence[str], base_folder: Path, suffixes: Sequence[str] 
     given; hidden ones never do.
     Raises: DataError when a path leads to no file.  Cost: reads every file once.
     """
-    found: dict[Path, str] = {}
+    found: dict[Path, tuple[str, Path]] = {}
     unreadable: list[tuple[str, str]] = []
     for text in paths:
         for path, name in _below(base_folder, expanded(text), suffixes, where, unreadable):
-            found.setdefault(path, name)
+            found.setdefault(path.resolve(), (name, path))
     by_content: dict[str, InputFile] = {}
-    repeated: list[str] = []
-    for path, name in sorted(found.items(), key=lambda item: (item[1], item[0])):
+    repeated: list[InputFile] = []
+    for name, path in sorted(found.values()):
         try:
             with path.open("rb") as stream:
                 file = InputFile(path, name, hashlib.file_digest(stream, "sha256").hexdigest())
@@ -81,11 +82,19 @@ def list_files(paths: Sequence[str], base_folder: Path, suffixes: Sequence[str] 
             unreadable.append((name, reason_of(error)))
             continue
         if file.content in by_content:
-            repeated.append(name)
+            repeated.append(file)
         else:
             by_content[file.content] = file
     files = tuple(by_content[content] for content in sorted(by_content))
     return Listing(files, tuple(repeated), tuple(unreadable))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder, and nothing forbids to know it."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def is_pattern(path: Path) -> bool:
@@ -127,13 +136,8 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
         except zlib.error as error:
             raise OSError(f"damaged gzip data: {error}") from error
     elif suffix == ".zst":
-        import zstandard
-
-        try:
-            with path.open("rb") as packed, zstandard.open(packed, "rb") as unpacked:
-                yield cast(BinaryIO, io.BufferedReader(unpacked, 1 << 20))
-        except zstandard.ZstdError as error:
-            raise OSError(f"damaged zstd data: {error}") from error
+        with path.open("rb") as packed:
+            yield cast(BinaryIO, io.BufferedReader(ZstdFrames(packed), 1 << 20))
     else:
         with path.open("rb") as stream:
             yield stream
@@ -152,35 +156,46 @@ def _below(
     unreadable: list[tuple[str, str]],
 ) -> Iterator[tuple[Path, str]]:
     """Every fitting file at or below a path, and its name relative to it; folders that cannot be read are noted."""
-    path = base_folder / wanted
-    if path.is_file():
-        yield path.resolve(), path.name
+    path = (base_folder / wanted).absolute()
+    try:
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except OSError as error:
+        raise DataError(f"cannot be read: {reason_of(error)}", where=where) from error
+    if is_file:
+        yield path, path.name
         return
-    if path.is_dir():
+    if is_folder:
         root, candidates = path, _files_of(path, unreadable)
     elif is_pattern(wanted):
         pattern = pattern_below(base_folder, wanted)
         fixed = next(parent for parent in pattern.parents if not _is_open(str(parent)))
         root = Path(_ESCAPED.sub(r"\1", str(fixed)))
-        candidates = (found for found in root.glob(str(pattern.relative_to(fixed))) if found.is_file())
+        candidates = root.glob(str(pattern.relative_to(fixed)))
     else:
         raise DataError(f"no such file or folder: {path}", where=where)
     count = 0
     for candidate in candidates:
         name = candidate.relative_to(root)
         hidden = any(part.startswith(".") for part in name.parts)
-        if not hidden and (suffixes is None or plain_suffix(candidate.name) in suffixes):
+        if hidden or not (suffixes is None or plain_suffix(candidate.name) in suffixes):
+            continue
+        try:
+            is_file = candidate.is_file()
+        except OSError as error:
+            unreadable.append((name.as_posix(), reason_of(error)))
+            continue
+        if is_file:
             count += 1
-            yield candidate.resolve(), name.as_posix()
+            yield candidate.absolute(), name.as_posix()
     if count == 0:
         raise DataError(f"no file found: {path}", where=where, valid=[f"*{suffix}" for suffix in suffixes or ()])
 
 
 def _files_of(folder: Path, unreadable: list[tuple[str, str]]) -> Iterator[Path]:
-    """The files of a folder and its subfolders; links to folders are not followed."""
+    """What a folder and its subfolders hold; links to folders are not followed."""
 
     def note(error: OSError) -> None:
         unreadable.append((Path(error.filename).relative_to(folder).as_posix(), reason_of(error)))
 
     for parent, _, names in os.walk(folder, onerror=note):
-        yield from (Path(parent, name) for name in names if Path(parent, name).is_file())
+        yield from (Path(parent, name) for name in names)

@@ -8,9 +8,10 @@ With `image_field` the records are captions of the pictures that they hold. Thos
 preparation that was killed reads them again.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, final
@@ -32,7 +33,7 @@ from dreamlm.data_sources.cleaning import CLEANING_VERSION
 from dreamlm.data_sources.retry import RetryPolicy, is_network_failure, reason_of
 from dreamlm.data_sources.sources.admission import admitted_records, limited
 from dreamlm.data_sources.sources.captioned import CaptionForm, captioned
-from dreamlm.data_sources.sources.files import Listing, list_files, name_of_path
+from dreamlm.data_sources.sources.files import Listing, is_folder, list_files, name_of_path
 from dreamlm.data_sources.sources.hub_stream import (
     DatasetAddress,
     ResumableStream,
@@ -155,7 +156,7 @@ class HuggingFace(Source):
         self._folder = context.base_folder / expanded(config.dataset)
         remote = any("://" in name for name in self._data_files)
         self._from_files = config.dataset in BUILDERS and not remote
-        self._from_folder = not self._from_files and config.dataset not in BUILDERS and self._folder.is_dir()
+        self._from_folder = not self._from_files and config.dataset not in BUILDERS and is_folder(self._folder)
         self._on_hub = not self._from_folder and config.dataset not in BUILDERS
         self.bounded = self._from_files or self._from_folder
 
@@ -164,7 +165,9 @@ class HuggingFace(Source):
 
         In a data set folder the names of the files count too: they decide which rows belong to which split.
         """
-        local = {"dataset", "data_files"} if self.bounded else set[str]()
+        local = set[str]()
+        if self.bounded:
+            local = {"dataset", "data_files"} if self._from_files else {"dataset"}
         parts: dict[str, JsonValue] = {
             "options": self._config.model_dump(mode="json", exclude={"name", *local}),
             "builder": self._config.dataset if self._from_files else None,
@@ -189,10 +192,12 @@ class HuggingFace(Source):
 
     def _of_files(self, form: RecordFormat, report: SourceReport) -> Iterator[Document]:
         self._listing.report_problems(report)
-        options = RecordOptions(self._config.records_path, self._config.column_names, self._config.delimiter)
+        config = self._config
+        wanted = form.named() if config.image_field is None else self._captions(form, config.image_field).named()
+        options = RecordOptions(config.records_path, config.column_names, config.delimiter, tuple(wanted))
         for file in self._listing.files:
-            records = read_records(file, self._config.dataset, options, report)
-            yield from self._admitted(records, form, file.name, report)
+            read = partial(read_records, file, config.dataset, options)
+            yield from self._admitted(read, form, file.name, report)
 
     def _of_stream(self, form: RecordFormat, report: SourceReport) -> Iterator[Document]:
         address = DatasetAddress(
@@ -210,10 +215,10 @@ class HuggingFace(Source):
             commit = self._asked(lambda: self._policy.call(lambda: self._commit, what, notice))
             address = replace(address, revision=commit)
         if self._on_hub and not self._config.has_pictures:
-            yield from self._admitted(self._shelved(address, form, what), form, what, report)
+            yield from self._admitted(lambda _: self._shelved(address, form, what), form, what, report)
             return
         read = resumed_records(lambda: self._open(address), what, self._policy, notice)
-        yield from self._admitted((record for record, _ in read), form, what, report)
+        yield from self._admitted(lambda _: (record for record, _ in read), form, what, report)
 
     def _open(self, address: DatasetAddress) -> ResumableStream:
         field = self._config.image_field
@@ -249,12 +254,14 @@ class HuggingFace(Source):
         return self._resolve(self._config.dataset, self._config.revision)
 
     def _admitted(
-        self, records: Iterator[Record], form: RecordFormat, name: str, report: SourceReport
+        self, read: Callable[[SourceReport], Iterator[Record]], form: RecordFormat, name: str, report: SourceReport
     ) -> Iterator[Document]:
         if self._config.image_field is None:
-            return admitted_records(records, form, name, self._min_text_length, report)
-        captions = CaptionForm(self._config.image_field, self._locate, form, self._min_text_length)
-        return captioned(records, captions, name, self._context, report)
+            return admitted_records(read(report), form, name, self._min_text_length, report)
+        return captioned(read, self._captions(form, self._config.image_field), name, self._context, report)
+
+    def _captions(self, form: RecordFormat, image_field: str) -> CaptionForm:
+        return CaptionForm(image_field, self._locate, form, self._min_text_length)
 
     def _locate(self, value: Any) -> Path | bytes:
         """The picture in a record's field.  Raises: UnusableRecord."""
@@ -262,18 +269,23 @@ class HuggingFace(Source):
         if isinstance(content, bytes):
             return content
         path = value.get("path") if isinstance(value, dict) else None
-        if self._from_folder and isinstance(path, str) and Path(path).resolve().is_relative_to(self._folder.resolve()):
+        if self._from_folder and isinstance(path, str) and _is_below(path, self._folder):
             return Path(path)
         raise UnusableRecord(f"field {self._config.image_field} holds no picture")
 
     def _names_in_folder(self) -> list[JsonValue]:
-        named: list[JsonValue] = [f"{file.name} {file.sha256}" for file in self._listing.files]
-        return [*named, *self._listing.repeated]
+        return [f"{file.name} {file.sha256}" for file in (*self._listing.files, *self._listing.repeated)]
 
     @cached_property
     def _listing(self) -> Listing:
         paths = self._data_files if self._from_files else (str(self._folder),)
         return list_files(paths, self._context.base_folder, None, self.name)
+
+
+def _is_below(path: str, folder: Path) -> bool:
+    """As it is written: the links of a data set folder may lead wherever who made it keeps the content."""
+    written = Path(os.path.normpath(Path(path).absolute()))
+    return any(written.is_relative_to(place) for place in (os.path.normpath(folder.absolute()), folder.resolve()))
 
 
 def _shelf_key(address: DatasetAddress, form: RecordFormat) -> str:

@@ -1,9 +1,10 @@
 """Folders of pictures with a file that says what each of them shows, laid out as `datasets` wants an imagefolder."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal, Self, final
@@ -18,7 +19,7 @@ from dreamlm.data_sources.images.picture import PICTURE_VERSION
 from dreamlm.data_sources.retry import reason_of
 from dreamlm.data_sources.sources.admission import limited
 from dreamlm.data_sources.sources.captioned import CaptionForm, captioned
-from dreamlm.data_sources.sources.files import InputFile, plain_suffix
+from dreamlm.data_sources.sources.files import InputFile, is_folder, plain_suffix
 from dreamlm.data_sources.sources.record_files import RecordOptions, read_records
 from dreamlm.data_sources.sources.records import Record, RecordFormat, UnusableRecord, check_format
 from dreamlm.data_sources.sources.source import (
@@ -49,9 +50,9 @@ class Folder:
         """The content of the captions file, and the kind of records that its suffix says it has."""
         return self.captions.content, KINDS[plain_suffix(self.captions.name)]
 
-    def records(self, report: SourceReport) -> Iterator[Record]:
-        """The records of the captions file, in order."""
-        return read_records(self.captions, self.read_as[1], RecordOptions(), report)
+    def records(self, wanted: Sequence[str], report: SourceReport) -> Iterator[Record]:
+        """The records of the captions file, in order; see `RecordOptions.wanted`."""
+        return read_records(self.captions, self.read_as[1], RecordOptions(wanted=tuple(wanted)), report)
 
     def locate(self, value: Any) -> Path:
         """The file that a record names.  Raises: UnusableRecord for what is no name, or leads out of the folder."""
@@ -137,12 +138,13 @@ class ImageFolders(Source):
         caption = RecordFormat(self._config.fields, self._config.format)
         for folder in self._folders:
             form = CaptionForm(self._config.image_field, folder.locate, caption, self._config.min_text_length)
-            yield from captioned(folder.records(report), form, folder.captions.name, self._context, report)
+            read = partial(folder.records, form.named())
+            yield from captioned(read, form, folder.captions.name, self._context, report)
 
     def _pictures_digest(self, folder: Folder) -> str:
         """sha256 over the bytes of all pictures that the captions name, in their order."""
         digest = hashlib.sha256()
-        for record in folder.records(SourceReport(self.name)):
+        for record in folder.records([self._config.image_field], SourceReport(self.name)):
             try:
                 with folder.locate(record.get(self._config.image_field)).open("rb") as picture:
                     content = hashlib.file_digest(picture, "sha256").digest()
@@ -159,12 +161,15 @@ class ImageFolders(Source):
     def _folder(self, path: str) -> Folder:
         """Raises: DataError when there is no such folder, or it has no captions file."""
         folder = self._context.base_folder / expanded(path)
-        if not folder.is_dir():
-            what = "this is no folder" if folder.exists() else "there is no such folder"
+        if not is_folder(folder):
+            what = "this is no folder" if os.path.lexists(folder) else "there is no such folder"
             hint = "name the folder that holds the pictures and their captions file"
             raise DataError(f"{what}: {folder}", where=self.name, hint=hint)
         names = CAPTION_FILES if self._config.captions is None else (self._config.captions,)
-        file = next((folder / name for name in names if (folder / name).is_file()), None)
+        try:
+            file = next((folder / name for name in names if (folder / name).is_file()), None)
+        except OSError as error:
+            raise DataError(f"the folder cannot be read: {reason_of(error)}", where=str(folder)) from error
         if file is None:
             what = f"no captions file in {folder}: looked for {', '.join(names)}"
             hint = 'each line says of one picture {"file_name": ..., "text": ...}; `captions` names another file'

@@ -24,6 +24,8 @@ LARGEST_JSON_BYTES = 512 << 20
 FIRST_LINES = 1000
 """Of a file that is no single JSON value so many lines may be damaged before the first record of JSON Lines."""
 NOT_UTF8 = "not in UTF-8"
+_NOT_IN_PYTHON = (ValueError, OverflowError, KeyError)
+"""What Arrow raises for a value that Python has not; a KeyError for a time zone."""
 NEVER_CLOSED = "a quote that is never closed"
 
 
@@ -36,6 +38,8 @@ class RecordOptions:
     column_names: tuple[str, ...] = ()
     """Names of the columns of a CSV file that has no header line."""
     delimiter: str = ","
+    wanted: tuple[str, ...] = ()
+    """Fields beside which none is looked at, where a file allows that and has them all; empty when all are wanted."""
 
 
 class UnusableFile(Exception):
@@ -147,12 +151,34 @@ def _parquet(file: InputFile, options: RecordOptions, report: SourceReport) -> I
     import pyarrow
     import pyarrow.parquet
 
+    first = 1
     try:
         with open_bytes(file.path) as stream, pyarrow.parquet.ParquetFile(stream) as table:
-            for batch in table.iter_batches(batch_size=256):
-                yield from batch.to_pylist()
+            has_all = set(options.wanted) <= set(table.schema_arrow.names)
+            columns = list(options.wanted) if options.wanted and has_all else None
+            for batch in table.iter_batches(batch_size=256, columns=columns):
+                yield from _rows_of(batch, first, file, report)
+                first += len(batch)
     except pyarrow.ArrowException as error:
         raise ValueError(reason_of(error)) from error
+
+
+def _rows_of(batch: Any, first: int, file: InputFile, report: SourceReport) -> Iterator[Record]:
+    """The rows of a record batch of Arrow's, the first of which has the number `first`.
+
+    Python has not every value that Arrow has: no year 10000, no time zone that this machine does not know.
+    """
+    try:
+        rows = batch.to_pylist()
+    except _NOT_IN_PYTHON as error:
+        if len(batch) == 1:
+            report.drop("record: holds a value that Python has not", f"{file.name} row {first} ({reason_of(error)})")
+            return
+        half = len(batch) // 2
+        yield from _rows_of(batch.slice(0, half), first, file, report)
+        yield from _rows_of(batch.slice(half), first + half, file, report)
+    else:
+        yield from rows
 
 
 def _csv(file: InputFile, options: RecordOptions, report: SourceReport) -> Iterator[Record]:
@@ -160,12 +186,8 @@ def _csv(file: InputFile, options: RecordOptions, report: SourceReport) -> Itera
     with open_bytes(file.path) as stream:
         text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
         lines = CsvLines(text, LONGEST_LINE_BYTES, lambda number: _drop_overlong(number, file, report))
-        reader = csv.DictReader(lines, options.column_names or None, delimiter=options.delimiter)
-        header = reader.fieldnames or ()
-        if header and lines.ended:
-            raise UnusableFile(f"its header has {NEVER_CLOSED}")
-        if not _are_utf8(header):
-            raise UnusableFile(f"its header is {NOT_UTF8}")
+        header = options.column_names or _header(lines, options.delimiter)
+        reader = csv.DictReader(lines, header, delimiter=options.delimiter)
         for row in _closed_rows(reader, lines, file, report):
             missing = sum(value is None for value in row.values())
             if missing or None in row:
@@ -175,6 +197,18 @@ def _csv(file: InputFile, options: RecordOptions, report: SourceReport) -> Itera
                 report.drop(f"record: {NOT_UTF8}", f"{file.name} line {lines.number}")
             else:
                 yield row
+
+
+def _header(lines: CsvLines, delimiter: str) -> Sequence[str]:
+    """The first row that is one.  Raises: UnusableFile when it names no columns."""
+    header = next((row for row in csv.reader(lines, delimiter=delimiter) if row), None)
+    if header is None:
+        raise UnusableFile("empty")
+    if lines.ended:
+        raise UnusableFile(f"its header has {NEVER_CLOSED}")
+    if not _are_utf8(header):
+        raise UnusableFile(f"its header is {NOT_UTF8}")
+    return header
 
 
 def _closed_rows(

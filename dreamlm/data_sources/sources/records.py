@@ -47,12 +47,9 @@ class RecordFormat:
         if self.format is None:
             names = self.fields or (self._text_field(record) or "text",)
             return "\n".join(_plain(name, _value(record, name)) for name in names)
-        values: dict[str, Any] = {}
-        for name in format_fields(self.format):
-            value = _value(record, name)
-            values[name] = value if isinstance(value, list | dict) else _plain(name, value)
+        values = {name: _value(record, name) for name in format_fields(self.format)}
         try:
-            return string.Formatter().vformat(self.format, (), values)
+            return _PlainFormatter().vformat(self.format, (), values)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise UnusableRecord(f"does not fit the format ({type(error).__name__})") from error
 
@@ -72,6 +69,15 @@ class RecordFormat:
         if name is None and (is_first or not self._found) and (name := _only_text_field(record)) is not None:
             self._found.append(name)
         return name if name is not None or is_first else next(iter(self._found), None)
+
+
+class _PlainFormatter(string.Formatter):
+    """Puts in what is text or a number, and no Python syntax for what is neither."""
+
+    def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        value, first = super().get_field(field_name, args, kwargs)
+        _plain(field_name, value)
+        return value, first
 
 
 def format_fields(template: str) -> list[str]:

@@ -10,9 +10,9 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Self, TypeAlias
 
 from pydantic import BeforeValidator, Field, JsonValue, field_validator
 
@@ -62,6 +62,24 @@ class SourceReport:
         names = self.examples.setdefault(reason, [])
         if len(names) < EXAMPLES_PER_REASON and name not in names[-1:]:
             names.append(name)
+
+    def add(self, other: Self) -> None:
+        """Count what another report of the same source counted."""
+        self.inputs += other.inputs
+        self.documents += other.documents
+        self.bytes += other.bytes
+        for reason, count in other.drops.items():
+            self.drops[reason] = self.drops.get(reason, 0) + count
+            names = self.examples.setdefault(reason, [])
+            new = [name for name in other.examples[reason] if name not in names[-1:]]
+            names += new[: EXAMPLES_PER_REASON - len(names)]
+
+    def moved(self) -> "SourceReport":
+        """What was counted until now, which is not counted here any longer."""
+        before = replace(self)
+        self.inputs = self.documents = self.bytes = 0
+        self.drops, self.examples = {}, {}
+        return before
 
     def count(self, document: Document) -> None:
         """Count a document on its way out."""

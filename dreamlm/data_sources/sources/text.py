@@ -127,7 +127,7 @@ class TextFiles(Source):
             report.drop("file: damaged", f"{file.name} ({reason_of(error)})")
 
     def _records(self, file: InputFile, form: RecordFormat, report: SourceReport) -> Iterator[Document]:
-        options = RecordOptions(records_path=self._config.records_path)
+        options = RecordOptions(self._config.records_path, wanted=tuple(form.named()))
         records = read_records(file, self._config.type, options, report)
         yield from admitted_records(records, form, file.name, self._context.min_text_length, report)
 

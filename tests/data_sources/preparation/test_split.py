@@ -8,12 +8,13 @@ from test_spool import spool_of
 from dreamlm.core.types import Document
 from dreamlm.data_sources.preparation import spool as spool_module
 from dreamlm.data_sources.preparation.sample import training_sample
-from dreamlm.data_sources.preparation.split import SplitSpool, plan_shards, spares_one, split_spool
+from dreamlm.data_sources.preparation.split import SplitSpool, held_out_of, plan_shards, spares_one
 
 
 def split_of(folder: Path, count: int, fraction: float, at_least: int, length: int = 1) -> SplitSpool:
     documents = [Document(f"document {n} " * length, "x") for n in range(count)]
-    return split_spool(spool_of(folder, documents, lowest=max(1, at_least)), fraction, at_least)
+    spool = spool_of(folder, documents, lowest=max(1, at_least))
+    return SplitSpool(spool, held_out_of([spool], fraction, at_least))
 
 
 def held_out(source: SplitSpool) -> set[str]:
@@ -49,8 +50,25 @@ def test_more_documents_move_none_from_validation_to_train(tmp_path: Path) -> No
     (tmp_path / "few").mkdir()
     (tmp_path / "many").mkdir()
     few, many = split_of(tmp_path / "few", 300, 0.1, 1), split_of(tmp_path / "many", 900, 0.1, 1)
-    assert few.threshold == many.threshold
+    assert few.held_out.below == many.held_out.below
     assert held_out(few) < held_out(many)
+
+
+@pytest.mark.parametrize(("first", "second"), [(200, 4000), (30, 60), (1, 2), (2, 2), (2000, 3)])
+@pytest.mark.parametrize("fraction", [1e-9, 0.01, 0.5, 1 - 1e-12])
+def test_a_document_of_two_sources_is_on_one_side(tmp_path: Path, first: int, second: int, fraction: float) -> None:
+    spools = []
+    for count in (first, second):
+        folder = tmp_path / str(len(spools))
+        folder.mkdir()
+        spools.append(spool_of(folder, [Document(f"document {n}", "x") for n in range(count)], lowest=8))
+    decided = held_out_of(spools, fraction, 8)
+    both = [SplitSpool(spool, decided) for spool in spools]
+    chosen = [held_out(source) for source in both]
+    shared = {f"document {n}" for n in range(min(first, second))}
+    assert chosen[0] & shared == chosen[1] & shared
+    assert all(len(found) < count for found, count in zip(chosen, (first, second), strict=True))
+    assert all(chosen) or min(first, second) <= 3
 
 
 @pytest.mark.parametrize("shard_bytes", [1, 50, 333, 10**9])

@@ -133,3 +133,15 @@ def test_options_for_pictures_change_no_older_fingerprint() -> None:
     assert "min_text_length" not in plainly
     pictured = HuggingFace.Config(type="hf", dataset="some/text", image_field="image", min_text_length=2)
     assert HuggingFace.Config.model_validate(pictured.model_dump(mode="json")) == pictured
+
+
+def test_the_pictures_of_a_folder_may_be_links_to_where_the_content_is_kept(seeing: SourceContext, data: Path) -> None:
+    (data / "snapshot" / "train").mkdir(parents=True)
+    (data / "blobs").mkdir()
+    write_folder(data / "snapshot" / "train", {"a.png": "A dot."}, {"a.png": plain("red")})
+    (data / "snapshot" / "train" / "a.png").rename(data / "blobs" / "abc123")
+    (data / "snapshot" / "train" / "a.png").symlink_to("../../blobs/abc123")
+    (data / "link").symlink_to("snapshot")
+    for dataset in ("snapshot", "link", "blobs/../snapshot"):
+        documents, report = read(seeing, dataset=dataset, fields="text")
+        assert (middles(documents), report.drops) == ([("A dot.", [255, 0, 0])], {})

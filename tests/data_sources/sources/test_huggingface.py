@@ -170,6 +170,20 @@ def test_a_folder_fingerprint_follows_the_names_inside_but_not_its_own(context: 
     assert HuggingFace.Config(type="hf", dataset="renamed").build(context).fingerprint() != before
 
 
+def test_a_folder_fingerprint_follows_what_is_read_of_it(context: SourceContext, data: Path) -> None:
+    def fingerprint(**options: Any) -> str:
+        return HuggingFace.Config(type="hf", dataset="corpus", **options).build(context).fingerprint()
+
+    (data / "corpus").mkdir()
+    names = ("a_test.jsonl", "b_validation.jsonl", "c_train.jsonl")
+    for name, text in zip(names, ("alpha", "beta", "alpha"), strict=True):
+        (data / "corpus" / name).write_text(json.dumps({"text": text}))
+    before = fingerprint()
+    assert fingerprint(data_files="a_test.jsonl") != fingerprint(data_files="b_validation.jsonl") != before
+    (data / "corpus" / "c_train.jsonl").write_text(json.dumps({"text": "beta"}))
+    assert fingerprint() != before
+
+
 def test_the_real_stream_resumes_at_the_exact_record(data: Path) -> None:
     folder = parquet_folder(data / "corpus", "some")
     left = [650, 300, 10]

@@ -211,3 +211,20 @@ def test_a_folder_of_nothing_usable_says_why(context: SourceContext, data: Path)
 def test_a_captions_file_of_no_known_kind_is_refused(captions_file: str) -> None:
     with pytest.raises(ValidationError, match="captions"):
         ImageFolders.Config(type="images", paths=".", captions=captions_file)
+
+
+@pytest.mark.parametrize("limit", [1, 7, 20, None])
+def test_how_far_is_read_ahead_changes_no_report(
+    context: SourceContext, data: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None
+) -> None:
+    names = [f"{n}.png" for n in range(60)]
+    write_folder(data, dict.fromkeys(names, "A dot."), {name: plain("red") for name in names})
+    lines = [json.dumps({"file_name": name, "text": None if n % 3 else "A dot."}) for n, name in enumerate(names)]
+    (data / "metadata.jsonl").write_text("\n".join([*lines, "no JSON"]))
+    reports = []
+    for workers in (1, 2, 9):
+        _, report = read(replace(context, image_form=FORM, workers=workers), max_documents=limit)
+        reports.append(report.as_json())
+    assert reports[0] == reports[1] == reports[2]
+    assert reports[0]["drops"] != {} or limit == 1
+    assert limit is not None or reports[0]["drops"] == {"record: field text is null": 40, "record: no JSON": 1}

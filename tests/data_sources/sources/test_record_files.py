@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dreamlm.data_sources.sources import record_files
@@ -130,10 +132,16 @@ def test_a_header_whose_quote_is_never_closed_names_no_column(tmp_path: Path) ->
     assert report.drops == {"file: its header has a quote that is never closed": 1}
 
 
-@pytest.mark.parametrize("content", [b"", b"id,text\n", b"\n\n"])
-def test_a_table_without_rows_gives_none(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf"])
+def test_a_table_without_a_header_is_empty(tmp_path: Path, content: bytes) -> None:
     found, report = read(tmp_path / "a.csv", content, "csv")
-    assert (found, report.drops) == ([], {})
+    assert (found, report.drops) == ([], {"file: empty": 1})
+
+
+def test_a_table_may_begin_with_blank_lines(tmp_path: Path) -> None:
+    found, report = read(tmp_path / "a.csv", b"\r\n\nid,text\n1,one\n2\n", "csv")
+    assert found == [{"id": "1", "text": "one"}]
+    assert report.examples == {"record: 1 columns instead of 2": ["a.csv line 5"]}
 
 
 def test_a_bad_byte_costs_lines_of_text_one_line(tmp_path: Path) -> None:
@@ -146,3 +154,44 @@ def test_json_lines_are_not_called_damaged_for_a_path_that_they_lack(tmp_path: P
     found, report = read(tmp_path / "a.jsonl", LINES, "jsonl", records_path="data")
     assert found == []
     assert report.drops == {"file: JSON Lines, which have no records_path": 1}
+
+
+FAR = 253402297200000000
+"""Microseconds to a moment that is in the year 10000 in Berlin."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (pa.timestamp("us", tz="Europe/Berlin"), FAR),
+        (pa.timestamp("us"), 2**62),
+        (pa.timestamp("us", tz="Mars/Olympus"), 1),
+        (pa.date32(), 2**30),
+        (pa.duration("s"), 2**62),
+    ],
+)
+@pytest.mark.parametrize("wanted", [(), ("text",), ("text", "more")])
+def test_a_value_that_python_has_not_costs_its_row_where_it_is_wanted(
+    tmp_path: Path, kind: pa.DataType, value: int, wanted: tuple[str, ...]
+) -> None:
+    others = pa.array([value if n in (3, 700) else None for n in range(1000)], kind)
+    table = pa.table({"text": [f"number {n}" for n in range(1000)], "more": others})
+    pq.write_table(table, tmp_path / "made.parquet")
+    found, report = read(tmp_path / "a.parquet", (tmp_path / "made.parquet").read_bytes(), "parquet", wanted=wanted)
+    kept = [int(row["text"].split()[1]) for row in found]
+    if wanted == ("text",):
+        assert (kept, report.drops) == (list(range(1000)), {})
+    else:
+        assert kept == [n for n in range(1000) if n not in (3, 700)]
+        assert report.drops == {"record: holds a value that Python has not": 2}
+        assert [example.split(" (")[0] for example in report.examples["record: holds a value that Python has not"]] == [
+            "a.parquet row 4",
+            "a.parquet row 701",
+        ]
+
+
+def test_a_table_without_a_wanted_field_gives_those_that_it_has(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["one"], "title": ["two"]}), tmp_path / "made.parquet")
+    content = (tmp_path / "made.parquet").read_bytes()
+    found, _ = read(tmp_path / "a.parquet", content, "parquet", wanted=("text", "question"))
+    assert found == [{"text": "one", "title": "two"}]

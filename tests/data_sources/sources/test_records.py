@@ -26,6 +26,26 @@ def test_a_format_reaches_into_lists_and_objects() -> None:
     assert RecordFormat(format="{answers[0][text]}").text_of(record) == "Paris"
 
 
+def test_numbers_are_written_as_a_format_asks() -> None:
+    assert RecordFormat(format="{score:.1f} of {score:>3}").text_of(RECORD) == "3.0 of   3"
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{tags}", "field tags is no text but a list"),
+        ("{answers}", "field answers is no text but a dict"),
+        ("{answers[text]}", r"field answers\[text\] is no text but a list"),
+        ("{answers[start]}", r"field answers\[start\] is null"),
+        ("{question.upper}", r"field question.upper is no text but a builtin_function_or_method"),
+    ],
+)
+def test_no_python_syntax_gets_into_a_text(template: str, reason: str) -> None:
+    record = {**RECORD, "answers": {"text": ["Paris"], "start": None}}
+    with pytest.raises(UnusableRecord, match=f"^{reason}$"):
+        RecordFormat(format=template).text_of(record)
+
+
 def test_without_any_wish_the_field_text_is_read_or_the_only_string() -> None:
     assert RecordFormat().text_of({"text": "this", "title": "not this"}) == "this"
     assert RecordFormat().text_of({"content": "this", "id": 7}) == "this"

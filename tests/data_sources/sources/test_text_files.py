@@ -59,6 +59,71 @@ def test_compression_changes_no_document(
     assert len(plain) > 3
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_a_compressed_file_that_was_cut_off_is_damaged(
+    context: SourceContext, data: Path, prose: Callable[..., str], suffix: str, share: float
+) -> None:
+    content = prose(20000).encode()
+    packed = gzip.compress(content) if suffix == ".gz" else zstandard.compress(content)
+    (data / "whole.txt").write_text(prose(20, seed=1))
+    (data / f"cut.txt{suffix}").write_bytes(packed[: int(len(packed) * share)])
+    _, report = texts(context, type="text")
+    assert report.drops == {"file: damaged": 1}
+    assert "early" in report.examples["file: damaged"][0] or suffix == ".gz"
+
+
+def test_zstd_files_may_have_many_frames(context: SourceContext, data: Path, prose: Callable[..., str]) -> None:
+    paragraphs = [prose(5, seed) + "\n\n" for seed in range(40)]
+    frames = [zstandard.compress(one.encode()) for one in paragraphs]
+    skipped = b"\x50\x2a\x4d\x18" + (7).to_bytes(4, "little") + b"ignored"
+    (data / "a.txt.zst").write_bytes(skipped.join(frames))
+    found, report = texts(context, type="text", document_characters=100_000)
+    assert report.drops == {}
+    assert "\n\n".join(found).split() == "".join(paragraphs).split()
+
+
+@pytest.mark.parametrize("content", [b"\x28\xb5\x2f\xfd and nothing", b"no zstd at all", b"\x28\xb5"])
+def test_what_is_no_zstd_is_damaged(
+    context: SourceContext, data: Path, prose: Callable[..., str], content: bytes
+) -> None:
+    (data / "whole.txt").write_text(prose(20))
+    (data / "a.txt.zst").write_bytes(content)
+    assert texts(context, type="text")[1].drops == {"file: damaged": 1}
+
+
+def test_a_link_is_read_by_its_own_name(context: SourceContext, data: Path, prose: Callable[..., str]) -> None:
+    (data.parent / "blobs").mkdir()
+    (data.parent / "blobs" / "abc123").write_bytes(gzip.compress(prose(20).encode()))
+    (data / "a.txt.gz").symlink_to("../blobs/abc123")
+    (data / "again.txt.gz").symlink_to("a.txt.gz")
+    found, report = texts(context, type="text")
+    assert found == [prose(20)]
+    assert report.drops == {}
+
+
+@pytest.mark.parametrize("paths", [".", "*"])
+def test_what_may_not_be_looked_at_is_noted(
+    context: SourceContext, data: Path, prose: Callable[..., str], monkeypatch: pytest.MonkeyPatch, paths: str
+) -> None:
+    (data / "mine.txt").write_text(prose(20))
+    (data / "private.txt").write_text(prose(20, seed=1))
+    is_file = Path.is_file
+
+    def forbidden(path: Path) -> bool:
+        if path.name == "private.txt":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", forbidden)
+    found, report = texts(context, type="text", paths=paths)
+    assert found == [prose(20)]
+    assert report.drops == {"file: cannot be read": 1}
+    assert report.examples["file: cannot be read"][0].startswith("private.txt ([Errno 13] Permission denied")
+    with pytest.raises(DataError, match=r"cannot be read: .*Permission denied: .*private.txt"):
+        TextFiles.Config(type="text", paths=("private.txt",)).build(context).fingerprint()
+
+
 def test_names_and_folders_change_neither_order_nor_fingerprint(
     context: SourceContext, data: Path, prose: Callable[..., str]
 ) -> None:
