@@ -39,7 +39,7 @@ def judged(events: list[dict[str, Any]]) -> dict[str, float]:
     rewards, iterations = of(events, "reward"), of(events, "iteration")
     before, after = rewards[0], rewards[-1]
     half = iterations[len(iterations) // 2 :]
-    apart = math.hypot(*((one["reward_interval"][1] - one["reward_interval"][0]) / 2 for one in (before, after)))
+    apart = math.hypot(*(half_width(one["reward_interval"]) for one in (before, after)))
     return {
         "before": before["reward"],
         "after": after["reward"],
@@ -50,6 +50,11 @@ def judged(events: list[dict[str, Any]]) -> dict[str, float]:
         "variance": around_trend([one["reward"] for one in half]),
         "seconds": sum(one["seconds"] for one in iterations),
     }
+
+
+def half_width(interval: list[float] | None) -> float:
+    """NaN where a reward has no interval."""
+    return math.nan if interval is None else (interval[1] - interval[0]) / 2
 
 
 def around_trend(values: list[float]) -> float:

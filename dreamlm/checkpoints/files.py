@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import final
 
+from dreamlm.core.durable import sync_folder
 from dreamlm.core.errors import OutOfSpace
 
 
@@ -72,22 +73,17 @@ class DiskFiles(FileSystem):
         path.rmdir()
 
     def sync_file(self, path: Path) -> None:
-        _sync(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def sync_folder(self, path: Path) -> None:
-        if os.name != "nt":  # Windows opens no folder for flushing; its renames are journalled
-            _sync(path, os.O_RDONLY)
+        sync_folder(path)
 
     def free_bytes(self, path: Path) -> int:
         return shutil.disk_usage(path).free
-
-
-def _sync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove_tree(files: FileSystem, folder: Path, first: str) -> None:

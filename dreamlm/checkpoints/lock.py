@@ -11,6 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dreamlm.checkpoints.manifest import MANIFEST
+from dreamlm.core.durable import sync_folder
 from dreamlm.core.errors import StoreLocked, UserMistake, is_out_of_space
 
 LOCK, HOLDER = ".lock", ".lock-holder.json"
@@ -38,6 +39,8 @@ class RunLock:
         except Timeout as error:
             raise self._locked() from error
         try:
+            for folder in made:
+                sync_folder(folder.parent)
             if self._lock.lock_counter == 1:
                 holder = {"pid": os.getpid(), "host": socket.gethostname()}
                 self._sign(holder)

@@ -92,7 +92,8 @@ class Store:
                 self._discard(incoming)
                 if is_out_of_space(error):
                     free = self._files.free_bytes(self.folder)
-                    raise OutOfSpace(str(self.folder), expected_bytes + SPARE_BYTES, free, ELSEWHERE) from error
+                    needed = expected_bytes + SPARE_BYTES
+                    raise OutOfSpace(str(self.folder), needed, free, ELSEWHERE, str(error.strerror)) from error
                 raise
             except BaseException:
                 self._discard(incoming)

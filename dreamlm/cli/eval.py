@@ -16,9 +16,9 @@ from dreamlm.cli.options import (
     RescaleOption,
     RunOption,
     SeedOption,
-    SetOption,
     assignments,
     layer_choice,
+    set_option,
 )
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def evaluate(
     extend_max_seq_len: ExtendOption = None,
     rescale_layers: RescaleOption = None,
     seed: SeedOption = None,
-    sets: SetOption = None,
+    sets: Annotated[list[str] | None, set_option("eval.by=document")] = None,
     device: DeviceOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Write report.json, report.html and pictures there.")
@@ -182,7 +182,7 @@ def _tell(console: Console, report: "PerplexityReport") -> None:
     console.table(("measure", "value", f"{report.confidence:.0%} interval", "unit"), rows)
     if report.is_bound:
         console.result("")
-        error = f"{report.monte_carlo_error:.4f} nats per token"
+        error = f"at most about {report.monte_carlo_error:.4f} nats per token"
         console.result(
             f"an upper bound, as a diffusion model has no other; its standard error of estimation is {error}"
         )

@@ -16,13 +16,16 @@ from dreamlm.cli.options import (
     RescaleOption,
     RunOption,
     SeedOption,
-    SetOption,
     assignments,
     layer_choice,
+    set_option,
 )
 
 if TYPE_CHECKING:
     from dreamlm.core.generation.row import Generation
+
+EXAMPLE = "generate.top_k=40"
+"""Of what --set may change."""
 
 
 def generate(
@@ -78,7 +81,7 @@ def generate(
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Prompts written at once.")] = None,
     extend_max_seq_len: ExtendOption = None,
     rescale_layers: RescaleOption = None,
-    sets: SetOption = None,
+    sets: Annotated[list[str] | None, set_option(EXAMPLE)] = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -94,11 +97,13 @@ def generate(
     from dreamlm.core.garbage import only_new_garbage
     from dreamlm.core.generation.generate import generate as continue_prompts
     from dreamlm.core.training.memory import WRITING, within_memory
+    from dreamlm.presets.layers import require_read
     from dreamlm.presets.resolve import resolve_values
     from dreamlm.wiring.loading import load
     from dreamlm.wiring.pictures import opened_pictures
 
     console = Console(as_json)
+    require_read(sets or (), ["generate"], EXAMPLE)
     options = {
         "--temperature": ("temperature", temperature),
         "--top-p": ("top_p", top_p),

@@ -79,10 +79,11 @@ class LiveTraining(Hook):
         self._line.show("  ".join(parts), report.step / self._planned_steps if self._planned_steps else None)
 
     def on_reward(self, report: RewardReport) -> None:
-        low, high = report.reward_interval
+        low, high = report.reward_interval or (None, None)
+        spread = "" if low is None else f" ({low:.3f} to {high:.3f})"
         best = ", the best so far" if report.best else ""
         self._console.notice(
-            f"iteration {report.step:,}: held-out reward {report.reward:.3f} ({low:.3f} to {high:.3f}), "
+            f"iteration {report.step:,}: held-out reward {report.reward:.3f}{spread}, "
             f"{report.kl:.3f} nats per token from the reference{best}"
         )
 

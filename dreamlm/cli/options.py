@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 PresetOption = Annotated[
     str | None, typer.Option("--preset", "-p", metavar="NAME|FILE", help="A preset of the library, or a JSON file.")
 ]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one key, as in train.seed=1; may be repeated."),
-]
+
+
+def set_option(example: str) -> Any:
+    """`--set`, explained by an assignment that does something in the command."""
+    return typer.Option("--set", metavar="KEY=VALUE", help=f"Change one key, as in {example}; may be repeated.")
+
+
+SetOption = Annotated[list[str] | None, set_option("train.seed=1")]
 RunOption = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The run folder.")]
 CheckpointOption = Annotated[
     Path | None, typer.Option("--checkpoint", metavar="DIR", help="One snapshot folder, instead of a run's latest.")

@@ -5,12 +5,12 @@ from typing import Annotated, Any
 import typer
 
 from dreamlm.cli.console import Console
-from dreamlm.cli.options import CorpusOption, JsonOption, PresetOption, SetOption, WorkersOption
+from dreamlm.cli.options import CorpusOption, JsonOption, PresetOption, WorkersOption, set_option
 
 
 def prepare(
     preset: PresetOption = None,
-    sets: SetOption = None,
+    sets: Annotated[list[str] | None, set_option("data.min_text_length=100")] = None,
     corpus: CorpusOption = None,
     workers: WorkersOption = None,
     explain: Annotated[

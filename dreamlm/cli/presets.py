@@ -39,17 +39,20 @@ def show(preset: Preset, sets: SetOption = None, as_json: JsonOption = False) ->
     Parents and --set are applied, and every default is filled in. It is JSON with --json and without.
     """
     from dreamlm.presets.resolve import resolve
+    from dreamlm.presets.written import written
 
-    Console(as_json=True).document(resolve(preset, sets or ()).model_dump(mode="json", exclude_none=True))
+    Console(as_json=True).document(written(resolve(preset, sets or ())))
 
 
 @app.command()
 def validate(
-    presets: Annotated[list[str], typer.Argument(metavar="NAME|FILE...")], as_json: JsonOption = False
+    presets: Annotated[list[str], typer.Argument(metavar="NAME|FILE...")],
+    sets: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Check presets and report every mistake.
 
-    Exit code 2 when there is one.
+    --set is applied to each of them. Exit code 2 when there is a mistake.
     """
     from dreamlm.core.errors import PresetError, UserMistake
     from dreamlm.presets.resolve import resolve
@@ -59,7 +62,7 @@ def validate(
     for preset in presets:
         verdict: dict[str, Any] = {"preset": preset, "valid": True, "mistakes": []}
         try:
-            resolve(preset)
+            resolve(preset, sets or ())
         except UserMistake as error:
             found = error.mistakes if isinstance(error, PresetError) else [_as_mistake(error)]
             verdict = {"preset": preset, "valid": False, "mistakes": found}
@@ -86,21 +89,22 @@ def schema(as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def diff(left: Preset, right: Preset, as_json: JsonOption = False) -> None:
+def diff(left: Preset, right: Preset, sets: SetOption = None, as_json: JsonOption = False) -> None:
     """Print the keys in which two presets differ.
 
-    Compared after parents and defaults.
+    Compared after parents and defaults, and after --set, which is applied to both.
     """
     from dreamlm.presets.difference import differences
     from dreamlm.presets.resolve import resolve
 
     console = Console(as_json)
-    first, second = (resolve(preset).model_dump(mode="json") for preset in (left, right))
-    rows = [{"key": key, left: before, right: after} for key, before, after in differences(first, second)]
+    first, second = (resolve(preset, sets or ()).model_dump(mode="json") for preset in (left, right))
+    rows = [{"key": key, "left": before, "right": after} for key, before, after in differences(first, second)]
     if as_json:
         console.document(rows)
     elif rows:
-        heads = ("key", Path(left).stem, Path(right).stem)
+        stems = Path(left).stem, Path(right).stem
+        heads = ("key", *(stems if len(set(stems)) == 2 else (left, right)))
         console.table(heads, [[_short(value) for value in row.values()] for row in rows])
     else:
         console.result("no difference")

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from dreamlm.cli.console import Console
-from dreamlm.cli.options import DeviceOption, JsonOption, PresetOption, RunOption, SeedOption, SetOption
+from dreamlm.cli.options import DeviceOption, JsonOption, PresetOption, RunOption, SeedOption, set_option
 
 if TYPE_CHECKING:
     from dreamlm.core.evaluation.preference import PreferenceReport
@@ -43,7 +43,7 @@ def ppo(
     origin: FromOption = None,
     run: RunOption = None,
     preset: PresetOption = None,
-    sets: SetOption = None,
+    sets: Annotated[list[str] | None, set_option("rl.ppo.iterations=20")] = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
     nproc: NprocOption = None,
@@ -95,7 +95,7 @@ def reward(
     origin: FromOption = None,
     run: RunOption = None,
     preset: PresetOption = None,
-    sets: SetOption = None,
+    sets: Annotated[list[str] | None, set_option("rl.reward_model.epochs=1")] = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
     nproc: NprocOption = None,

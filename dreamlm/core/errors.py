@@ -96,14 +96,15 @@ class StoreLocked(UserMistake):
 class OutOfSpace(DreamLMError):
     """The disk has not enough room for what is about to be written."""
 
-    def __init__(self, path: str, needed_bytes: int, free_bytes: int, elsewhere: str) -> None:
-        """`elsewhere`: what the user may choose instead."""
+    def __init__(self, path: str, needed_bytes: int, free_bytes: int, elsewhere: str, reason: str = "") -> None:
+        """`elsewhere`: what the user may choose instead; `reason`: what the system said, told where bytes are free."""
         self.path, self.needed_bytes, self.free_bytes = path, needed_bytes, free_bytes
-        super().__init__(
-            f"not enough disk space: {needed_bytes / 1e6:,.1f} MB needed, {free_bytes / 1e6:,.1f} MB free",
-            where=path,
-            hint=f"free some space, or choose {elsewhere}",
-        )
+        bytes_told = f"{needed_bytes / 1e6:,.1f} MB needed, {free_bytes / 1e6:,.1f} MB free"
+        what, hint = bytes_told, f"free some space, or choose {elsewhere}"
+        if reason and free_bytes >= needed_bytes:
+            what = f"{reason}, though bytes are free ({bytes_told})"
+            hint = f"a quota, or the number of files, is used up: delete something, or choose {elsewhere}"
+        super().__init__(f"not enough disk space: {what}", where=path, hint=hint)
 
 
 def is_out_of_space(error: OSError) -> bool:

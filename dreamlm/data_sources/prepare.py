@@ -27,11 +27,12 @@ from filelock import FileLock, Timeout
 from pydantic import Field
 
 from dreamlm.core.config import ConfigModel
+from dreamlm.core.durable import sync_folder
 from dreamlm.core.errors import DataError, ResumeMismatch, UserMistake
 from dreamlm.core.tokenizer import CONFIG_FILE, TOKENIZER_FILE, BytePair, Pretrained
 from dreamlm.core.types import ImageForm
 from dreamlm.data_sources.corpus import Corpus
-from dreamlm.data_sources.durable import full_disk_explained, sync_folder
+from dreamlm.data_sources.durable import full_disk_explained
 from dreamlm.data_sources.manifest import MANIFEST_FILE, in_words
 from dreamlm.data_sources.preparation.build import SPLITS, CorpusBuilder
 from dreamlm.data_sources.preparation.cache_key import (

@@ -1,7 +1,8 @@
 """Prompts for reinforcement learning, out of any source: fields of records, or the beginnings of documents.
 
-A hash of the prompt decides whether it is held out; repeated prompts count once. Which prompts come next is a pure
-function of the seed and of how many came before: each pass over them has an order of its own.
+A hash of the prompt decides whether it is held out, and the order of those that are, so that the first of them stand
+for all; repeated prompts count once. Which prompts come next is a pure function of the seed and of how many came
+before: each pass over them has an order of its own.
 """
 
 import hashlib
@@ -103,7 +104,7 @@ def read_prompts(
             where="rl.prompts",
             hint="both need some: read more prompts, or change rl.prompts.validation_fraction",
         )
-    return Prompts(train, held_out, seed)
+    return Prompts(train, sorted(held_out, key=_share), seed)
 
 
 def _each(

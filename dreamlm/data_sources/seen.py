@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
+from dreamlm.core.durable import sync_folder
 from dreamlm.core.errors import OutOfSpace, RangeError, is_out_of_space
 from dreamlm.data_sources.corpus import Corpus
-from dreamlm.data_sources.durable import free_bytes, sync_file, sync_folder
+from dreamlm.data_sources.durable import free_bytes, sync_file
 from dreamlm.data_sources.progress import Progress, Silence
 from dreamlm.data_sources.sequence import TokenSequence
 

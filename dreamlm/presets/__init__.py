@@ -7,4 +7,5 @@
 4. `schema` composes the configuration classes of the other folders into `Preset`.
 5. `mistakes` turns everything the schema objects to into readable lines, with help from `suggestions`.
 6. `resolve` is the whole way, from a name to a `Preset` or one `PresetError` that lists all mistakes.
+   `written` is the way back, to JSON that resolves to the same.
 """

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dreamlm.core.errors import Mistake
+from dreamlm.core.errors import Mistake, UserMistake
 from dreamlm.presets.document import DEEPEST, JsonDocument, KeyPath, NoPresetValue, dotted, parse_json, parts_of
 
 
@@ -58,8 +58,7 @@ class Layers:
         layers, mistakes = self, []
         changes: list[tuple[KeyPath, Any, str]] = []
         for assignment in assignments:
-            if isinstance(assignment, str):
-                assignment = Assignment(assignment, f"--set {assignment}")
+            assignment = _as_typed(assignment)
             typed = _short(assignment.typed)
             key, equals, text = assignment.text.partition("=")
             path = parse_key(key.strip())
@@ -81,6 +80,24 @@ class Layers:
                 places = {path + inside: typed for inside in _paths(value)}
                 layers = Layers(values, layers.written).with_places(places)
         return layers, mistakes
+
+
+def require_read(assignments: Sequence[str | Assignment], read: Sequence[str], example: str) -> None:
+    """Refuse assignments that would do nothing, unseen: a command reads only the keys in `read` and those below them.
+
+    example: one that it does read, such as `generate.top_k=40`.  Raises: UserMistake naming all that were refused.
+    """
+    sections = [parse_key(key) for key in read]
+    given = [_as_typed(one) for one in assignments]
+    keys = [parse_key(one.text.partition("=")[0].strip()) for one in given]
+    unread = [
+        _short(one.typed)
+        for one, key in zip(given, keys, strict=True)
+        if not any(key[: len(section)] == section for section in sections)
+    ]
+    if unread:
+        what = f"{', '.join(unread)}: would change nothing, as this command reads other keys of the model's preset"
+        raise UserMistake(what, valid=read, hint=f"for example --set {example}")
 
 
 def merge(below: Any, above: Any) -> Any:
@@ -148,6 +165,10 @@ def _parse_value(text: str, deepest: int) -> Any:
         return parse_json(text, deepest)
     except json.JSONDecodeError:
         return text
+
+
+def _as_typed(assignment: str | Assignment) -> Assignment:
+    return Assignment(assignment, f"--set {assignment}") if isinstance(assignment, str) else assignment
 
 
 def _short(text: str) -> str:

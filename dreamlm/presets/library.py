@@ -70,9 +70,12 @@ def _instead_of_name(preset: str, folder: Path) -> str:
     """The same for a name that the library does not have."""
     if preset and (folder / f"{preset}.json").exists():
         return f"to use the file of that name, write {preset}.json"
+    if (folder / preset).is_file():
+        return f"to use the file of that name, write ./{preset}"
     if meant := close(preset, names()):
         return f"did you mean {meant}?"
-    return f"for a file, give its path, such as ./{preset or 'my'}.json"
+    name = preset or "my"
+    return f"for a file, give its path, such as ./{name if Path(name).suffix else f'{name}.json'}"
 
 
 def chain(start: Found) -> Sequence[Found]:

@@ -21,6 +21,7 @@ from dreamlm.data_sources.prompts import PromptData
 from dreamlm.data_sources.stream import CorpusStream
 from dreamlm.presets.document import KeyPath
 from dreamlm.presets.mistakes import Disagreement
+from dreamlm.presets.paths import PLACES, empty_places
 
 
 class DataConfig(Preparation.Config, CorpusStream.Config):
@@ -84,6 +85,7 @@ class Preset(ConfigModel):
         model, train = self.model, self.train
         about = (_about_lengths, _about_masks, _about_curriculum)
         return [
+            *_about_places(self),
             *_about_sources(self.data),
             *_about_pictures(self),
             *(one for check in about for one in check(model, train)),
@@ -94,6 +96,13 @@ class Preset(ConfigModel):
         if disagreements := self._disagreements():
             raise Disagreement(*disagreements)
         return self
+
+
+def _about_places(preset: Preset) -> list[tuple[KeyPath, str]]:
+    """An empty text would be the folder in which the command happens to run."""
+    or_null = {key: "must not be empty; null means none" for key in ("init_from", "learned_from")}
+    found = empty_places(preset.model_dump(mode="json"))
+    return [(path, or_null.get(str(path[-1]), "must not be empty")) for path in found]
 
 
 def _about_sources(data: DataConfig) -> list[tuple[KeyPath, str]]:
@@ -173,7 +182,7 @@ def published_schema() -> dict[str, Any]:
     schema["properties"]["$schema"] = {"type": "string", "description": "Where an editor finds this schema."}
     # A parent named by `extends` may bring what is required here.
     schema["anyOf"] = [{"required": schema.pop("required")}, {"required": ["extends"]}]
-    published: dict[str, Any] = _with_bare_types(schema, schema["$defs"])
+    published: dict[str, Any] = _with_full_places(_with_bare_types(schema, schema["$defs"]))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **published}
 
 
@@ -192,3 +201,13 @@ def _with_bare_types(node: Any, definitions: dict[str, Any]) -> Any:
     del node["discriminator"]
     choice = {"anyOf": node.pop("oneOf")}
     return {**node, "anyOf": [choice, {"type": "string", "enum": bare}]} if bare else {**node, **choice}
+
+
+def _with_full_places(node: Any, inside: bool = False) -> Any:
+    """Say that the texts of keys in `PLACES` are not empty; `inside`: the node describes the value of such a key."""
+    if isinstance(node, list):
+        return [_with_full_places(inner, inside) for inner in node]
+    if not isinstance(node, dict):
+        return node
+    text = {"minLength": 1} if inside and node.get("type") == "string" else {}
+    return {**text, **{key: _with_full_places(inner, inside or key in PLACES) for key, inner in node.items()}}

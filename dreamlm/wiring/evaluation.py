@@ -19,7 +19,7 @@ from dreamlm.core.training.memory import MEASURING, within_memory
 from dreamlm.core.types import HeldOut
 from dreamlm.data_sources.cleaning import plain_line_ends
 from dreamlm.data_sources.corpus import Corpus
-from dreamlm.presets.layers import Assignment
+from dreamlm.presets.layers import Assignment, require_read
 from dreamlm.presets.resolve import resolve_values
 from dreamlm.presets.schema import Preset
 from dreamlm.wiring.loading import Loaded, load
@@ -27,6 +27,9 @@ from dreamlm.wiring.places import corpus_folder
 
 ShowProgress: TypeAlias = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is in all."""
+
+READ = ("eval", "generate", "data.packing")
+"""What an evaluation reads of a preset beside what the model is like."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class EvaluationRequest:
     max_tokens: int | None = None
     """Of a corpus: measure on a sample of its held-out documents."""
     sets: Sequence[str | Assignment] = ()
-    """Applied to the model's preset."""
+    """Applied to the model's preset; keys in `READ`, or below them."""
     device: str = "auto"
     extend_max_seq_len: int | None = None
     """Measure on windows of that many tokens, the model extended to them; default the windows of training."""
@@ -90,6 +93,7 @@ def evaluate(
     if request.text is not None and request.max_tokens is not None:
         what = "a text is measured whole: --max-tokens takes a sample of a corpus's held-out documents"
         raise UserMistake(what, hint="leave --max-tokens out, or shorten the text")
+    require_read(request.sets, READ, "eval.by=document")
     loaded = load(
         request.model,
         request.device,

@@ -133,7 +133,10 @@ def _with_tower(preset: Preset, before: Mapping[str, Any] | None) -> Preset:
 
 def _same(name: str, before: str | None) -> bool:
     """Whether two names mean one model; a relative one is made absolute only while its folder is there."""
-    return before is not None and (name == before or Path(before).parts[-len(Path(name).parts) :] == Path(name).parts)
+    if before is None:
+        return False
+    parts = Path(name).parts
+    return name == before or expanded(before).parts[-len(parts) :] == parts
 
 
 def initial_model(preset: Preset, vocab_size: int) -> DreamLM:
@@ -172,7 +175,7 @@ def _decided(origin: Origin, asked: DreamLM.Config) -> dict[str, Any]:
     if "seq_length" in asked.model_fields_set and asked.seq_length > config.seq_length:
         config, _ = extended(config, {}, asked.seq_length)
     sizes = {"num_kv_heads": config.kv_heads, "intermediate_size": config.feed_forward_size}
-    return {**config.model_dump(mode="json"), **sizes}
+    return config.model_copy(update={**sizes, "diffusion": config.sized_diffusion}).model_dump(mode="json")
 
 
 def _conflicts(preset: Preset, said: Mapping[str, Any], origin: Origin) -> Iterator[Mistake]:

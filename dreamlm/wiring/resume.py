@@ -11,6 +11,8 @@ from typing import Any
 
 from dreamlm.checkpoints.snapshot import Snapshot
 from dreamlm.core.errors import ResumeMismatch, UserMistake
+from dreamlm.core.training.config import TrainingConfig
+from dreamlm.core.training.memory import fitting
 from dreamlm.presets.difference import differences
 from dreamlm.presets.schema import Preset
 
@@ -23,7 +25,6 @@ FREE = (
     "rl",  # has commands of its own
     "train.train_tokens",
     "train.eval_tokens",
-    "train.validation_tokens",
     "train.save_interval_*",
     "train.retry_seconds",
     "train.max_skipped_steps",
@@ -32,10 +33,12 @@ FREE = (
     "train.activation_checkpointing",
     "train.backend",
     "train.zero_stage",
-    "train.per_gpu_batch_size",  # the windows of one step are checked as a product
+    "train.per_gpu_batch_size",  # `check_step` looks at the windows of one step
     "train.accumulation_steps",
     "train.memory",
 )
+MEASURE = ("eval.bound_samples", "train.validation_tokens")
+"""Which held-out text is measured, and how: never changed, since the best snapshot is chosen by it."""
 ALLOWED = (
     "model.dropout",
     "model.modules.*.loss_start",
@@ -103,18 +106,43 @@ ALLOWED_OF_POLICY = (
 
 def check_resume(before: Mapping[str, Any], now: Preset, allow_changes: bool) -> list[str]:
     """Sentences about accepted differences, to be shown.  Raises: ResumeMismatch listing every other one by key."""
-    refused = []
-    rows_before, rows_now = (_rows(values["train"]) for values in (before, now.model_dump(mode="json")))
-    if rows_before != rows_now:
-        what = f"per_gpu_batch_size * accumulation_steps: the run has {rows_before}, the request {rows_now}"
-        refused.append(("train.per_gpu_batch_size", what))
-    return _check(before, now, FREE, ALLOWED if allow_changes else (), ALLOWED, refused)
+    return _check(before, now, FREE, ALLOWED if allow_changes else (), ALLOWED, MEASURE)
+
+
+def check_step(before: Mapping[str, Any], now: TrainingConfig, global_rows: int, processes: int) -> None:
+    """A step of a run keeps its `global_rows` windows, whatever makes them up.
+
+    `before`: the `train` section that the run has. On another number of processes its own settings go on, with more or
+    fewer micro-batches in a step.
+
+    Raises: ResumeMismatch naming settings, or numbers of processes, that make up the run's step.
+    """
+    rows, process_rows = now.per_gpu_batch_size, now.per_gpu_batch_size * now.accumulation_steps
+    unchanged = process_rows == before["per_gpu_batch_size"] * before["accumulation_steps"]
+    if process_rows * processes == global_rows or (unchanged and global_rows % (rows * processes) == 0):
+        return
+    step, in_processes = f"a step of this run has {global_rows} windows", _counted(processes)
+    if global_rows % processes:
+        raise ResumeMismatch(
+            f"{step}, which {in_processes} cannot share equally",
+            where="number of processes",
+            valid=[str(number) for number in range(1, global_rows + 1) if global_rows % number == 0],
+        )
+    fits = fitting(rows, global_rows // processes)
+    settings = {"per_gpu_batch_size": fits, "accumulation_steps": global_rows // processes // fits}
+    options = " ".join(f"--set train.{name}={value}" for name, value in settings.items())
+    raise ResumeMismatch(
+        f"{step}, and per_gpu_batch_size {rows} * accumulation_steps {now.accumulation_steps} * {in_processes} "
+        f"make {process_rows * processes}",
+        where="train.per_gpu_batch_size",
+        hint=f"{options} continues it here; start another run with --run OTHER for steps of another size",
+    )
 
 
 def check_policy_resume(before: Mapping[str, Any], now: Preset, allow_changes: bool) -> list[str]:
     """The same for a run of `dreamlm rl ppo`."""
     allowed = ALLOWED_OF_POLICY
-    return _check(before, now, FREE_OF_POLICY, allowed if allow_changes else (), allowed, [])
+    return _check(before, now, FREE_OF_POLICY, allowed if allow_changes else (), allowed)
 
 
 def check_same_model(before: Mapping[str, Any], now: Preset) -> None:
@@ -143,32 +171,40 @@ def _check(
     free: tuple[str, ...],
     accepting: tuple[str, ...],
     allowed: tuple[str, ...],
-    refused: list[tuple[str, str]],
+    measure: tuple[str, ...] = (),
 ) -> list[str]:
-    """`accepting` are the keys that may differ now, `allowed` those that could."""
-    accepted = []
+    """`accepting` are the keys that may differ now, `allowed` those that could; `measure`: none of `free`."""
+    accepted, refused = [], []
     for key, old, new in differences(before, now.model_dump(mode="json")):
         sentence = f"{key}: the run has {_shown(old)}, the request {_shown(new)}"
-        if _any(key, free):
+        if _any(key, free) and not _any(key, measure):
             continue
         if _any(key, accepting):
             accepted.append(f"continuing with a change: {sentence}")
         else:
             refused.append((key, sentence))
     if refused:
-        safe = all(_any(key, allowed) for key, _ in refused)
         raise ResumeMismatch(
             "the run on disk was started with other settings:\n"
             + "\n".join(f"  {sentence}" for _, sentence in refused),
-            hint="--allow-changes continues with the new values"
-            if safe
-            else "start another run with --run OTHER, or leave --preset out to continue this one as it is",
+            hint=_way_out([key for key, _ in refused], allowed, measure),
         )
     return accepted
 
 
-def _rows(train: Mapping[str, Any]) -> int:
-    return int(train["per_gpu_batch_size"] * train["accumulation_steps"])
+def _way_out(refused: list[str], allowed: tuple[str, ...], measure: tuple[str, ...]) -> str:
+    if all(_any(key, allowed) for key in refused):
+        return "--allow-changes continues with the new values"
+    if all(_any(key, measure) for key in refused):
+        return (
+            "a run is measured in one way, since its best snapshot is chosen by that: leave the change out, measure "
+            "in another way with dreamlm eval, or start another run with --run OTHER"
+        )
+    return "start another run with --run OTHER, or leave --preset out to continue this one as it is"
+
+
+def _counted(processes: int) -> str:
+    return f"{processes} process" + ("es" if processes > 1 else "")
 
 
 def _shown(value: Any) -> str:

@@ -77,8 +77,8 @@ class NoSaver:
     def save(self, state: RunState, tensors: Tensors) -> Path:
         return Path()
 
-    def roll_back(self) -> int:
-        return -1
+    def roll_back(self) -> None:
+        """The first process rolls back."""
 
 
 def transformers_config(model: DreamLM, tokenizer: Tokenizer) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ import torch
 
 from dreamlm.checkpoints.snapshot import Snapshot, read_snapshot
 from dreamlm.checkpoints.store import Store
-from dreamlm.core.errors import ResumeMismatch, UserMistake
+from dreamlm.core.errors import UserMistake
 from dreamlm.core.evaluation.likelihood import likelihood_of
 from dreamlm.core.generation.generate import generate
 from dreamlm.core.objectives.choose import augmentation_of, objective_of, picture_augmentation_of
@@ -43,7 +43,7 @@ from dreamlm.wiring.corpora import prepare_corpus
 from dreamlm.wiring.loading import choose_device
 from dreamlm.wiring.origin import completed, initial_model
 from dreamlm.wiring.places import RunFolder
-from dreamlm.wiring.resume import check_resume, require_optimizer
+from dreamlm.wiring.resume import check_resume, check_step, require_optimizer
 from dreamlm.wiring.saver import NoSaver, SnapshotSaver
 
 _LEAST_COPIES = 2
@@ -92,6 +92,7 @@ def train(request: TrainRequest, hook: Hook, progress: Progress) -> TrainingStat
                 hook.on_end(replace(end, reason="already_finished"))
                 return state
             if snapshot is not None and state is not None:
+                check_step(snapshot.preset["train"], preset.train, state.global_rows, place.world_size)
                 another = (
                     f"model.init_from={request.run} starts another, with a preset without model sizes and tokenizer"
                 )
@@ -242,17 +243,8 @@ class _Training:
         """The state with precision and micro-batch of now; the windows of one step stay the run's.
 
         A micro-batch that memory made smaller or larger stays so, unless another size than `before` is asked for.
-
-        Raises: ResumeMismatch when the asked micro-batches do not make up the run's step.
         """
-        train, world_size = self._preset.train, self._backend.world_size
-        if state.global_rows % (train.per_gpu_batch_size * world_size):
-            raise ResumeMismatch(
-                f"a step of this run has {state.global_rows} windows, which {world_size} processes with micro-batches "
-                f"of {train.per_gpu_batch_size} cannot make up",
-                where="train.per_gpu_batch_size",
-                hint=f"choose a divisor of {state.global_rows // world_size}",
-            )
+        train = self._preset.train
         asked = train.per_gpu_batch_size
         if asked != before["per_gpu_batch_size"]:
             state = replace(state, micro_rows=asked, sizing=Sizing())

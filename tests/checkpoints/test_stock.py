@@ -97,6 +97,7 @@ def test_scaled_positions_are_understood_in_both_spellings(
             SMOL | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5}},
             "yarn attention_factor 1.5",
         ),
+        (SMOL | {"is_causal": False}, "is_causal false"),
         (SMOL | {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantization_config"),
     ],
 )

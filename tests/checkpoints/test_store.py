@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 from faulty_files import FaultyFiles
 from small_snapshots import ROOM, commit, steps, writer
 
+from dreamlm.checkpoints import lock
 from dreamlm.checkpoints.files import SPARE_BYTES
 from dreamlm.checkpoints.lock import HOLDER, LOCK
 from dreamlm.checkpoints.manifest import Digest, Record
@@ -29,6 +31,17 @@ class SmallDisk(FaultyFiles):
 
     def free_bytes(self, path: Path) -> int:
         return self.free
+
+
+class FillsUp(FaultyFiles):
+    """A disk that has room when it is asked first, and so many bytes then."""
+
+    def __init__(self, left: int) -> None:
+        super().__init__()
+        self.frees = iter([10**10, left])
+
+    def free_bytes(self, path: Path) -> int:
+        return next(self.frees)
 
 
 class FailingOnce(FaultyFiles):
@@ -63,8 +76,17 @@ def test_a_disk_with_just_enough_room_is_written_to(tmp_path: Path) -> None:
     assert steps(Store(tmp_path)) == {"lm_current": 0}
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_disk_that_fills_up_while_writing_leaves_the_old_snapshots_untouched(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "free", "told", "hint"),
+    [
+        (errno.ENOSPC, 1_000_000, f"{(ROOM + SPARE_BYTES) / 1e6:.1f} MB needed, 1.0 MB free", "free some space, or"),
+        (errno.ENOSPC, 10**10, f"{os.strerror(errno.ENOSPC)}, though bytes are free", "the number of files"),
+        (errno.EDQUOT, 10**10, f"{os.strerror(errno.EDQUOT)}, though bytes are free", "a quota"),
+    ],
+)
+def test_a_disk_that_fills_up_while_writing_leaves_the_old_snapshots_untouched(
+    tmp_path: Path, number: int, free: int, told: str, hint: str
+) -> None:
     store = Store(tmp_path)
     commit(store, 0)
     before = state(store.folder)
@@ -73,8 +95,10 @@ def test_a_disk_that_fills_up_while_writing_leaves_the_old_snapshots_untouched(t
         writer(1)(folder)
         raise OSError(number, os.strerror(number))
 
-    with pytest.raises(OutOfSpace, match=r"not enough disk space: .* needed, .* free"):
+    store = Store(tmp_path, FillsUp(free))
+    with pytest.raises(OutOfSpace, match=re.escape(f"not enough disk space: {told}")) as caught:
         store.commit(Record(1, 10, True), write, expected_bytes=ROOM)
+    assert hint in caught.value.hint
     assert state(store.folder) == before
     assert [path.name for path in store.folder.iterdir()] == ["lm_current"]
 
@@ -179,6 +203,15 @@ def test_a_lock_on_nothing_leaves_nothing_and_a_used_folder_stays(tmp_path: Path
     with Store(tmp_path / "mine").lock():
         (tmp_path / "mine" / "notes").touch()
     assert {path.name for path in (tmp_path / "mine").iterdir()} == {"notes", LOCK, HOLDER}
+
+
+def test_the_names_of_folders_made_for_a_run_are_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(lock, "sync_folder", synced.append)
+    for _ in range(2):
+        with Store(tmp_path / "a" / "b").lock():
+            (tmp_path / "a" / "b" / "notes").touch()
+    assert synced == [tmp_path / "a", tmp_path]
 
 
 @pytest.mark.parametrize("command", [Store.repair, lambda store: commit(store, 2)])

@@ -1,4 +1,4 @@
-"""`--extend-max-seq-len` and `--rescale-layers`, as `eval` and `generate` take them."""
+"""`--extend-max-seq-len`, `--rescale-layers` and `--set`, as `eval` and `generate` take them."""
 
 import json
 from pathlib import Path
@@ -49,3 +49,26 @@ def test_both_commands_extend_the_model(cli: Any, run: str) -> None:
     outcome = cli("generate", "--run", run, "--rescale-layers", "lower_half", prompt)
     assert (outcome.code, outcome.out) == (2, "")
     assert "layers are re-scaled for an extension only" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("command", "read", "valid"),
+    [
+        (("eval", "--max-tokens", "50"), "eval.by=document", "eval, generate, data.packing"),
+        (("generate", "The"), "generate.top_k=40", "generate"),
+    ],
+)
+def test_a_setting_that_a_command_does_not_read_is_refused_before_the_model_is_read(
+    cli: Any, run: str, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], read: str, valid: str
+) -> None:
+    asked = (*command, "--run", run, "--set", read)
+    assert cli(*asked).code == 0
+    monkeypatch.setattr("dreamlm.wiring.loading.load", lambda *arguments, **options: 1 / 0)
+    monkeypatch.setattr("dreamlm.wiring.evaluation.load", lambda *arguments, **options: 1 / 0)
+    outcome = cli(*asked, "--set", "train.seed=1", "--set", "data.sources=[]")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == (
+        "error: --set train.seed=1, --set data.sources=[]: would change nothing, "
+        "as this command reads other keys of the model's preset\n"
+        f"valid: {valid}\nhelp: for example --set {read}\n"
+    )

@@ -1,12 +1,14 @@
 """Help answers at once: nothing heavy is imported, and every command has it."""
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 
 from dreamlm.cli.app import app
+from dreamlm.presets.resolve import resolve
 
 # pydantic is not in this list: typer itself converts values with it.
 HEAVY = {"torch", "transformers", "datasets", "deepspeed", "numpy", "rich", "tokenizers", "safetensors"}
@@ -45,6 +47,22 @@ def test_every_command_explains_itself(answers: tuple[list[int], list[str], list
     for line, text in zip(command_lines(), texts, strict=True):
         assert text.startswith(f"Usage: {' '.join(['dreamlm', *line])} ")
         assert "\n\n  " in text, f"{line} has no description"
+
+
+def test_every_help_shows_an_assignment_to_a_key_that_the_command_reads(
+    answers: tuple[list[int], list[str], list[str]],
+) -> None:
+    lines = [" ".join(line) for line in command_lines()]
+    shown = {
+        line: found[1]
+        for line, text in zip(lines, answers[1], strict=True)
+        if (found := re.search(r"Change one key, as in (\S+);", " ".join(text.split())))
+    }
+    sections = {"eval": "eval.", "generate": "generate.", "prepare": "data.", "rl ppo": "rl.ppo.", "train": "train."}
+    assert sections.items() <= {line: one[: len(sections.get(line, one))] for line, one in shown.items()}.items()
+    assert shown.keys() - sections.keys() == {"rl reward", "presets diff", "presets show", "presets validate"}
+    for one in shown.values():
+        assert resolve("tiny", [one]) != resolve("tiny")
 
 
 def test_help_imports_nothing_heavy(answers: tuple[list[int], list[str], list[str]]) -> None:

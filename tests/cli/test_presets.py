@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from dreamlm.presets.library import names
+from dreamlm.presets.resolve import resolve
 
 
 def test_list_marks_the_default(cli: Any) -> None:
@@ -23,6 +24,21 @@ def test_show_prints_every_default_and_the_assignments(cli: Any) -> None:
     shown = json.loads(outcome.out)
     assert (outcome.code, outcome.err) == (0, "")
     assert (shown["train"]["seed"], shown["train"]["max_grad_norm"]) == (3, 1.0)
+
+
+def written(path: Path, values: Any) -> str:
+    path.write_text(json.dumps(values))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", [*names(), "dialogues"])
+def test_what_show_prints_resolves_to_the_same(cli: Any, name: str, tmp_path: Path) -> None:
+    pairs = {"source": {"type": "jsonl", "paths": "/a.jsonl"}, "prompt": None}
+    preset = name if name in names() else written(tmp_path / "in.json", {"extends": "tiny", "rl": {"pairs": pairs}})
+    shown = json.loads(cli("presets", "show", preset).out)
+    assert "init_from" not in shown["model"]
+    assert ("pairs" in shown["rl"]) == (name == "dialogues")
+    assert resolve(written(tmp_path / "out.json", shown)) == resolve(preset)
 
 
 def test_validate_reports_every_preset_and_exits_2_for_one_mistake(cli: Any, tmp_path: Path) -> None:
@@ -44,9 +60,27 @@ def test_diff_shows_the_keys_that_differ(cli: Any, tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text('{"extends": "tiny", "name": "tiny", "train": {"seed": 9}}')
     rows = json.loads(cli("presets", "diff", "tiny", str(path), "--json").out)
-    assert {row["key"] for row in rows} == {"description", "train.seed"}
+    assert [row["key"] for row in rows] == ["description", "train.seed"]
+    assert rows[1] == {"key": "train.seed", "left": 0, "right": 9}
     outcome = cli("presets", "diff", "tiny", "tiny")
     assert (outcome.code, outcome.out) == (0, "no difference\n")
+
+
+def test_presets_of_one_name_are_told_apart_by_what_was_typed(cli: Any, tmp_path: Path) -> None:
+    mine = written(tmp_path / "tiny.json", {"extends": "tiny", "train": {"seed": 9}})
+    other = written(tmp_path / "other.json", {"extends": "tiny", "train": {"seed": 9}})
+    assert cli("presets", "diff", "tiny", mine).out.splitlines()[0].split() == ["key", "tiny", mine]
+    assert cli("presets", "diff", "tiny", other).out.splitlines()[0].split() == ["key", "tiny", "other"]
+
+
+def test_assignments_are_checked_and_compared_too(cli: Any, tmp_path: Path) -> None:
+    mine = written(tmp_path / "mine.json", {"extends": "tiny", "description": "", "train": {"seed": 9}})
+    assert [
+        row["key"] for row in json.loads(cli("presets", "diff", "tiny", mine, "--set", "train.seed=3", "--json").out)
+    ] == ["name", "description"]
+    outcome = cli("presets", "validate", "tiny", mine, "--set", "train.seed=-1")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.count("train.seed: must be at least 0, not -1 (--set train.seed=-1)") == 2
 
 
 @pytest.mark.parametrize("command", [("schema",), ("show", "tiny")])

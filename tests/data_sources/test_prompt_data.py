@@ -105,3 +105,15 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         read(tmp_path, source=source, prompt="{quest}")
     with pytest.raises(DataError, match="to learn from and 0 to measure on"):
         read(tmp_path, source=source, prompt="{question}", validation_fraction=1e-9)
+
+
+def test_the_first_held_out_prompts_stand_for_all(tmp_path: Path) -> None:
+    """A run looks at `eval_prompts` of them; a file sorted by subject would give it those of a few subjects."""
+    rows = [{"question": f"{subject}: what is {n}?", "answer": "it"} for subject in "abcdefghij" for n in range(60)]
+    source = records(tmp_path / "sorted.jsonl", rows)
+    drawn, _ = read(tmp_path, source=source, validation_fraction=0.3, **ASKED)
+    given, _ = read(tmp_path, source=questions(tmp_path / "q.jsonl", range(9)), held_out=source, **ASKED)
+    for prompts in (drawn, given):
+        subjects = Counter(prompt.text.split(":")[1][1] for prompt in prompts.held_out[:64])
+        assert len(subjects) == 10
+        assert max(subjects.values()) < 20

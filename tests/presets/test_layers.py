@@ -1,7 +1,10 @@
 """Merging presets and `--set` assignments."""
 
+import pytest
+
+from dreamlm.core.errors import UserMistake
 from dreamlm.presets.document import JsonDocument
-from dreamlm.presets.layers import Assignment, Layers, merge
+from dreamlm.presets.layers import Assignment, Layers, merge, require_read
 
 
 def test_objects_merge_and_everything_else_is_replaced() -> None:
@@ -144,3 +147,20 @@ def test_an_assignment_of_more_than_a_preset_holds_is_a_mistake() -> None:
         *["is nested more than 100 objects or lists deep"] * 3,
     ]
     assert all(len(mistake.key) == 80 for mistake in mistakes)
+
+
+@pytest.mark.parametrize("text", ["eval.rows=3", 'eval={"rows": 3}', "data.packing=concat", " eval.rows =3"])
+def test_an_assignment_that_is_read_is_let_through(text: str) -> None:
+    require_read([text, Assignment("eval.seed=1", "--seed 1")], ["eval", "data.packing"], "eval.rows=3")
+
+
+@pytest.mark.parametrize(
+    "text", ["train.seed=1", "evaluate.rows=3", "data.packings=1", 'data={"packing": 1}', "rows=3", "oops"]
+)
+def test_an_assignment_that_nobody_reads_is_refused_with_what_is_read(text: str) -> None:
+    with pytest.raises(UserMistake) as caught:
+        require_read(["eval.rows=3", text, "name=x"], ["eval", "data.packing"], "eval.rows=3")
+    assert caught.value.what == (
+        f"--set {text}, --set name=x: would change nothing, as this command reads other keys of the model's preset"
+    )
+    assert (caught.value.valid, caught.value.hint) == (("eval", "data.packing"), "for example --set eval.rows=3")

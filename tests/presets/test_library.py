@@ -126,6 +126,15 @@ def test_the_public_originals_example_means_what_it_says(
         {"data": {"sources": [{"type": "jsonl", "paths": []}]}},
         {"data": {"sources": [{"type": "pdf", "paths": "a", "fields": "text"}]}},
         {"data": {"sources": []}},
+        {"data": {"sources": [{"type": "text", "paths": ""}]}},
+        {"data": {"sources": [{"type": "images", "paths": ["birds", ""]}]}},
+        {"data": {"sources": [{"type": "hf", "dataset": ""}]}},
+        {"data": {"sources": [{"type": "hf", "dataset": "csv", "data_files": ""}]}},
+        {"data": {"sources": [{"type": "hf", "dataset": "csv", "data_files": {"train": ["a.csv", ""]}}]}},
+        {"data": {"sources": ["wikipedia"]}, "model": {"init_from": ""}},
+        {"data": {"sources": ["wikipedia"]}, "model": {"vision": {"type": "clip", "path": ""}}},
+        {"data": {"sources": ["wikipedia"]}, "tokenizer": {"type": "pretrained", "path": ""}},
+        {"data": {"sources": ["wikipedia"]}, "rl": {"learned_from": ""}},
     ],
 )
 def test_the_published_schema_refuses_what_resolving_refuses(
@@ -197,12 +206,16 @@ def test_an_unknown_name_lists_the_library_and_the_near_one() -> None:
         ("zebra.json", "give the path of a JSON file, or the name of a preset of the library"),
         ("mine", "to use the file of that name, write mine.json"),
         ("zebra", "for a file, give its path, such as ./zebra.json"),
+        ("zebra.txt", "for a file, give its path, such as ./zebra.txt"),
+        ("preset.txt", "to use the file of that name, write ./preset.txt"),
+        ("", "for a file, give its path, such as ./my.json"),
     ],
 )
 def test_a_name_and_a_file_are_each_suggested_for_the_other(
     asked: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine.json").write_text("{}")
+    (tmp_path / "preset.txt").write_text("{}")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserMistake) as caught:
         find(asked)
@@ -227,6 +240,7 @@ def test_a_parent_that_is_no_file_points_to_the_library(tmp_path: Path) -> None:
         {"data": {"sources": [{"type": "hf", "dataset": "csv", "data_files": {"train": ["a.csv", "b.csv"]}}]}},
         {"data": {"sources": ["wikipedia"]}, "train": {"optimizer": {"learning_rate": 0.1}}},
         {"data": {"sources": ["wikipedia"]}, "tokenizer": {"vocab_size": 1000}},
+        {"data": {"sources": ["wikipedia"]}, "model": {"init_from": None}, "rl": {"learned_from": None}},
     ],
 )
 def test_the_published_schema_accepts_what_resolving_accepts(

@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
+from dreamlm.core.errors import PresetError
+from dreamlm.presets.library import names
 from dreamlm.presets.paths import anchored
 from dreamlm.presets.resolve import resolve, resolve_values
+from dreamlm.presets.schema import published_schema
 
 
 def written(path: Path, **values: Any) -> Path:
@@ -104,6 +107,80 @@ def test_a_folder_beside_the_preset_comes_before_a_name_of_the_hub(tmp_path: Pat
         "data": sources_of({"dataset": str(tmp_path / "org" / "set")}, remote, builder),
         "tokenizer": {"path": str(tmp_path / "org" / "set")},
     }
+
+
+def literals(node: Any) -> set[str]:
+    """Every word that a schema asks for literally."""
+    if isinstance(node, list):
+        return set().union(*map(literals, node))
+    if not isinstance(node, dict):
+        return set()
+    words = [*node.get("enum", []), node.get("const")]
+    return {word for word in words if isinstance(word, str)}.union(*map(literals, node.values()))
+
+
+def test_a_folder_that_is_called_like_a_word_of_the_schema_changes_nothing(elsewhere: Path) -> None:
+    presets = {name: resolve(name) for name in names()}
+    words = literals(published_schema())
+    assert {"prompt", "training", "document", "wikipedia", "pretrained", "adamw"} < words
+    for word in words:
+        (elsewhere / word).mkdir()
+    for name, preset in presets.items():
+        assert resolve(name) == preset
+        assert resolve_values(preset.model_dump(mode="json"), "snapshot") == preset
+
+
+def test_the_reward_model_of_a_preset_starts_beside_it(elsewhere: Path, tmp_path: Path) -> None:
+    (tmp_path / "judge").mkdir()
+    preset = resolve(written(tmp_path / "p.json", extends="tiny", rl={"learned_from": "judge"}))
+    assert preset.rl.learned_from == str(tmp_path / "judge")
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder with a folder `there` in it."""
+    (tmp_path / "user" / "there").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    return tmp_path / "user"
+
+
+@pytest.mark.parametrize(("said", "meant"), [("~/there", "{home}/there"), ("~/not-there", "~/not-there"), ("", "")])
+def test_a_folder_in_the_home_folder_is_a_path_under_every_key(user: Path, said: str, meant: str) -> None:
+    def values(place: str) -> dict[str, Any]:
+        return {
+            "data": sources_of({"dataset": place}),
+            "tokenizer": {"path": place},
+            "model": {"init_from": place, "vision": {"path": place}},
+            "rl": {"learned_from": place, "pairs": {"source": {"dataset": place}}},
+        }
+
+    assert anchored(values(said), Path("/base")) == values(meant.format(home=user))
+
+
+EMPTY_CLIP = {"type": "clip", "path": ""}
+PAIRS = {"source": {"type": "jsonl", "paths": ["a.jsonl", ""]}}
+
+
+@pytest.mark.parametrize(
+    ("key", "assigned", "message"),
+    [
+        ("model.init_from", "", "must not be empty; null means none"),
+        ("rl.learned_from", "", "must not be empty; null means none"),
+        ("model.vision.path", json.dumps(EMPTY_CLIP), "must not be empty"),
+        ("rl.pairs.source.paths.1", json.dumps(PAIRS), "must not be empty"),
+        ("data.sources.0.paths.0", '[{"type": "text", "paths": ""}]', "must not be empty"),
+        ("data.sources.0.dataset", '[{"type": "hf", "dataset": ""}]', "must not be shorter than 1 characters"),
+        ("tokenizer.path", '{"type": "pretrained", "path": ""}', "must not be shorter than 1 characters"),
+    ],
+)
+def test_an_empty_text_is_no_folder(elsewhere: Path, key: str, assigned: str, message: str) -> None:
+    target = key
+    for inside in (".source.paths.1", ".0.paths.0", ".0.dataset", ".path"):
+        target = target.removesuffix(inside)
+    with pytest.raises(PresetError) as caught:
+        resolve("tiny", [f"{target}={assigned}"])
+    (mistake,) = caught.value.mistakes
+    assert (mistake.key, mistake.message.partition(",")[0]) == (key, message)
 
 
 @pytest.mark.parametrize("values", [{}, {"data": 3}, {"data": {"sources": "wikipedia"}}, {"tokenizer": "bpe"}])

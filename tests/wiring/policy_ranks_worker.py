@@ -1,8 +1,8 @@
 """One of the ranks that test_policy_ranks.py starts: `python policy_ranks_worker.py FOLDER`.
 
-FOLDER/orders.json lists the policies to train from FOLDER/run, one after the other: [name, settings, fault], where a
-fault is "", or what goes wrong on the second rank from the third time on that answers are written: see `FAULTS`. Each
-rank leaves FOLDER/rankN.json: the error that ended each of them, or null.
+FOLDER/orders.json lists the policies to train, one after the other: [name, run, settings, fault]. FOLDER has the run,
+and a fault is "", or what goes wrong on the second rank from the third time on that answers are written: see `FAULTS`.
+Each rank leaves FOLDER/rankN.json: the error that ended each of them, or null.
 """
 
 import json
@@ -93,12 +93,12 @@ FAULTS: dict[str, Callable[[Writings], AbstractContextManager[Any]]] = {
 }
 
 
-def ended(folder: Path, name: str, sets: Sequence[str], fault: str) -> list[str] | None:
+def ended(folder: Path, name: str, run: str, sets: Sequence[str], fault: str) -> list[str] | None:
     mine = fault if PLACE.rank == 1 else ""
     writings = Writings(mine == "logits")
     with mock.patch.object(collect, "roll_out", writings.roll_out), FAULTS[mine](writings):
         try:
-            train_policy(PolicyRequest(folder / name, folder / "run", sets=sets), Hook())
+            train_policy(PolicyRequest(folder / name, folder / run, sets=sets), Hook())
         except DreamLMError as error:
             return [type(error).__name__, error.what]
     return None
@@ -109,7 +109,7 @@ def main(folder: Path) -> None:
     process_group.join(PLACE, torch.device("cpu"))
     orders = json.loads((folder / "orders.json").read_text())
     with mock.patch.object(process_group, "leave"):  # the ranks stay together until the last run has ended
-        ends = {name: ended(folder, name, sets, fault) for name, sets, fault in orders}
+        ends = {name: ended(folder, name, *order) for name, *order in orders}
     (folder / f"rank{PLACE.rank}.json").write_text(json.dumps(ends))
     process_group.leave()
     end_rank(0)

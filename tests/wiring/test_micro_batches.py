@@ -1,7 +1,9 @@
 """What a run folder remembers of its micro-batches and rows, and what may change between two visits."""
 
 import json
+import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ from workplace import Workplace
 from dreamlm.core.errors import PresetError, ResumeMismatch
 from dreamlm.core.training import rows
 from dreamlm.core.training.backend.launch import MICRO_ROWS
+from dreamlm.core.training.config import TrainingConfig
 from dreamlm.core.training.gauge import Reading
+from dreamlm.wiring import training
+from dreamlm.wiring.resume import check_step
 
 Trained = Callable[..., Path]
 SMALL = ("train.per_gpu_batch_size=2", "train.accumulation_steps=4")
@@ -85,6 +90,58 @@ def test_another_size_that_is_asked_for_begins_anew(place: Workplace, monkeypatc
     assert state_of(run)["micro_rows"] == 1
     place.train(run, "train.per_gpu_batch_size=4", "train.accumulation_steps=2", MORE)
     assert (state_of(run)["micro_rows"], state_of(run)["sizing"]["most_rows"]) == (4, None)
+
+
+def of_step(rows: int, accumulation_steps: int) -> TrainingConfig:
+    return TrainingConfig(per_gpu_batch_size=rows, accumulation_steps=accumulation_steps)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "processes"),
+    [
+        ((8, 4), (8, 4), 1),
+        ((8, 4), (16, 2), 1),
+        ((8, 4), (8, 1), 4),
+        ((8, 4), (2, 4), 4),
+        ((8, 4), (8, 4), 4),  # its own settings
+        ((8, 1), (8, 4), 1),  # of a run that went on in four processes meanwhile
+        ((8, 1), (8, 1), 2),
+    ],
+)
+def test_a_step_may_be_made_up_otherwise(before: tuple[int, int], now: tuple[int, int], processes: int) -> None:
+    check_step(of_step(*before).model_dump(), of_step(*now), 32, processes)
+
+
+@pytest.mark.parametrize(
+    ("now", "processes", "makes"),
+    [((8, 2), 1, "8 * accumulation_steps 2 * 1 process make 16"), ((8, 1), 8, "1 * 8 processes make 64")],
+)
+def test_another_step_is_refused_with_settings_that_make_up_the_runs(
+    now: tuple[int, int], processes: int, makes: str
+) -> None:
+    with pytest.raises(ResumeMismatch, match=re.escape(makes)) as caught:
+        check_step(of_step(8, 4).model_dump(), of_step(*now), 32, processes)
+    rows, accumulation_steps = map(int, re.findall(r"--set train\.\w+=(\d+)", caught.value.hint))
+    assert rows * accumulation_steps * processes == 32
+    check_step(of_step(8, 4).model_dump(), of_step(rows, accumulation_steps), 32, processes)
+
+
+def test_processes_that_cannot_share_a_step_are_told_how_many_can() -> None:
+    with pytest.raises(ResumeMismatch, match="32 windows, which 3 processes cannot share") as caught:
+        check_step(of_step(8, 4).model_dump(), of_step(8, 4), 32, 3)
+    assert caught.value.valid == ("1", "2", "4", "8", "16", "32")
+
+
+def test_another_step_is_refused_before_anything_is_made_ready(
+    place: Workplace, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained()
+    monkeypatch.setattr(training, "gathered", lambda place, device: nullcontext())
+    monkeypatch.setattr(training, "prepare_corpus", lambda *given: pytest.fail("too late"))
+    monkeypatch.setattr(training.Place, "from_environment", lambda: training.Place(0, 0, 2))
+    with pytest.raises(ResumeMismatch, match="2 processes make 16") as caught:
+        place.train(run, MORE)
+    assert "--set train.per_gpu_batch_size=4 --set train.accumulation_steps=1 " in caught.value.hint
 
 
 def test_rows_grow_with_the_run_and_never_shrink_again(place: Workplace, trained: Trained) -> None:

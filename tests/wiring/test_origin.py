@@ -217,6 +217,19 @@ def test_a_longer_table_of_positions_is_stretched_and_a_shorter_one_refused(
         completed(start(run, seq_length=16))
 
 
+def test_blocks_of_a_diffusion_model_stay_what_they_were(trained: Trained, start: Start) -> None:
+    run = trained("model.diffusion=block_diffusion")
+    for model in ({}, {"seq_length": 64}, {"seq_length": 128, "segment_length": 64}, {"diffusion": {"block_size": 32}}):
+        preset = completed(start(run, **model))
+        assert preset.model.block == 32
+        assert initial_model(preset, 300).config.block == 32
+    for size in (16, None):
+        with pytest.raises(PresetError, match=rf"block_size: is {size} here, 32 in the model to start from"):
+            completed(start(run, segment_length=16, diffusion={"block_size": size}))
+    with pytest.raises(PresetError, match="block_size 32 must divide the segment of 16 tokens"):
+        completed(start(run, seq_length=16))
+
+
 def test_modules_may_be_added_and_begin_fresh(trained: Trained, start: Start) -> None:
     modules = {"segment_length": 8, "modules": [{"type": "segment_summary"}]}
     run = trained()

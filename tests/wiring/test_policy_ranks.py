@@ -41,14 +41,19 @@ SETTINGS = (
 )
 STAGES = (0, 1, 2, 3)
 FAILING = ("rl.ppo.iterations=4", "rl.ppo.alarms.pause=true")
-ORDERS: list[tuple[str, tuple[str, ...], str]] = [
-    *((f"stage {stage}", (*SETTINGS, f"rl.ppo.zero_stage={stage}"), "") for stage in STAGES),
-    ("cut", (*SETTINGS, "rl.ppo.zero_stage=3", "rl.ppo.iterations=1"), ""),
-    ("cut", ("rl.ppo.iterations=2",), ""),
-    ("logits", (*SETTINGS, *FAILING, "rl.ppo.zero_stage=3"), "logits"),
-    ("reward", (*SETTINGS, *FAILING), "reward"),
-    ("loss", (*SETTINGS, *FAILING), "loss"),
-    *((f"gradient {stage}", (*SETTINGS, *FAILING, f"rl.ppo.zero_stage={stage}"), "gradient") for stage in STAGES),
+THINKING = ("rl.ppo.precision=bf16", "rl.ppo.rollout.max_new_tokens=24", "rl.ppo.epochs=1")
+ORDERS: list[tuple[str, str, tuple[str, ...], str]] = [
+    *((f"stage {stage}", "run", (*SETTINGS, f"rl.ppo.zero_stage={stage}"), "") for stage in STAGES),
+    ("cut", "run", (*SETTINGS, "rl.ppo.zero_stage=3", "rl.ppo.iterations=1"), ""),
+    ("cut", "run", ("rl.ppo.iterations=2",), ""),
+    *((f"thinking {stage}", "thinking", (*SETTINGS, *THINKING, f"rl.ppo.zero_stage={stage}"), "") for stage in (0, 3)),
+    ("logits", "run", (*SETTINGS, *FAILING, "rl.ppo.zero_stage=3"), "logits"),
+    ("reward", "run", (*SETTINGS, *FAILING), "reward"),
+    ("loss", "run", (*SETTINGS, *FAILING), "loss"),
+    *(
+        (f"gradient {stage}", "run", (*SETTINGS, *FAILING, f"rl.ppo.zero_stage={stage}"), "gradient")
+        for stage in STAGES
+    ),
 ]
 
 
@@ -61,6 +66,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
         patch.setenv("DREAMLM_HOME", str(folder / "home"))
         place = furnish(folder)
         place.train(folder / "run", "train.train_tokens=2048")
+        thoughts = ("model.segment_length=8", 'model.modules=[{"type": "thought_stack"}]')
+        place.train(folder / "thinking", "train.train_tokens=2048", *thoughts)
         train_policy(PolicyRequest(folder / "alone", folder / "run", sets=SETTINGS), Hook())
         (folder / "orders.json").write_text(json.dumps(ORDERS))
         run_in_two_ranks(WORKER, folder, seconds=TIMEOUT_SECONDS)
@@ -97,6 +104,13 @@ def test_a_resumed_run_comes_to_the_same_weights(place: Workplace) -> None:
     whole, again = tensors(place.folder / "stage 3"), tensors(place.folder / "cut")
     assert whole.keys() == again.keys()
     assert [name for name in whole if not torch.equal(whole[name], again[name])] == []
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_models_with_modules_whose_answers_are_of_different_lengths_learn_in_bf16(place: Workplace, stage: int) -> None:
+    """Passes of different lengths exchange in the same order, when answers are read and when policies learn."""
+    assert ends(place, f"thinking {stage}") == [None, None]
+    assert tensors(place.folder / f"thinking {stage}")
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,15 @@ def test_an_empty_folder_has_nothing_to_continue(place: Workplace) -> None:
         place.train(place.folder / "nothing", preset=False)
 
 
+@pytest.mark.parametrize("change", ["train.validation_tokens=40", "eval.bound_samples=8"])
+def test_what_the_best_snapshot_is_chosen_by_stays(place: Workplace, trained: Trained, change: str) -> None:
+    run = trained()
+    with pytest.raises(ResumeMismatch, match=change.split("=")[0]) as caught:
+        place.train(run, change, "train.train_tokens=9999", allow_changes=True)
+    assert "dreamlm eval" in caught.value.hint
+    assert place.train(run, "eval.rows=3", "train.train_tokens=2048").ends[0].step == 8
+
+
 @pytest.mark.parametrize(
     "change",
     ["model.hidden_size=64", "train.seed=7", "train.accumulation_steps=2", "data.packing=concat"],

@@ -206,6 +206,8 @@ def _inexpressible(config: Any) -> Iterator[str]:
     if config.hidden_act not in ("silu", "swish"):
         yield f"hidden_act {config.hidden_act}"
     yield from (f"{key} true" for key in ("attention_bias", "mlp_bias") if getattr(config, key, False))
+    if not getattr(config, "is_causal", True):
+        yield "is_causal false"
     others = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     yield from (f"layer_types {kind}" for kind in sorted(others))
     dense = set(getattr(config, "mlp_only_layers", None) or ())

@@ -41,9 +41,10 @@ def bootstrap_ratio(
     """Percentile interval of sum(sum_N) / sum(count_N) when windows are drawn with replacement; None below 2 windows.
 
     Windows, not tokens: the tokens of a window are predicted from one another's context, so their losses are not
-    independent, and an interval over tokens would be several times too narrow. Documents would be better still where
-    they are longer than a window (neighbouring windows of one document are alike too), but many hold less than a window
-    and a window holds parts of many; the interval is therefore a lower bound of the uncertainty over new documents.
+    independent, and an interval over tokens would be several times too narrow. Documents are better still where they
+    are longer than a window (neighbouring windows of one document are alike too), and are resampled where they are
+    measured one by one; a window of packed text holds parts of many, so there the interval is a lower bound of the
+    uncertainty over new documents.
 
     Source: Efron & Tibshirani 1993, chapter 13.  Cost: O(resamples * N) time, bounded memory.
     """

@@ -38,7 +38,7 @@ def _perplexity(report: PerplexityReport) -> Iterable[str]:
     )
     if report.is_bound:
         yield (
-            "<p>An upper bound, as a diffusion model has no other; its standard error of estimation is "
+            "<p>An upper bound, as a diffusion model has no other; its standard error of estimation is at most about "
             f"{report.monte_carlo_error:.4f} nats per token.</p>"
         )
     if len(report.sources) > 1:

@@ -12,17 +12,17 @@ import numpy.typing as npt
 from pydantic import Field
 
 from dreamlm.core.config import ConfigModel
-from dreamlm.core.evaluation.bootstrap import Interval, Resampling, bootstrap_ratio
+from dreamlm.core.evaluation.bootstrap import Interval, Resampling
 from dreamlm.core.evaluation.bound import LEAST_SAMPLES
 from dreamlm.core.evaluation.diversity import Diversity
 from dreamlm.core.evaluation.dreams import Dreams
+from dreamlm.core.evaluation.estimates import PerText, mean_figure, units_of
 from dreamlm.core.evaluation.likelihood import BOUND_SAMPLES, NEXT_TOKEN, Likelihood
 from dreamlm.core.evaluation.report import PerplexityReport, Score, SourceScore, perplexity_of
 from dreamlm.core.evaluation.retrieval import Retrieval
 from dreamlm.core.evaluation.score import WindowScores, no_progress, score
 from dreamlm.core.evaluation.thoughts import Thoughts
 from dreamlm.core.nn.decoder import DreamLM
-from dreamlm.core.rng import derive_seed
 from dreamlm.core.types import HeldOut
 
 
@@ -82,10 +82,11 @@ class Evaluation:
         Raises: DataError when the windows hold other targets than they promise; DreamLMError when a loss is not finite
         or differs from a plain cross-entropy.
         """
-        held_out = held_out.by_document() if self.config.by == "document" else held_out
-        scores = score(model, held_out, self.config.rows, on_progress, likelihood)
+        documents = held_out.by_document() if self.config.by == "document" else None
+        scores = score(model, documents or held_out, self.config.rows, on_progress, likelihood)
         everything = np.ones(len(scores.nll_N), dtype=np.bool_)
-        overall = self._score(scores, everything)
+        owner_N = np.arange(len(everything)) if documents is None else documents.owner_N
+        overall = self._score(scores, owner_N, everything)
         bits_per_byte = overall.tokens / (math.log(2) * held_out.utf8_bytes)
         return PerplexityReport(
             **vars(overall),
@@ -93,7 +94,7 @@ class Evaluation:
             bits_per_byte_interval=_mapped(overall.cross_entropy_interval, lambda nats: nats * bits_per_byte),
             utf8_bytes=held_out.utf8_bytes,
             sources=tuple(
-                SourceScore(**vars(self._score(scores, scores.source_N == source)), source=name)
+                SourceScore(**vars(self._score(scores, owner_N, scores.source_N == source)), source=name)
                 for source, name in _named(scores, source_names)
             ),
             position_cross_entropy=_by_position(scores),
@@ -106,11 +107,12 @@ class Evaluation:
             monte_carlo_error=math.sqrt(scores.variance_N.sum()) / overall.tokens,
         )
 
-    def _score(self, scores: WindowScores, chosen_N: npt.NDArray[np.bool_]) -> Score:
+    def _score(self, scores: WindowScores, owner_N: npt.NDArray[np.int64], chosen_N: npt.NDArray[np.bool_]) -> Score:
+        """owner_N: whose each window is; what one owns is resampled together."""
         nll_N, tokens_N = scores.nll_N[chosen_N], scores.tokens_N[chosen_N].astype(np.float64)
         cross_entropy = float(nll_N.sum() / tokens_N.sum())
-        seed = derive_seed(self.config.seed, "bootstrap")
-        interval = bootstrap_ratio(nll_N, tokens_N, self.config.confidence, self.config.resamples, seed)
+        loss = PerText("cross-entropy", "nats per token", nll_N.tolist(), tokens_N.tolist(), is_share=False)
+        interval = mean_figure(loss, units_of(owner_N[chosen_N].tolist()), self.config.resampling).interval
         return Score(
             windows=len(nll_N),
             tokens=int(tokens_N.sum()),
@@ -142,6 +144,8 @@ def _named(scores: WindowScores, source_names: Sequence[str]) -> list[tuple[int,
 
 
 def _by_position(scores: WindowScores) -> tuple[float, ...]:
+    """NaN where a place has no target, up to the last that has one."""
     reached = scores.position_tokens_T > 0
-    mean_T = scores.position_nll_T[reached] / scores.position_tokens_T[reached]
-    return tuple(float(loss) for loss in mean_T)
+    mean_T = np.full(len(reached), math.nan)
+    mean_T[reached] = scores.position_nll_T[reached] / scores.position_tokens_T[reached]
+    return tuple(float(loss) for loss in mean_T[: np.flatnonzero(reached)[-1] + 1])

@@ -1,5 +1,6 @@
 """A page of plots of one evaluation: what context is worth, and where the model is weak."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -56,8 +57,9 @@ def pooled(losses: Sequence[float]) -> tuple[list[float], list[float]]:
     centres, means, begin = [], [], 1
     while begin <= len(losses):
         end = min(len(losses), max(begin, int(begin * POOLED_FACTOR)))
-        centres.append((begin + end) / 2)
-        means.append(fmean(losses[begin - 1 : end]))
+        if found := [loss for loss in losses[begin - 1 : end] if not math.isnan(loss)]:
+            centres.append((begin + end) / 2)
+            means.append(fmean(found))
         begin = end + 1
     return centres, means
 

@@ -13,7 +13,7 @@ LARGEST_EXPONENT = 709.0
 
 @dataclass(frozen=True)
 class Score:
-    """Loss over some windows; the intervals are None when there is only one window."""
+    """Loss over some windows; the intervals are None below 5 windows, or documents where those are measured."""
 
     windows: int
     tokens: int
@@ -47,9 +47,9 @@ class PerplexityReport(Score):
     """Bytes of text that the targets stand for."""
     sources: tuple[SourceScore, ...]
     position_cross_entropy: tuple[float, ...]
-    """Nats per token at each place within the window: what the model gains from context."""
+    """Nats per token at each place within the window: what the model gains from context; NaN where it has none."""
     confidence: float
-    """Of every interval: percentile bootstrap over windows."""
+    """Of every interval: percentile bootstrap over windows, or documents where those are measured."""
     resamples: int
     seed: int
     padding: float
@@ -59,7 +59,8 @@ class PerplexityReport(Score):
     is_bound: bool = False
     """Whether the losses estimate an upper bound, as a diffusion model's do, and are not exact."""
     monte_carlo_error: float = 0.0
-    """Standard error of `cross_entropy` as an estimate of that bound; 0 where it is exact."""
+    """Standard error of `cross_entropy` as an estimate of that bound, at most: the times of the samples are spread more
+    evenly than chance would spread them, which only lowers it. 0 where the loss is exact."""
 
     def __post_init__(self) -> None:
         """Perplexity two ways: exp of the overall loss, and the geometric mean of the sources' perplexities."""

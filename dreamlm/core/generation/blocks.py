@@ -9,7 +9,6 @@ Shapes: R rows still writing, N slots of a block, X open slots of all rows, V vo
 """
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import final
 
@@ -171,8 +170,7 @@ class BlockWriter:
 
     def _quota(self, draft: Draft, step: int) -> int:
         """How many slots to decide, so that the open ones are spread evenly over the steps; one at least."""
-        left = math.floor(draft.asked * (1 - (step + 1) / self._steps))
-        return max(1, len(draft.open) - left)
+        return max(1, len(draft.open) - left_open(draft.asked, step, self._steps))
 
     def _cooled(self, step: int) -> Sampler.Config:
         share = step / (self._steps - 1) if self._steps > 1 else 0.0
@@ -201,3 +199,8 @@ class BlockWriter:
                 return token
             barred_V[token] = -torch.inf
         return int(sampler.choose(allowed_V[None], uniform[None]).item())
+
+
+def left_open(asked: int, step: int, steps: int) -> int:
+    """How many of the slots asked for are open behind a step, counted from 0; no step decides two more than another."""
+    return asked * (steps - step - 1) // steps

@@ -14,6 +14,8 @@ from dreamlm.core.config import ConfigModel
 
 SHORTLIST = 256
 """Tokens looked at before a nucleus sorts the whole vocabulary, which costs as much as a small model's step."""
+COLDEST = 1e-30
+"""Colder temperatures count as this one: fp32, in which logits are divided, may take what is far below for 0."""
 
 
 class Denoising(ConfigModel):
@@ -94,7 +96,7 @@ class Sampler:
         Source: nucleus sampling, Holtzman et al. 2020, section 3.1; top-k is applied first.
         """
         # The largest becomes 0, so that a tiny temperature cannot overflow.
-        scaled_RV = (logits_RV - logits_RV.amax(dim=-1, keepdim=True)) / self.config.temperature
+        scaled_RV = (logits_RV - logits_RV.amax(dim=-1, keepdim=True)) / max(self.config.temperature, COLDEST)
         if 0 < self.config.top_k < scaled_RV.shape[-1]:
             scaled_RV = _only(scaled_RV, scaled_RV.topk(self.config.top_k).indices)
         probability_RV = scaled_RV.softmax(dim=-1)

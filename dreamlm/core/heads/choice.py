@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from dreamlm.core.generation.sampler import COLDEST
 from dreamlm.core.heads.lm import CHUNK_LOGITS, LanguageModelHead, capped
 
 KEPT_LOGITS = 1 << 24
@@ -48,7 +49,7 @@ class ChoiceHead(nn.Module):
         """never: tokens that are in no support. end: the token that ends a document."""
         super().__init__()
         self.weight = head.weight
-        self._softmax = _Softmax(head.soft_cap, temperature, tuple(never), end)
+        self._softmax = _Softmax(head.soft_cap, max(temperature, COLDEST), tuple(never), end)
 
     def forward(
         self,

@@ -69,7 +69,8 @@ def load_carry(model: DreamLM, file: Path) -> Carry:
     """The carry of a file, on the device of a model of the same configuration.
 
     Raises: CheckpointError when the file is missing, damaged or no carry; ResumeMismatch when it is the carry of
-    another kind of model.
+    another kind of model, or of another precision than the model's here: a carry that was made under autocast is
+    loaded under autocast.
     Cost: one token through the model, to see what its states look like, beside the reading.
     """
     numbers, tensors = _read(file, model.device)
@@ -146,7 +147,8 @@ def _require_fit(like: Mapping[str, Tensor], tensors: Mapping[str, Tensor], numb
     rows = len(tensors["documents"])
     for name, value in tensors.items():
         shapes = _shapes(name.rpartition("/")[2], list(like[name].shape), rows, numbers.tokens)
-        if list(value.shape) not in shapes or value.is_floating_point() != like[name].is_floating_point():
+        floats = value.is_floating_point() or like[name].is_floating_point()
+        if list(value.shape) not in shapes or (floats and value.dtype != like[name].dtype):
             raise ResumeMismatch(
                 f"{name} of the carry is {str(value.dtype).removeprefix('torch.')} {list(value.shape)}",
                 where=str(file),

@@ -124,6 +124,11 @@ class DecoderConfig(ConfigModel):
         return 1 if self.diffusion is None else self.diffusion.block_size or self.segment
 
     @property
+    def sized_diffusion(self) -> BlockDiffusion | None:
+        """`diffusion` with the size of its blocks, which a model keeps when its windows or segments change."""
+        return self.diffusion and self.diffusion.model_copy(update={"block_size": self.block})
+
+    @property
     def fills_blocks(self) -> bool:
         """Whether several tokens are written at once: all that is known of a text's likelihood then is a bound."""
         return self.block > 1

@@ -1,8 +1,9 @@
 """A trained model made to read longer windows than it was trained on.
 
 What that takes depends on how the model places its tokens: a learned table is stretched, rotary frequencies get a
-scaling (`positions.scaling`), ALiBi and no positions at all need nothing. The result is an ordinary configuration and
-ordinary weights: they can be trained further, saved, and extended again.
+scaling (`positions.scaling`), ALiBi and no positions at all need nothing. A diffusion model keeps the size of its
+blocks. The result is an ordinary configuration and ordinary weights: they can be trained further, saved, and extended
+again.
 """
 
 from collections.abc import Mapping
@@ -37,7 +38,8 @@ def extended(
     if length == config.seq_length:
         return config, dict(weights)
     positions = config.positions.extended(config.seq_length, length, layers)
-    values = config.model_dump() | {"seq_length": length, "positions": positions.model_dump()}
+    sized = config.model_copy(update={"diffusion": config.sized_diffusion})
+    values = sized.model_dump() | {"seq_length": length, "positions": positions.model_dump()}
     try:
         longer = type(config).model_validate(values)
     except ValidationError as error:

@@ -27,7 +27,7 @@ from dreamlm.core.rl.config import PolicyConfig
 from dreamlm.core.rl.experience import Experience
 from dreamlm.core.rl.failing import failing_together
 from dreamlm.core.rl.moments import RunningMoments
-from dreamlm.core.rl.policy import AnswerBatch, Policy
+from dreamlm.core.rl.policy import AnswerBatch, Policy, columns_of
 from dreamlm.core.rl.rewards.mix import Scores
 from dreamlm.core.rl.rewards.ngrams import distinct_share
 from dreamlm.core.rl.rollout import Rollout, roll_out
@@ -75,6 +75,7 @@ class Summary:
 
     reward: float
     reward_deviation: float
+    """Of a single answer's score, estimated without bias of its square; 0 for one answer."""
     components: Mapping[str, float]
     kl: float
     """Mean log p - log p_reference, in nats per token."""
@@ -117,10 +118,14 @@ class Collector:
         self._config, self._backend, self._tokenizer, self._judge = config, backend, tokenizer, judge
         self._policy, self._value_head, self._reference = policy, value_head, reference
 
-    def write(self, prompts: Sequence[Prompt], seeds: Sequence[int], groups: Sequence[Sequence[int]]) -> Written:
+    def write(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], groups: Sequence[Sequence[int]], in_step: bool
+    ) -> Written:
         """Answers of the policy, judged. Collective.
 
-        groups: which answers are read together by the training pass; every answer is in one.
+        groups: which answers are read together; every answer is in one.
+        in_step: whether the groups are the micro-batches of a step, to be read as the step will read them; each process
+        has as many then.
         Raises: LogitsNotFinite, RewardNotFinite, UserMistake when no reward applies to an answer; on every process.
         """
         with self._backend.whole():
@@ -128,7 +133,8 @@ class Collector:
             with failing_together(self._backend), self._backend.autocast():
                 rollouts = roll_out(self._backend.model, self._tokenizer, prompts, self._config.rollout, seeds)
                 seconds = time.monotonic() - begin
-            opinions = self._opinions(rollouts, groups)
+            lengths = [columns_of([rollouts[number] for number in group]) for group in groups]
+            opinions = self._opinions(rollouts, groups, self._backend.lengths_in_step(lengths) if in_step else lengths)
         with failing_together(self._backend):
             scores = self._judge.score([one.answer for one in rollouts])
         return Written(rollouts, scores, opinions, seconds)
@@ -168,12 +174,14 @@ class Collector:
             written.seconds,
         )
 
-    def _opinions(self, rollouts: Sequence[Rollout], groups: Sequence[Sequence[int]]) -> list[Opinions]:
+    def _opinions(
+        self, rollouts: Sequence[Rollout], groups: Sequence[Sequence[int]], lengths: Sequence[int]
+    ) -> list[Opinions]:
         found: dict[int, Opinions] = {}
         self._policy.eval()
-        for group in groups:
+        for group, length in zip(groups, lengths, strict=True):
             chosen = [rollouts[number] for number in group]
-            batch = AnswerBatch.of(chosen).to(self._backend.device)
+            batch = AnswerBatch.of(chosen).padded(length).to(self._backend.device)
             with torch.no_grad(), self._backend.autocast():
                 opinion, _ = self._policy(batch, entropies=False)
                 value_N = self._value_head(opinion.hidden_ND)
@@ -220,7 +228,7 @@ def summary(written: Written, total: Total) -> Summary:
     pairs = zip(names, parts[::2], parts[1::2], strict=True)
     return Summary(
         reward=mean,
-        reward_deviation=math.sqrt(squares / count),
+        reward_deviation=math.sqrt(squares / (count - 1)) if count > 1 else 0.0,
         components={name: summed / applied for name, summed, applied in pairs if applied},
         kl=apart / tokens,
         length=tokens / count,

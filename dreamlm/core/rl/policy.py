@@ -36,7 +36,7 @@ class AnswerBatch:
     def of(cls, rollouts: Sequence[Rollout]) -> "AnswerBatch":
         """The answers side by side, padded on the right. At least one."""
         rows = [(*one.answer.prompt_ids, *one.answer.ids) for one in rollouts]
-        length = max(map(len, rows)) - 1
+        length = columns_of(rollouts)
         tokens_BT = np.zeros((len(rows), length), dtype=np.int64)
         documents_BT = np.full((len(rows), length), -1, dtype=np.int32)
         answering_BT = np.zeros((len(rows), length), dtype=np.bool_)
@@ -77,6 +77,11 @@ class AnswerBatch:
             self.chosen_N.to(device),
             self.support.to(device),
         )
+
+
+def columns_of(rollouts: Sequence[Rollout]) -> int:
+    """How many columns their batch has."""
+    return max(len(one.answer.prompt_ids) + len(one.answer.ids) for one in rollouts) - 1
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from dreamlm.core.training.interruption import StopRequest
 from dreamlm.core.training.memory import Phase, within_memory
 from dreamlm.core.training.meters import Throughput
 from dreamlm.core.training.repeating import repeat_until_it_fits
-from dreamlm.core.training.saving import SavePlan, Saver, Saving
+from dreamlm.core.training.saving import SavePlan, Saver, Saving, roll_back_together
 
 READING = Phase(
     "reading the pairs of a step",
@@ -177,7 +177,8 @@ class RewardTrainer:
         )
 
     def _given_up(self, why: str) -> TrainingFailed:
-        step = self._saver.roll_back()
+        """Collective."""
+        step = roll_back_together(self._saver, self._backend)
         return TrainingFailed(
             f"{why}; the run is back at its last finite snapshot, step {step}",
             hint="start another run with a lower rate: --set rl.reward_model.optimizer.learning_rate=...",

@@ -1,10 +1,16 @@
-"""What hooks are told of an iteration."""
+"""What hooks are told of an iteration, and of answers to held-out prompts."""
 
-from dreamlm.core.rl.collect import Collected
+import math
+
+from dreamlm.core.evaluation.jackknife import FEWEST_GROUPS, student_quantile
+from dreamlm.core.rl.collect import Collected, Summary
 from dreamlm.core.rl.config import PolicyConfig
 from dreamlm.core.rl.state import PolicyState
 from dreamlm.core.rl.updates import Moved
 from dreamlm.core.training.hooks import IterationReport
+
+SAME = 1e-12
+"""Rewards that differ by less are the same."""
 
 
 def iteration_report(
@@ -37,3 +43,14 @@ def iteration_report(
         update_tokens_per_second=moved.tokens / max(moved.seconds, 1e-9),
         seconds=seconds,
     )
+
+
+def reward_interval(found: Summary) -> tuple[float, float] | None:
+    """Where the mean reward of other prompts lies, 95 %, by Student's t; None where too little tells it.
+
+    That is below 5 answers, and where all earn the same: the next may earn something else.
+    """
+    if found.answers < FEWEST_GROUPS or found.reward_deviation < SAME:
+        return None
+    half = student_quantile(0.975, found.answers - 1) * found.reward_deviation / math.sqrt(found.answers)
+    return found.reward - half, found.reward + half

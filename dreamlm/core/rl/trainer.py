@@ -4,7 +4,6 @@ An iteration is a pure function of the state before it, so a run that was killed
 comes to the same weights. What an update computes is the backend's business, as in `core.training.loop`.
 """
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,14 +19,14 @@ from dreamlm.core.rl.config import PolicyConfig
 from dreamlm.core.rl.rewards.mix import RewardNotFinite
 from dreamlm.core.rl.rollout import LogitsNotFinite
 from dreamlm.core.rl.state import PolicyState
-from dreamlm.core.rl.telling import iteration_report
+from dreamlm.core.rl.telling import iteration_report, reward_interval
 from dreamlm.core.rl.updates import Updater
 from dreamlm.core.rng import derive_seed
 from dreamlm.core.training.backend.backend import Backend
 from dreamlm.core.training.hooks import Hook, RewardReport, RunEnd, RunStart, Sample
 from dreamlm.core.training.interruption import StopRequest
 from dreamlm.core.training.memory import Phase, within_memory
-from dreamlm.core.training.saving import SavePlan, Saver, Saving
+from dreamlm.core.training.saving import SavePlan, Saver, Saving, roll_back_together
 
 COLLECTING = Phase("writing and reading answers", "lower rl.ppo.rollout.rows or rl.ppo.micro_batch", "rl.ppo")
 UPDATING = Phase("updating the policy", "lower rl.ppo.micro_batch", "rl.ppo.micro_batch")
@@ -115,7 +114,9 @@ class PolicyTrainer:
         plan = self._updater.plan(state, len(prompts))
         seeds = [derive_seed(state.seed, "answer", state.step, number) for number in numbers]
         with within_memory(COLLECTING.failure):
-            written = self._collector.write(prompts, seeds, [group for batch in plan[0] for group in batch])
+            written = self._collector.write(
+                prompts, seeds, [group for batch in plan[0] for group in batch], in_step=True
+            )
             collected = self._collector.collect(written, state.kl_coefficient, state.moments)
         require_agreement(collected.disagreement, config.rollout.temperature, self._backend)
         with within_memory(UPDATING.failure):
@@ -194,11 +195,10 @@ class PolicyTrainer:
         rows = self._config.micro_batch
         groups = [list(range(begin, min(begin + rows, len(mine)))) for begin in range(0, len(mine), rows)]
         with within_memory(COLLECTING.failure):
-            written = self._collector.write(mine, seeds, groups)
+            written = self._collector.write(mine, seeds, groups, in_step=False)
             found = summary(written, self._backend.sum)
         best = state.best_reward is None or found.reward > state.best_reward
-        half = 1.96 * found.reward_deviation / math.sqrt(found.answers)
-        interval = (found.reward - half, found.reward + half)
+        interval = reward_interval(found)
         self._hooks.on_reward(
             RewardReport(state.step, state.tokens, found.reward, interval, found.components, found.kl, best)
         )
@@ -235,11 +235,11 @@ class PolicyTrainer:
             raise
 
     def _left(self, state: PolicyState) -> str:
-        """What a run that cannot go on leaves; the first process sees to it, and the others wait for it. Collective."""
+        """What a run that cannot go on leaves, the same on every process. Collective."""
         if state.judged_step is None:
             return "no snapshot was saved yet"
-        step = self._saver.roll_back()
-        return self._backend.first(f"the run is back at its last finite snapshot, iteration {step}")
+        step = roll_back_together(self._saver, self._backend)
+        return f"the run is back at its last finite snapshot, iteration {step}"
 
     def _start(self, state: PolicyState) -> None:
         config = self._config

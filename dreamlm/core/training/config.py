@@ -55,7 +55,7 @@ class TrainingConfig(ConfigModel):
     eval_tokens: int = Field(2_000_000, ge=1)
     """Evaluate on held-out documents after every so many training tokens, and at the end."""
     validation_tokens: int = Field(100_000, ge=1)
-    """About how many held-out tokens an evaluation during training reads; `dreamlm eval` reads all."""
+    """About how many held-out tokens an evaluation during training reads; stays for a run. `dreamlm eval` reads all."""
     save_interval_seconds: float = Field(300.0, gt=0.0)
     """Save a snapshot when the last one is this old."""
     save_interval_steps: int | None = Field(None, ge=1)

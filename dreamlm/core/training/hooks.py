@@ -116,8 +116,8 @@ class RewardReport:
     step: int
     tokens: int
     reward: float
-    reward_interval: tuple[float, float]
-    """95 %, by the normal approximation over prompts."""
+    reward_interval: tuple[float, float] | None
+    """95 %, by Student's t over prompts; None below 5, and where all earn the same."""
     components: Mapping[str, float]
     kl: float
     best: bool

@@ -24,7 +24,7 @@ from dreamlm.core.training.interruption import StopRequest
 from dreamlm.core.training.lengths import LengthSchedule, cut_rows
 from dreamlm.core.training.memory import Phase, micro_batch_too_large, within_memory
 from dreamlm.core.training.repeating import repeat_until_it_fits
-from dreamlm.core.training.saving import SavePlan, Saving
+from dreamlm.core.training.saving import SavePlan, Saving, roll_back_together
 from dreamlm.core.training.schedules import Schedule
 from dreamlm.core.training.state import TrainingState
 from dreamlm.core.training.surroundings import Surroundings
@@ -124,7 +124,7 @@ class Trainer:
         self, state: TrainingState, windows: Sequence[Window], length: int
     ) -> tuple[TrainingState, list[WindowBatch], Measured]:
         """Tried again with half the micro-batch while memory does not suffice."""
-        process_rows = self._config.per_gpu_batch_size * self._config.accumulation_steps
+        process_rows = state.global_rows // self._backend.world_size
 
         def compute(rows: int) -> tuple[TrainingState, list[WindowBatch], Measured]:
             fewer = replace(state, micro_rows=rows, sizing=state.sizing.ran_out(rows))
@@ -172,7 +172,8 @@ class Trainer:
                 raise self._given_up(f"{state.skipped_in_a_row} steps in a row were not finite; last: {cause}")
 
     def _given_up(self, why: str) -> TrainingFailed:
-        step = self._saver.roll_back()
+        """Collective."""
+        step = roll_back_together(self._saver, self._backend)
         return TrainingFailed(
             f"{why}; the run is back at its last finite snapshot, step {step}",
             hint="continue with a lower rate: --set train.optimizer.learning_rate=... --allow-changes",

@@ -19,7 +19,14 @@ from torch import distributed
 from dreamlm.core.errors import DreamLMError, MicroBatchTooLarge, OutOfMemory, UserMistake
 from dreamlm.core.training.backend.launch import MICRO_ROWS
 
-_CPU_MESSAGES = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
+_MESSAGES = (
+    "can't allocate memory",
+    "not enough memory",
+    "Cannot allocate memory",
+    "CUDA error: out of memory",  # of the driver, where torch's allocator was not asked
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+"""Of RuntimeErrors."""
 _WORD = "dreamlm/out_of_memory"
 _SMALLER_MODEL = "lower model.hidden_size or model.num_layers"
 
@@ -84,7 +91,7 @@ class within_memory:
 def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in _CPU_MESSAGES)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
 
 
 def halved(micro_rows: int) -> int:
@@ -95,7 +102,7 @@ def halved(micro_rows: int) -> int:
 def micro_batch_too_large(micro_rows: int, process_rows: int) -> DreamLMError:
     """What to raise when a micro-batch does not fit, with the settings that make it smaller and keep the step.
 
-    `process_rows`: train.per_gpu_batch_size * train.accumulation_steps, which a run may not change.
+    `process_rows`: windows of one step that this process reads.
     """
     if micro_rows == 1:
         return OutOfMemory(

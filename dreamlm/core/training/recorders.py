@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, final
 
+from dreamlm.core.durable import sync_folder
 from dreamlm.core.errors import is_out_of_space
 from dreamlm.core.training.by_stage import by_stage
 from dreamlm.core.training.hooks import (
@@ -77,7 +78,7 @@ class MetricsFile(Hook):
         self._write("end", recorded(end))
 
     def _write(self, event: str, values: Mapping[str, Any]) -> None:
-        line = json.dumps({"event": event, **_json_numbers(values)}, ensure_ascii=False)
+        line = json.dumps({"event": event, **_json_numbers(values)}, ensure_ascii=False, allow_nan=False)
         self._waiting += line.encode() + b"\n"
         self._write_down()
 
@@ -134,6 +135,7 @@ class MetricsFile(Hook):
                 new.flush()
                 os.fsync(new.fileno())
             kept.replace(self._path)
+            sync_folder(self._path.parent)
         finally:
             kept.unlink(missing_ok=True)  # where the disk was full
 
@@ -160,7 +162,7 @@ class ReportFile(Hook):
 
     def on_end(self, end: RunEnd) -> None:
         evaluations, start = list(self._events("evaluation")), list(self._events("start"))
-        ended = _json_numbers(recorded(end))
+        ended = recorded(end)
         if evaluations and ended["bits_per_byte"] is None:
             ended["bits_per_byte"] = evaluations[-1]["bits_per_byte"]
         report = {"end": ended, "start": start[-1] if start else {}, "evaluations": evaluations}
@@ -168,9 +170,19 @@ class ReportFile(Hook):
             report["rewards"] = rewards
         if any(one.get("stage") for one in start):
             report["stages"] = by_stage(self._events("step"), evaluations)
+        self._replace(json.dumps(_json_numbers(report), indent=2, allow_nan=False) + "\n")
+
+    def _replace(self, text: str) -> None:
+        """A full disk keeps the report that was there: how the run ended is said all the same."""
         temporary = self._path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(self._path)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(self._path)
+        except OSError as error:
+            if not is_out_of_space(error):
+                raise
+        finally:
+            temporary.unlink(missing_ok=True)  # where the disk was full
 
     def _events(self, kind: str) -> Iterator[dict[str, Any]]:
         if not self._metrics.exists():
@@ -206,6 +218,8 @@ def _json_numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     def number(value: Any) -> Any:
         if isinstance(value, Mapping):
             return _json_numbers(value)
+        if isinstance(value, (list, tuple)):
+            return [number(one) for one in value]
         return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
     return {key: number(value) for key, value in values.items()}

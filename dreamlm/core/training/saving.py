@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, final
 
-from dreamlm.core.errors import OutOfSpace
+from dreamlm.core.errors import CheckpointError, OutOfSpace
 from dreamlm.core.training.backend.backend import Backend, Tensors
+from dreamlm.core.training.failing import failing_together
 from dreamlm.core.training.hooks import Hook, Saved
 from dreamlm.core.training.interruption import StopRequest
 
@@ -38,9 +39,23 @@ class Saver(Protocol):
         """Commit a snapshot.  Raises: OutOfSpace, with the older snapshots untouched."""
         ...
 
-    def roll_back(self) -> int:
-        """Make the newest finite snapshot the current one; its step."""
+    def roll_back(self) -> int | None:
+        """Make the newest finite snapshot the current one; its step, and None on a rank that does not write.
+
+        Raises: CheckpointError when there is none.
+        """
         ...
+
+
+def roll_back_together(saver: Saver, backend: Backend) -> int:
+    """Make the newest finite snapshot the current one; its step, on every rank. Collective.
+
+    Raises: CheckpointError, on every rank, when there is none.
+    """
+    step: int | None = None
+    with failing_together(backend, (CheckpointError,)):
+        step = saver.roll_back()
+    return int(backend.first("" if step is None else str(step)))
 
 
 @dataclass(frozen=True)

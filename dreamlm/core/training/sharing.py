@@ -6,11 +6,12 @@ from typing import final
 
 import numpy as np
 
-from dreamlm.core.errors import DataError
+from dreamlm.core.errors import DataError, DreamLMError, LossNotFinite
 from dreamlm.core.evaluation.likelihood import NEXT_TOKEN, Likelihood
 from dreamlm.core.evaluation.score import score
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.training.backend.backend import Backend, real_targets
+from dreamlm.core.training.failing import failing_together
 from dreamlm.core.training.surroundings import Validation
 from dreamlm.core.types import Batch, Batches, HeldOut
 
@@ -26,10 +27,10 @@ def validate_together(
 
     Collective; to be called inside `backend.whole()`, so that ranks need not run equally many forward passes.
 
-    Raises: DataError when there is no held-out text or its windows hold other targets than promised; DreamLMError when
-    a loss is not finite.
+    Raises, on every rank alike: DataError when there is no held-out text or its windows hold other targets than
+    promised; LossNotFinite; DreamLMError when a loss differs from a plain cross-entropy.
     """
-    with backend.autocast():
+    with failing_together(backend, (LossNotFinite, DataError, DreamLMError)), backend.autocast():
         sources = len(source_names)
         mine = loss_sums(backend.model, held_out, rows, sources, backend.rank, backend.world_size, likelihood)
     nll_S, tokens_S, variance_S = np.array(backend.sum(mine)).reshape(3, -1)

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from dreamlm.core.durable import sync_folder
 from dreamlm.core.tokenizer import CONFIG_FILE, TOKENIZER_FILE, BytePair, Pretrained, Tokenizer
 from dreamlm.core.types import ImageForm
-from dreamlm.data_sources.durable import require_space, sync_file, sync_folder, write_durably
+from dreamlm.data_sources.durable import require_space, sync_file, write_durably
 from dreamlm.data_sources.manifest import (
     MANIFEST_FILE,
     ImageRecord,

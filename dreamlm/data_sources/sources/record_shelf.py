@@ -16,7 +16,8 @@ from typing import IO, Any, TypeAlias, final
 import zstandard
 from filelock import FileLock, Timeout
 
-from dreamlm.data_sources.durable import sync_file, sync_folder
+from dreamlm.core.durable import sync_folder
+from dreamlm.data_sources.durable import sync_file
 from dreamlm.data_sources.retry import reason_of
 
 Mark: TypeAlias = dict[str, Any]

@@ -1,6 +1,7 @@
 """Documents at their own length: no token lost, no figure changed by what lies beside it, and little padding."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_model import SEQ_LENGTH, small_model
 
+from dreamlm.core.evaluation import estimates
 from dreamlm.core.evaluation.by_document import ByDocument
 from dreamlm.core.evaluation.perplexity import Evaluation
 from dreamlm.core.evaluation.score import score
@@ -156,3 +158,22 @@ def test_evaluation_takes_documents_when_it_is_asked_to() -> None:
 def test_the_report_counts_the_padding_of_each_batch() -> None:
     report = Evaluation.Config(rows=3).build().run(small_model(), Text([5, 1]).held_out)
     assert report.padding == pytest.approx(4 / 10)
+
+
+def test_the_pieces_of_a_document_are_resampled_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, text = small_model(), Text([5 * SEQ_LENGTH, 3 * SEQ_LENGTH, 4, 4, 7, 2, 9, SEQ_LENGTH + 1])
+    seen = []
+    resample = estimates.bootstrap_ratio
+
+    def noted(sums: npt.NDArray[np.float64], counts: npt.NDArray[np.float64], *rest: Any) -> Any:
+        seen.append((sums, counts))
+        return resample(sums, counts, *rest)
+
+    monkeypatch.setattr(estimates, "bootstrap_ratio", noted)
+    report = Evaluation.Config(by="document", rows=3).build().run(model, text.held_out)
+    alone = [nll_alone(model, ids) for ids in text.documents()]
+    (sums, counts), *by_source = seen
+    assert sorted(counts.tolist()) == sorted(text.targets.tolist())
+    assert sorted(sums.tolist()) == pytest.approx(sorted(alone), abs=1e-4)
+    assert report.windows > len(counts)
+    assert all(len(counts) >= 5 for _, counts in by_source)

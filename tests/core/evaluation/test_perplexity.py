@@ -8,8 +8,10 @@ import torch
 from small_model import HandMade, hand_made, small_model
 
 from dreamlm.core.errors import DataError, DreamLMError
+from dreamlm.core.evaluation import perplexity
 from dreamlm.core.evaluation.perplexity import Evaluation, evaluate
 from dreamlm.core.evaluation.report import PerplexityReport
+from dreamlm.core.evaluation.score import score
 from dreamlm.core.nn.decoder import DreamLM
 
 
@@ -45,6 +47,23 @@ def test_every_figure_is_the_mean_over_its_real_targets() -> None:
         assert source.cross_entropy == pytest.approx(np.mean(own), abs=1e-6)
     for place, loss in enumerate(report.position_cross_entropy):
         assert loss == pytest.approx(np.mean([nat for _, at, nat in losses if at == place]), abs=1e-6)
+
+
+def test_a_place_without_targets_keeps_its_number() -> None:
+    nats, targets = np.array([0.0, 0.0, 3.0, 0.0, 8.0, 0.0]), np.array([0, 0, 2, 0, 4, 0])
+    scores = dataclasses.replace(score(small_model(), hand_made(), 4), position_nll_T=nats, position_tokens_T=targets)
+    by_position = perplexity._by_position(scores)
+    assert len(by_position) == 5
+    assert [None if math.isnan(loss) else loss for loss in by_position] == [None, None, 1.5, None, 2.0]
+    report = dataclasses.replace(evaluate(small_model(), hand_made(), 4), position_cross_entropy=by_position)
+    assert report.to_json()["position_cross_entropy"] == [None, None, 1.5, None, 2.0]
+
+
+@pytest.mark.parametrize("windows", [1, 2, 4, 5])
+def test_a_few_windows_have_no_interval(windows: int) -> None:
+    report = evaluate(small_model(), hand_made(windows), 4)
+    for interval in (report.cross_entropy_interval, report.perplexity_interval, report.bits_per_byte_interval):
+        assert (interval is None) is (windows < 5)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 11, 100])

@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,13 @@ def test_the_page_is_a_picture_of_the_reports_figures(tmp_path: Path) -> None:
 def test_one_window_without_intervals_can_be_drawn(tmp_path: Path) -> None:
     plot_report(EvaluationReport(evaluate(small_model(), hand_made(1), 4)), tmp_path / "one.png")
     assert (tmp_path / "one.png").stat().st_size > 10_000
+
+
+def test_pooling_passes_over_positions_without_targets() -> None:
+    centres, means = pooled([math.nan] * 3 + [2.0] * 20)
+    assert means == [2.0] * len(means)
+    assert len(means) > 3
+    assert centres[0] >= 3
 
 
 def test_pooling_counts_every_position_once() -> None:

@@ -1,5 +1,6 @@
 """How a diffusion model writes: block by block, whatever it is batched with, under the same rules as any other."""
 
+import itertools
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from dreamlm.core.errors import RangeError
+from dreamlm.core.generation.blocks import left_open
 from dreamlm.core.generation.filling import BlockView
 from dreamlm.core.generation.generate import Generation, generate
 from dreamlm.core.generation.ngram import NgramHoles
@@ -195,6 +197,12 @@ def test_a_falling_temperature_changes_what_later_steps_choose(tokenizer: Tokeni
     assert written(99, 0.01) == written(8, 0.01)  # of the steps that a block has no tokens for, none is waited for
 
 
+def test_a_temperature_that_fp32_takes_for_0_chooses_as_greedy_does(tokenizer: Tokenizer) -> None:
+    model = diffuser(tokenizer, 8)
+    cold = generate(model, tokenizer, PROMPTS, sampling(temperature=1e-46, denoising={"final_temperature": 0.5}))
+    assert cold == generate(model, tokenizer, PROMPTS, sampling(greedy=True))
+
+
 class Onlooker:
     """Keeps what it is shown, and spoils nothing by it."""
 
@@ -263,6 +271,25 @@ def test_a_block_takes_the_models_own_steps_unless_others_are_asked_for(
     length = {"max_new_tokens": 8, "min_new_tokens": 8}
     generate(model, tokenizer, [""], sampling(denoising={"steps": asked}, **length), on_blocks=onlooker)
     assert [(view.step, view.steps) for view in onlooker.of(0)] == [(step, expected) for step in range(expected + 1)]
+
+
+def test_slots_are_spread_evenly_over_the_steps() -> None:
+    for size, steps in itertools.product(range(2, 129), range(1, 129)):
+        still_open = [size, *(left_open(size, step, steps) for step in range(steps))]
+        decided = [before - after for before, after in pairwise(still_open)]
+        assert sum(decided) == size
+        assert set(decided) <= {size // steps, -(-size // steps)}  # rounded down, rounded up
+
+
+@pytest.mark.parametrize(("size", "steps"), [(5, 5), (12, 12), (20, 20), (20, 10), (24, 12), (17, 7)])
+def test_a_block_is_written_in_as_many_steps_as_were_asked_for(tokenizer: Tokenizer, size: int, steps: int) -> None:
+    model, onlooker = diffuser(tokenizer, size, seq_length=2 * size), Onlooker()
+    config = sampling(max_new_tokens=size, min_new_tokens=size, denoising={"steps": steps})
+    generate(model, tokenizer, [""], config, on_blocks=onlooker)
+    open_slots = [view.token_ids.count(None) for view in onlooker.of(0)]
+    decided = [before - after for before, after in pairwise(open_slots)]
+    assert len(decided) == steps
+    assert set(decided) <= {size // steps, -(-size // steps)}
 
 
 def test_a_causal_model_shows_no_blocks(tokenizer: Tokenizer) -> None:

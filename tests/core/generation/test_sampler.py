@@ -100,7 +100,13 @@ def test_no_uniform_number_draws_a_token_of_weight_zero() -> None:
     assert set(draw(weights.expand(len(edges), -1), edges).tolist()) == {1, 4}
 
 
-@pytest.mark.parametrize("settings", [{"greedy": True}, {"temperature": 0.0}, {"top_k": 1}, {"temperature": 1e-30}])
+TINY = [{"temperature": 1e-46}, {"temperature": 5e-324, "top_p": 1.0}]
+"""fp32, in which logits are divided, takes these for 0."""
+
+
+@pytest.mark.parametrize(
+    "settings", [{"greedy": True}, {"temperature": 0.0}, {"top_k": 1}, {"temperature": 1e-30}, *TINY]
+)
 def test_every_way_to_ask_for_the_most_probable_token_gives_it(settings: dict[str, float]) -> None:
     logits = torch.randn(50, 20, generator=torch.Generator().manual_seed(1)) * 30
     uniform = torch.linspace(0, 0.999, 50, dtype=torch.float64)
@@ -110,7 +116,7 @@ def test_every_way_to_ask_for_the_most_probable_token_gives_it(settings: dict[st
 def test_forbidden_tokens_are_never_chosen_at_any_temperature() -> None:
     logits = torch.tensor([[-torch.inf, 1.0, -torch.inf, 2.0]]).expand(100, -1)
     uniform = torch.linspace(0, 0.9999, 100, dtype=torch.float64)
-    for temperature in (1e-30, 0.5, 100.0):
+    for temperature in (5e-324, 1e-46, 1e-40, 1e-30, 0.5, 100.0):
         chosen = Sampler.Config(temperature=temperature, top_p=1.0, top_k=3).build().choose(logits, uniform)
         assert set(chosen.tolist()) <= {1, 3}
 

@@ -106,3 +106,12 @@ def test_with_and_without_gradients_the_values_are_equal_bit_by_bit() -> None:
             without = head(hidden_ND, chosen_N, support)
         for one, other in zip(head(hidden_ND, chosen_N, support), without, strict=True):
             assert torch.equal(one, other)
+
+
+def test_a_temperature_that_fp32_takes_for_0_gives_numbers_too() -> None:
+    hidden_ND, weight_VD, *_ = inputs()
+    likeliest_N = (hidden_ND @ weight_VD.T).index_fill(1, torch.tensor(NEVER), -torch.inf).argmax(dim=1)
+    for temperature in (5e-324, 1e-46, 1e-40):
+        head = ChoiceHead(LanguageModelHead(weight_VD), temperature, NEVER, END)
+        for found_N in head(hidden_ND, likeliest_N, Support()):
+            assert torch.equal(found_N, torch.zeros_like(found_N))

@@ -24,6 +24,8 @@ from dreamlm.core.tokenizer import Tokenizer
 SnapshotOf = Callable[[DreamLM], Path]
 PROMPTS = ["the cat", "the sea saw the mat and", "a", ""]
 SUMMARY = {"segment_length": 8, "modules": [{"type": "segment_summary"}]}
+ALIBI = {"positions": "alibi", "num_heads": 12, "hidden_size": 96}
+"""With slopes that half precision would round: 12 is no power of two."""
 YARN = {"type": "yarn", "factor": 4, "original_length": 16}
 DREAMS = {"num_dream_sequences": 2, "dream_length": 2, "num_experts": 3, "expert_num_layers": 1, "expert_num_heads": 4}
 DREAMING = {"segment_length": 8, "modules": [{"type": "dreaming", "graph_num_heads": 2, **DREAMS}]}
@@ -241,7 +243,11 @@ def test_what_transformers_saves_it_loads_and_has_dreamlms_names(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("settings", [{}, SUMMARY, DREAMING, THOUGHTS], ids=["plain", "module", "dreaming", "thoughts"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, ALIBI, SUMMARY, DREAMING, THOUGHTS],
+    ids=["plain", "alibi", "module", "dreaming", "thoughts"],
+)
 @torch.no_grad()
 def test_another_precision_can_be_asked_for(
     snapshot_of: SnapshotOf, settings: dict[str, Any], dtype: torch.dtype

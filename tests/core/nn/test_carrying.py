@@ -65,6 +65,30 @@ def test_the_carry_of_another_model_is_refused_by_the_first_difference(
     assert caught.value.valid
 
 
+@pytest.mark.parametrize(
+    ("saved", "loaded"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)], ids=str
+)
+def test_a_carry_of_another_precision_is_refused_with_both(
+    saved: torch.dtype, loaded: torch.dtype, tmp_path: Path
+) -> None:
+    save_carry(after(build().to(saved), 6), tmp_path / "carry")
+    theirs, ours = (str(one).removeprefix("torch.") for one in (saved, loaded))
+    with pytest.raises(ResumeMismatch, match=rf"layers.0/key of the carry is {theirs} \[2, 4, 6, 8\]") as caught:
+        load_carry(build().to(loaded), tmp_path / "carry")
+    assert caught.value.valid == (f"{ours} [2, 4, 6, 8]",)
+
+
+def test_under_autocast_a_carry_has_its_precision_in_the_file_and_behind_it(tmp_path: Path) -> None:
+    model = build()
+    with torch.autocast("cpu", torch.bfloat16):
+        carry = after(model, 6)
+        save_carry(carry, tmp_path / "carry")
+        loaded = load_carry(model, tmp_path / "carry")
+    assert loaded.states["layers.0"].key.dtype == carry.states["layers.0"].key.dtype == torch.bfloat16
+    with pytest.raises(ResumeMismatch, match="the carry is bfloat16"):
+        load_carry(model, tmp_path / "carry")
+
+
 def test_what_is_no_carry_is_refused(tmp_path: Path) -> None:
     model, file = build(), tmp_path / "carry"
     with pytest.raises(CheckpointError, match="no such file"):

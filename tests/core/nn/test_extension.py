@@ -143,6 +143,15 @@ def test_a_rule_of_some_layers_is_taken_further_where_it_held() -> None:
     assert [getattr(one, "factor", 1) for one in rules] == [2.0, 1, 8.0]
 
 
+@pytest.mark.parametrize(
+    ("said", "block"), [({}, 16), ({"segment_length": 8}, 8), ({"diffusion": {"block_size": 4}}, 4)], ids=str
+)
+def test_a_diffusion_model_keeps_the_blocks_it_was_trained_on(said: dict, block: int) -> None:
+    model = longer(trained("rope", **{"diffusion": "block_diffusion", **said}), 64)
+    assert (model.config.block, model.config.diffusion.block_size) == (block, block)
+    assert longer(model, 128).config.block == block
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_length_of_training_changes_nothing(kind: str) -> None:
     model = trained(kind)
@@ -156,6 +165,7 @@ def test_the_length_of_training_changes_nothing(kind: str) -> None:
     [
         ({}, 8, None, "windows of 16 tokens cannot be extended to 8"),
         ({"segment_length": 8}, 60, None, "segment_length 8 must divide seq_length 60"),
+        ({"diffusion": "block_diffusion"}, 40, None, "block_size 16 must divide the segment of 40 tokens"),
         ({}, 64, (0, 3), "re-scaled in layer 3: the layers are 0 to 2"),
         *(
             ({"positions": {"scaling": {"type": "linear", "factor": 2, "layers": held}}}, 64, asked, "not in force")

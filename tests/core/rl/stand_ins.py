@@ -112,7 +112,9 @@ class Answering:
     seeds: list[tuple[int, ...]] = field(default_factory=list)
     disagreement: Disagreement = field(default_factory=lambda: Disagreement(10, 0, 0.0))
 
-    def write(self, prompts: Sequence[Prompt], seeds: Sequence[int], groups: Sequence[Sequence[int]]) -> Written:
+    def write(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], groups: Sequence[Sequence[int]], in_step: bool
+    ) -> Written:
         assert sorted({number for group in groups for number in group}) == list(range(len(prompts)))
         self.seeds.append(tuple(seeds))
         one_N = np.zeros(2)

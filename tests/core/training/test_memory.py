@@ -4,6 +4,7 @@ import gc
 import sys
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,17 @@ def test_a_backend_that_cannot_repeat_a_step_stops_with_the_settings_that_fit(
     assert (caught.value.rows, caught.value.fewer, caught.value.exit_code) == (6, 3, 75)
     assert "--set train.per_gpu_batch_size=3 --set train.accumulation_steps=4:" in caught.value.hint
     assert rank.hook.ends == []  # the run goes on when the processes are started again
+
+
+def test_settings_that_fit_make_up_the_step_that_the_run_has(run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It began on twice as many processes."""
+    monkeypatch.setattr(SingleProcess, "can_repeat", False)
+    rank = run(per_gpu_batch_size=6, accumulation_steps=2)
+    backend = rank.backend()
+    backend.forward_backward = no_memory  # type: ignore[method-assign]
+    with pytest.raises(MicroBatchTooLarge, match="out of memory") as caught:
+        rank.go((replace(rank.first_state(), global_rows=24), backend.gather()), backend)
+    assert "--set train.per_gpu_batch_size=3 --set train.accumulation_steps=8:" in caught.value.hint
 
 
 def test_a_failed_step_holds_no_tensor_while_it_is_tried_again(run: Make) -> None:

@@ -150,13 +150,50 @@ def test_floats_in_metrics_are_exact_and_lines_are_json(tmp_path: Path) -> None:
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     metrics.on_step(report(1, nll=0.1 + 0.2))
     metrics.on_step(report(2, nll=math.nan))
-
-    def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is not JSON")
-
     lines = [json.loads(line, parse_constant=refuse) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines[0]["nll"] == 0.1 + 0.2
     assert lines[1]["nll"] == "nan"
+
+
+def refuse(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
+
+
+def test_probes_that_are_not_finite_are_json(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    MetricsFile(path).on_step(replace(report(1), probes={"gate": [0.5, math.nan, -math.inf], "rate": (math.inf,)}))
+    line = json.loads(path.read_text(), parse_constant=refuse)
+    assert line["probes"] == {"gate": [0.5, "nan", "-inf"], "rate": ["inf"]}
+
+
+def test_lines_of_former_runs_with_bare_nan_make_a_report_that_is_json(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"event": "evaluation", "step": 3, "bits_per_byte": 1.0, "sources": {"a": NaN}}\n')
+    ReportFile(tmp_path / "report.json", path).on_end(END)
+    written = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
+    assert written["evaluations"][0]["sources"] == {"a": "nan"}
+
+
+def test_a_full_disk_at_the_end_keeps_the_report_that_was_there(tmp_path: Path) -> None:
+    written = ReportFile(tmp_path / "report.json", tmp_path / "metrics.jsonl")
+    written.on_end(END)
+    before = (tmp_path / "report.json").read_bytes()
+    (tmp_path / "report.json.tmp").symlink_to("/dev/full")
+    written.on_end(replace(END, reason="interrupted"))
+    assert (tmp_path / "report.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_the_name_of_rewritten_metrics_is_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    for step in (1, 2):
+        metrics.on_step(report(step))
+    synced: list[tuple[Path, list[str]]] = []
+    monkeypatch.setattr(
+        recorders, "sync_folder", lambda folder: synced.append((folder, [path.name for path in folder.iterdir()]))
+    )
+    metrics.keep_until(1)
+    assert synced == [(tmp_path, ["metrics.jsonl"])]
 
 
 def test_the_report_says_how_the_run_ended(tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
-"""Evaluation by several ranks: whatever their number, every window counts once."""
+"""Evaluation by several ranks: whatever their number, every window counts once; and how they end together."""
 
 import math
+from pathlib import Path
 
 import pytest
+import torch
 from zero_scenes import FewWindows, single
 
-from dreamlm.core.errors import DataError
+from dreamlm.core.errors import CheckpointError, DataError, LossNotFinite
 from dreamlm.core.evaluation.likelihood import likelihood_of
 from dreamlm.core.evaluation.perplexity import Evaluation, evaluate
+from dreamlm.core.training.backend.backend import Tensors
+from dreamlm.core.training.saving import RunState, roll_back_together
 from dreamlm.core.training.sharing import loss_sums, validate_together
 
 NAMES = ("a", "b")
@@ -51,9 +55,49 @@ def test_a_source_without_windows_has_no_figure() -> None:
     assert math.isfinite(found.nll)
 
 
+def test_a_loss_that_is_not_finite_on_another_rank_ends_this_one_by_the_same_error() -> None:
+    broken, sound, told = single("fp32"), single("fp32"), list[str]()
+    torch.nn.init.constant_(broken.model.norm.weight, math.nan)
+    broken.first = lambda text: told.append(text) or text  # type: ignore[func-returns-value, method-assign]
+    with pytest.raises(LossNotFinite) as there:
+        validate_together(broken, FewWindows(), 2, NAMES)
+    sound.first = lambda text: text or told[0]  # type: ignore[method-assign]
+    with pytest.raises(LossNotFinite) as here:
+        validate_together(sound, FewWindows(), 2, NAMES)
+    assert str(here.value) == str(there.value)
+
+
 def test_windows_that_hold_other_targets_than_promised_are_refused() -> None:
     class Boastful(FewWindows):
         tokens = 1000
 
     with pytest.raises(DataError, match="promises 1,000 targets"):
         validate_together(single("fp32"), Boastful(), 2, NAMES)
+
+
+class Elsewhere:
+    """The saver of a rank that does not write."""
+
+    def save(self, state: RunState, tensors: Tensors) -> Path:
+        return Path()
+
+    def roll_back(self) -> None: ...
+
+
+def test_a_rank_that_does_not_write_tells_the_step_that_the_first_went_back_to() -> None:
+    backend, told = single("fp32"), iter(["", "4"])  # no error, and then the step
+    backend.first = lambda text: text or next(told)  # type: ignore[method-assign]
+    assert roll_back_together(Elsewhere(), backend) == 4
+
+
+def test_a_run_without_a_finite_snapshot_says_so_on_every_rank() -> None:
+    class Empty(Elsewhere):
+        def roll_back(self) -> None:
+            raise CheckpointError("there is no finite snapshot to go back to", where="runs/x")
+
+    first, second, told = single("fp32"), single("fp32"), list[str]()
+    first.first = lambda text: told.append(text) or text  # type: ignore[func-returns-value, method-assign]
+    second.first = lambda text: text or told[0]  # type: ignore[method-assign]
+    for saver, backend in ((Empty(), first), (Elsewhere(), second)):
+        with pytest.raises(CheckpointError, match="no finite snapshot"):
+            roll_back_together(saver, backend)

@@ -4,6 +4,7 @@ The two processes are started once and leave what they saw; each test looks at a
 """
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -231,3 +232,13 @@ def test_ranks_with_different_memories_keep_micro_batches_of_one_size(seen: dict
     assert sized["rows"] == [2, 2, 1, 1, 1, 1, 2, 2]
     assert sized["sum"] == [2 * rows for rows in sized["rows"]]
     assert sized["tokens"] == [16 * 8 * step for step in range(1, 9)]
+
+
+def test_a_held_out_loss_of_one_rank_that_is_not_finite_ends_both_at_the_same_snapshot(seen: dict[str, Any]) -> None:
+    first, second = seen["diverged"]
+    assert first == second
+    assert re.fullmatch(
+        r"on held-out text the loss is not finite on \d of \d held-out windows; "
+        "the run is back at its last finite snapshot, step 2",
+        first,
+    )

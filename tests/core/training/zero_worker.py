@@ -2,6 +2,7 @@
 
 import gc
 import json
+import math
 import sys
 import time
 from dataclasses import replace
@@ -37,7 +38,7 @@ from zero_scenes import (
     train_staged,
 )
 
-from dreamlm.core.errors import DreamLMError
+from dreamlm.core.errors import DreamLMError, TrainingFailed
 from dreamlm.core.objectives.causal import CausalObjective
 from dreamlm.core.training.backend import process_group
 from dreamlm.core.training.backend.backend import Backend, Tensors
@@ -48,6 +49,8 @@ from dreamlm.core.training.gauge import Reading
 from dreamlm.core.training.rows import RowsByMemory
 from dreamlm.core.training.sharing import validate_together
 from dreamlm.core.training.state import TrainingState
+from dreamlm.core.training.surroundings import Validation
+from dreamlm.wiring.saver import NoSaver
 
 PLACE = Place.from_environment()
 process_group.join(PLACE, torch.device("cpu"))
@@ -207,6 +210,30 @@ def sized_loop() -> dict[str, Any]:
     return {"rows": mine, "sum": other.tolist(), "tokens": [step.tokens for step in run.hook.steps]}
 
 
+def diverged_loop() -> list[str]:
+    """What each rank says when the weights of the second are broken as they are measured, after step 3."""
+    often = {"eval_tokens": 16 * 4 * 3, "save_interval_steps": 2}
+    run = ZeroRun({"accumulation_steps": 2, "per_gpu_batch_size": 2, "train_tokens": 16 * 4 * 9, **often})
+    run.shelf = Shelf() if PLACE.rank == 0 else NoSaver()  # type: ignore[assignment]
+    backend = run.backend()
+
+    def validate() -> Validation:
+        if PLACE.rank == 1:
+            with torch.no_grad():
+                backend.model.norm.weight.fill_(math.nan)
+        return validate_together(backend, FewWindows(), 2, ("a", "b"))
+
+    run.validate = validate
+    said = ""
+    try:
+        run.go(backend=backend)  # type: ignore[arg-type]
+    except TrainingFailed as error:
+        said = error.what
+    both = [""] * PLACE.world_size
+    distributed.all_gather_object(both, said)
+    return both
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     gc.freeze()  # DeepSpeed collects garbage for every model it divides
@@ -229,6 +256,7 @@ def main(folder: Path) -> None:
     seen["together"] = together(folder)
     seen["loop"] = whole_loop()
     seen["sized"] = sized_loop()
+    seen["diverged"] = diverged_loop()
     if PLACE.rank == 0:
         (folder / "seen.json").write_text(json.dumps(seen), encoding="utf-8")
     process_group.leave()

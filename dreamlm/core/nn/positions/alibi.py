@@ -61,7 +61,7 @@ class ALiBi(Positions):
         super().__init__()
         self.max_positions = None
         # Attention divides by sqrt(K). Kept as a plain tensor in fp32, which no cast and no checkpoint touches.
-        self._slope_H = torch.tensor(slopes(num_heads)) * math.sqrt(head_size)
+        self._slope_H = torch.tensor(slopes(num_heads), dtype=torch.float32) * math.sqrt(head_size)
 
     def embed(self, hidden_BTD: Tensor, position_BT: Tensor) -> Tensor:
         return hidden_BTD

@@ -139,7 +139,8 @@ class YaRN(Scaling):
         return frequency_K2 * (1.0 - interpolated_K2) + frequency_K2 / self.factor * interpolated_K2
 
     def extended(self, trained: int, length: int, layers: LayerChoice | None) -> "YaRN":
-        factor = max(length / self.original_length, 1.0)
+        """A factor that reaches further than the new windows stays: the model was trained with it."""
+        factor = max(length / self.original_length, self.factor)
         return self.model_copy(update={"factor": factor, "layers": self.layers if layers is None else layers})
 
     def _pair_turning(self, turns: float, theta: float, pairs: int) -> float:

@@ -164,6 +164,10 @@ class Backend(ABC):
         """Gradient of the weighted objectives per real token of the global batch. Collective."""
 
     @abstractmethod
+    def lengths_in_step(self, lengths: Sequence[int]) -> Sequence[int]:
+        """To what lengths `forward_backward` pads the micro-batches of a step, given their own. Collective."""
+
+    @abstractmethod
     def update(self, factor: float) -> Update:
         """Clip, then step with `factor` times each base learning rate, then forget the gradients. Collective."""
 

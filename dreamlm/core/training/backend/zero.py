@@ -10,7 +10,7 @@ bf16 mode would keep bf16 weights and norms, so that a run could not move betwee
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, final
+from typing import Any, cast, final
 
 import deepspeed
 import torch
@@ -146,9 +146,15 @@ class ZeroBackend(Backend):
             micro_batches = [micro.with_picture(form) for micro in micro_batches]
         if not self.model.config.modules:
             return micro_batches
-        lengths = torch.tensor([micro.length for micro in micro_batches], device=self.device)
-        distributed.all_reduce(lengths, distributed.ReduceOp.MAX)
-        return [micro.padded(length) for micro, length in zip(micro_batches, lengths.tolist(), strict=True)]
+        lengths = self.lengths_in_step([micro.length for micro in micro_batches])
+        return [micro.padded(length) for micro, length in zip(micro_batches, lengths, strict=True)]
+
+    def lengths_in_step(self, lengths: Sequence[int]) -> Sequence[int]:
+        if not self.model.config.modules:
+            return lengths
+        longest = torch.tensor(lengths, device=self.device)
+        distributed.all_reduce(longest, distributed.ReduceOp.MAX)
+        return cast(list[int], longest.tolist())
 
     def _untaught(self, micro: MicroBatch) -> Collection[Tensor]:
         """What a micro-batch, as it was given, teaches nothing; a gradient of zero may come to it all the same."""

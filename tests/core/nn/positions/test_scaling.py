@@ -102,8 +102,12 @@ def test_an_extension_of_an_extension_is_the_extension_of_the_first_training() -
     assert once == YaRN(factor=2, original_length=256, layers="lower_half")
     assert once.extended(512, 2048, None) == YaRN(factor=8, original_length=256, layers="lower_half")
     assert once.extended(512, 2048, "all").layers == "all"
-    # Of a model whose rule reaches further than the windows that it was trained on.
-    assert YaRN(factor=4, original_length=256).extended(512, 2048, None) == YaRN(factor=8, original_length=256)
+    # Of a model whose rule reaches further than the windows that it was trained on: never less than it had.
+    reaching = YaRN(factor=4, original_length=256)
+    assert reaching.extended(512, 2048, None) == YaRN(factor=8, original_length=256)
+    assert reaching.extended(512, 513, None) == reaching
+    assert reaching.extended(512, 1024, None) == reaching
+    assert reaching.extended(512, 1024, (1,)) == YaRN(factor=4, original_length=256, layers=(1,))
     assert LinearScaling(factor=2, layers=(1,)).extended(512, 2048, None) == LinearScaling(factor=8, layers=(1,))
     # Whose factor is not what its windows are longer by.
     llama = Llama3Scaling(factor=8, original_length=256)
