@@ -180,7 +180,8 @@ def _decided(origin: Origin, asked: DreamLM.Config) -> dict[str, Any]:
 
 def _conflicts(preset: Preset, said: Mapping[str, Any], origin: Origin) -> Iterator[Mistake]:
     """Everything that the preset itself says and the origin has otherwise."""
-    theirs = dict(leaves(_decided(origin, preset.model)))
+    decided = _decided(origin, preset.model)
+    theirs = {**decided, **dict(leaves(decided))}
     own = {"init_from", *OWN} - {key for key in ("mask_vector", "modules", "vision") if getattr(origin.config, key)}
     for key, value in leaves(said["model"]):
         if key.partition(".")[0] not in own and theirs.get(key) != value:

@@ -226,6 +226,8 @@ def test_blocks_of_a_diffusion_model_stay_what_they_were(trained: Trained, start
     for size in (16, None):
         with pytest.raises(PresetError, match=rf"block_size: is {size} here, 32 in the model to start from"):
             completed(start(run, segment_length=16, diffusion={"block_size": size}))
+    with pytest.raises(PresetError, match=r"model.diffusion: is None here, \{'type': 'block_diffusion'"):
+        completed(start(run, diffusion=None))
     with pytest.raises(PresetError, match="block_size 32 must divide the segment of 16 tokens"):
         completed(start(run, seq_length=16))
 
