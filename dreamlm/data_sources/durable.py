@@ -46,7 +46,7 @@ def full_disk_explained(folder: Path, needed_bytes: Callable[[], int]) -> Iterat
     except OSError as error:
         if not is_out_of_space(error):
             raise
-        raise OutOfSpace(str(folder), needed_bytes(), free_bytes(folder), ELSEWHERE) from error
+        raise OutOfSpace(str(folder), needed_bytes(), free_bytes(folder), ELSEWHERE, str(error.strerror)) from error
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
             raise

@@ -193,4 +193,5 @@ def _full_disk_explained(corpus: Corpus, folder: Path) -> Iterator[None]:
             raise
         tokens = sum(shard.tokens for shard in corpus.manifest.shards if shard.split == "train")
         needed = 2 * FILE_DTYPE.itemsize * tokens
-        raise OutOfSpace(str(folder), needed, free_bytes(folder), "another cache with DREAMLM_HOME") from error
+        elsewhere = "another cache with DREAMLM_HOME"
+        raise OutOfSpace(str(folder), needed, free_bytes(folder), elsewhere, str(error.strerror)) from error

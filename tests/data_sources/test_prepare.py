@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -281,12 +282,23 @@ def test_too_little_space_is_found_before_anything_is_read(base: Path, monkeypat
     assert not (base / "corpus").exists()
 
 
-def test_a_disk_that_fills_up_says_so_and_leaves_nothing(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "free", "said"),
+    [
+        (errno.ENOSPC, 1_000_000, "not enough disk space: 67.1 MB needed, 1.0 MB free"),
+        (errno.ENOSPC, 9 * 10**9, "not enough disk space: No space left on device, though bytes are free"),
+        (errno.EDQUOT, 9 * 10**9, "not enough disk space: Disk quota exceeded, though bytes are free"),
+    ],
+)
+def test_a_disk_that_fills_up_says_so_and_leaves_nothing(
+    base: Path, monkeypatch: pytest.MonkeyPatch, number: int, free: int, said: str
+) -> None:
     def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        monkeypatch.setattr(durable, "free_bytes", lambda folder: free)
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(tokenise, "write_shard", full)
-    with pytest.raises(OutOfSpace):
+    with pytest.raises(OutOfSpace, match=said):
         prepared(config_of(TEXTS), base / "corpus", base)
     assert sorted(path.name for path in base.iterdir()) == ["texts"]
 
