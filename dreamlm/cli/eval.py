@@ -191,7 +191,8 @@ def _tell(console: Console, report: "PerplexityReport") -> None:
         sources = [(one.source, one.tokens, f"{one.cross_entropy:.4f}") for one in report.sources]
         console.table(("source", "tokens", "cross-entropy"), sources)
     console.result("")
-    console.result(f"on {report.tokens:,} tokens, {report.utf8_bytes:,} bytes, in {report.windows:,} windows")
+    windows = f"{report.windows:,} window" + ("s" if report.windows > 1 else "")
+    console.result(f"on {report.tokens:,} tokens, {report.utf8_bytes:,} bytes, in {windows}")
 
 
 def _tell_section(console: Console, section: "Section") -> None:

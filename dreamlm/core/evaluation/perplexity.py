@@ -83,7 +83,7 @@ class Evaluation:
         or differs from a plain cross-entropy.
         """
         documents = held_out.by_document() if self.config.by == "document" else None
-        scores = score(model, documents or held_out, self.config.rows, on_progress, likelihood)
+        scores = score(model, held_out if documents is None else documents, self.config.rows, on_progress, likelihood)
         everything = np.ones(len(scores.nll_N), dtype=np.bool_)
         owner_N = np.arange(len(everything)) if documents is None else documents.owner_N
         overall = self._score(scores, owner_N, everything)

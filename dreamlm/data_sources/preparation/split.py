@@ -18,7 +18,7 @@ PIXELS_PER_TEXT_BYTE = 8  # pixels weigh less: unlike text they are only copied
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutHashes:
     """Which hashes are held out, whatever source a document comes from."""
 
     below: int
@@ -39,7 +39,7 @@ class SplitSpool:
     """A spool and what of its documents is held out."""
 
     spool: Spool
-    held_out: HeldOut
+    held_out: HeldOutHashes
 
     def chosen(self, entries: Entries, split: Split) -> npt.NDArray[np.bool_]:
         """Which of the entries belong to the split."""
@@ -63,20 +63,20 @@ class ShardPlan:
         return f"{self.split}/{self.source.spool.source}-{self.number:05}.safetensors"
 
 
-def held_out_of(spools: Sequence[Spool], fraction: float, at_least: int) -> HeldOut:
+def held_out_of(spools: Sequence[Spool], fraction: float, at_least: int) -> HeldOutHashes:
     """Hold out `fraction` of the documents, and in a small source `at_least` so many (but at most a tenth, or one).
 
     A fraction of 0 holds out nothing. Documents with one hash stay together, so that there may be some more, also in
     other sources; those with the highest hash of a source are never held out.
     """
     if fraction == 0:
-        return HeldOut(0, (), ())
+        return HeldOutHashes(0, (), ())
     never = {spool.highest_hash for spool in spools}
     also: set[int] = set()
     for spool in spools:
         wanted = min(at_least, max(1, spool.documents // SMALLEST_SHARE))
         also.update([number for number in spool.lowest_hashes if number not in never][:wanted])
-    return HeldOut(min(int(fraction * HASH_RANGE), HASH_RANGE - 1), tuple(sorted(also)), tuple(sorted(never)))
+    return HeldOutHashes(min(int(fraction * HASH_RANGE), HASH_RANGE - 1), tuple(sorted(also)), tuple(sorted(never)))
 
 
 def spares_one(spool: Spool, fraction: float) -> bool:

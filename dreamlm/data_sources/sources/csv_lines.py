@@ -4,13 +4,15 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
+from dreamlm.data_sources.sources.numbered_lines import numbered_lines
+
 
 class CsvLines(Iterator[str]):
     """Lines for a `csv.reader`; those of a row that went wrong are given once more, but for the one it began with."""
 
     def __init__(self, text: TextIO, longest: int, on_overlong: Callable[[int], None]):
-        """A line of `longest` characters or more is passed over, and `on_overlong` is told its number."""
-        self._numbered = _lines(text, longest, on_overlong)
+        """A line of `longest` characters is passed over, and `on_overlong` is told its number."""
+        self._numbered = numbered_lines(text, ("\r", "\n"), longest, on_overlong)
         self._again: deque[tuple[int, str]] = deque()
         self._row: list[tuple[int, str]] = []
         self.number = 0
@@ -38,17 +40,3 @@ class CsvLines(Iterator[str]):
         self._again.extendleft(reversed(others))
         self.ended = False
         return first
-
-
-def _lines(text: TextIO, longest: int, on_overlong: Callable[[int], None]) -> Iterator[tuple[int, str]]:
-    number, passing = 1, False
-    while line := text.readline(longest):
-        complete = line.endswith(("\r", "\n")) or len(line) < longest
-        if passing:
-            passing = not complete
-        elif not complete:
-            passing = True
-            on_overlong(number)
-        else:
-            yield number, line
-        number += complete

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, BinaryIO
 
@@ -14,6 +15,7 @@ from dreamlm.core.errors import UserMistake
 from dreamlm.data_sources.retry import reason_of
 from dreamlm.data_sources.sources.csv_lines import CsvLines
 from dreamlm.data_sources.sources.files import InputFile, open_bytes
+from dreamlm.data_sources.sources.numbered_lines import numbered_lines
 from dreamlm.data_sources.sources.records import Record
 from dreamlm.data_sources.sources.source import SourceReport
 
@@ -185,7 +187,7 @@ def _csv(file: InputFile, options: RecordOptions, report: SourceReport) -> Itera
     csv.field_size_limit(LONGEST_LINE_BYTES)
     with open_bytes(file.path) as stream:
         text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        lines = CsvLines(text, LONGEST_LINE_BYTES, lambda number: _drop_overlong(number, file, report))
+        lines = CsvLines(text, LONGEST_LINE_BYTES, partial(_drop_overlong, file, report))
         header = options.column_names or _header(lines, options.delimiter)
         reader = csv.DictReader(lines, header, delimiter=options.delimiter)
         for row in _closed_rows(reader, lines, file, report):
@@ -252,21 +254,13 @@ def _text_lines(file: InputFile, options: RecordOptions, report: SourceReport) -
 
 
 def _lines(stream: BinaryIO, file: InputFile, report: SourceReport) -> Iterator[tuple[int, bytes]]:
-    """The lines that hold anything, numbered from 1; one over the limit is passed over in pieces and counted once."""
-    number, passing = 1, False
-    while line := stream.readline(LONGEST_LINE_BYTES):
-        complete = line.endswith(b"\n") or len(line) < LONGEST_LINE_BYTES
-        if passing:
-            passing = not complete
-        elif not complete:
-            passing = True
-            _drop_overlong(number, file, report)
-        elif line.removeprefix(codecs.BOM_UTF8).strip():
+    """The lines that hold anything, numbered from 1; those over the limit are counted."""
+    for number, line in numbered_lines(stream, (b"\n",), LONGEST_LINE_BYTES, partial(_drop_overlong, file, report)):
+        if line.removeprefix(codecs.BOM_UTF8).strip():
             yield number, line
-        number += complete
 
 
-def _drop_overlong(number: int, file: InputFile, report: SourceReport) -> None:
+def _drop_overlong(file: InputFile, report: SourceReport, number: int) -> None:
     report.drop(f"record: line of over {LONGEST_LINE_BYTES >> 20} MiB", f"{file.name} line {number}")
 
 
