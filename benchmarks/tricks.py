@@ -197,7 +197,7 @@ class Tricked(DreamLM):
 
     def through(self, signal: Signal, vectors: bool = True) -> Signal:
         outputs = [signal.hidden]
-        for number, layer in enumerate(self._stack if vectors else self._remembering):
+        for number, layer in enumerate(self.stack(vectors)):
             hidden_BTD = signal.hidden
             for trick in self.tricks:
                 hidden_BTD = trick.before(number, hidden_BTD, outputs)

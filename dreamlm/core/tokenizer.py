@@ -191,6 +191,7 @@ class Tokenizer:
             "eos_token": self.end_of_document,
             "pad_token": self.padding,
             "padding_side": "left",
+            "model_input_names": ["input_ids", "attention_mask"],
             "split_special_tokens": True,
             "clean_up_tokenization_spaces": False,
         }

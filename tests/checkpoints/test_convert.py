@@ -17,6 +17,7 @@ from dreamlm.checkpoints.snapshot import Snapshot, read_snapshot, write_snapshot
 from dreamlm.checkpoints.store import Store
 from dreamlm.core.errors import CheckpointError, UserMistake
 from dreamlm.core.nn.decoder import DreamLM
+from dreamlm.core.tokenizer import BytePair, Tokenizer
 from dreamlm.wiring.saver import transformers_config
 
 
@@ -126,6 +127,17 @@ def test_a_tensor_without_a_place_is_refused_by_name(tmp_path: Path) -> None:
     snapshot = save(tmp_path, model, {**dict(model.named_parameters()), "layers.0.dream.gate": torch.zeros(2)})
     with pytest.raises(UserMistake, match=r"a place for the tensors layers\.0\.dream\.gate"):
         export(snapshot, tmp_path / "stock")
+
+
+def test_the_tokenizer_gives_nothing_that_a_stock_model_does_not_take(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    Tokenizer.train(BytePair(vocab_size=300), ["the cat sat"] * 3).save(tmp_path)
+    assert set(AutoTokenizer.from_pretrained(tmp_path)("the cat")) == {"input_ids", "attention_mask"}
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["model_input_names"] == [
+        "input_ids",
+        "attention_mask",
+    ]
 
 
 def test_an_export_never_writes_into_a_folder_with_files(tmp_path: Path) -> None:

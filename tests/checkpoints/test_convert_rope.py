@@ -9,6 +9,7 @@ import torch
 from test_convert import build, logits, save
 
 from dreamlm.checkpoints.convert.llama import export
+from dreamlm.checkpoints.convert.stock import read_decoder
 from dreamlm.core.errors import UserMistake
 
 YARN = {"type": "yarn", "factor": 4, "original_length": 16}
@@ -61,6 +62,27 @@ def test_transformers_4_finds_positions_under_its_own_keys_as_well(
     export(save(tmp_path, model), tmp_path / "stock")
     config = json.loads((tmp_path / "stock" / "config.json").read_text())
     assert (config["rope_theta"], config.get("rope_scaling")) == (500.0, rule)
+
+
+@pytest.mark.parametrize("scaling", [YARN, LLAMA3], ids=["yarn", "llama3"])
+@pytest.mark.parametrize("beside", [True, False], ids=["beside another", "alone"])
+def test_a_trained_length_told_outside_of_the_scaling_is_the_one_that_transformers_takes(
+    tmp_path: Path, scaling: dict[str, Any], beside: bool
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = build(seq_length=64, positions={"type": "rope", "theta": 500.0, "scaling": scaling})
+    path = Path(export(save(tmp_path, model), tmp_path / "stock").folder) / "config.json"
+    config = json.loads(path.read_text())
+    for key in ("rope_parameters", "rope_scaling"):
+        del config[key]["original_max_position_embeddings"]
+        config[key] |= {"original_max_position_embeddings": 32} if beside else {}
+    path.write_text(json.dumps({**config, "original_max_position_embeddings": 16}))
+    peer = AutoModelForCausalLM.from_pretrained(path.parent, trust_remote_code=False).eval()
+    tokens = torch.randint(0, 258, (2, 64), generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        torch.testing.assert_close(peer(tokens).logits, logits(model, tokens), atol=1e-5, rtol=1e-5)
+    assert read_decoder(path.parent).positions == model.config.positions
 
 
 def test_positions_rescaled_in_some_layers_are_refused_by_name(tmp_path: Path) -> None:

@@ -139,6 +139,15 @@ def test_a_model_of_another_kind_is_refused_with_those_that_are_not(tmp_path: Pa
     assert caught.value.valid == ("dreamlm", "llama", "qwen3", "qwen3_next")
 
 
+def test_weights_with_an_adapter_beside_them_are_not_taken_without_it(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, SMOL)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserMistake, match="an adapter lies here") as caught:
+        read_decoder(folder)
+    assert caught.value.where == str(folder / "adapter_config.json")
+    assert "merge_and_unload" in str(caught.value.hint)
+
+
 def weights_in(folder: Path, **more: torch.Tensor) -> Path:
     save_file({"model.norm.weight": torch.ones(4), **more}, folder / "model.safetensors")
     return folder_of(folder, SMOL)

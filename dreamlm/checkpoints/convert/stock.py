@@ -27,6 +27,7 @@ from dreamlm.core.errors import CheckpointError, UserMistake
 from dreamlm.core.nn.decoder import DreamLM
 
 CONFIG = "config.json"
+ADAPTER = "adapter_config.json"
 WEIGHTS = "model.safetensors"
 SHARDS = "model.safetensors.index.json"
 KINDS = ("dreamlm", "llama", "qwen3", "qwen3_next")
@@ -56,6 +57,7 @@ def read_decoder(folder: Path) -> DreamLM.Config:
     if config.model_type == "dreamlm":
         own: DreamLM.Config = config.decoder_config()
         return own
+    config.standardize_rope_params()  # once more: old spellings at the top level are not heard the first time
     if features := list(_inexpressible(config)):
         raise UserMistake(f"a dreamlm decoder cannot express this model's {', '.join(features)}", where=str(folder))
     values = {own: getattr(config, stock) for own, stock in _STOCK_KEYS.items()} | {
@@ -186,6 +188,12 @@ def _configuration(folder: Path) -> Any:
     from transformers import AutoConfig  # over a second of import time
 
     hint = "name a folder with a config.json and safetensors files, or a run of dreamlm's"
+    if (folder / ADAPTER).exists():  # which transformers would put upon the weights beside it
+        raise UserMistake(
+            "an adapter lies here, and a dreamlm decoder has no place for one",
+            where=str(folder / ADAPTER),
+            hint="with peft, save model.merge_and_unload() to a folder of its own, and name that",
+        )
     if not (folder / CONFIG).is_file():  # transformers may guess a type from the folder's name
         raise UserMistake(f"no model of transformers lies here: there is no {CONFIG}", where=str(folder), hint=hint)
     try:

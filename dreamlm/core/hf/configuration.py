@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 class DreamLMConfig(PreTrainedConfig):  # type: ignore[misc]
     """The decoder's own configuration, key by key, beside the vocabulary's facts.
 
-    Keys that are not given have the decoder's defaults.  Raises: pydantic's ValidationError for a bad value.
+    Keys may have transformers' names as well; those not given have the decoder's defaults.
+    Raises: pydantic's ValidationError for a bad value.
     """
 
     model_type: ClassVar[str] = "dreamlm"
@@ -33,6 +34,7 @@ class DreamLMConfig(PreTrainedConfig):  # type: ignore[misc]
     def __post_init__(self, **keys: Any) -> None:
         from dreamlm.core.nn.decoder import DreamLM  # over a second of import time, which a tokenizer does not need
 
+        keys = {self.attribute_map.get(name, name): value for name, value in keys.items()}
         own = {name: keys.pop(name) for name in DreamLM.Config.model_fields if name in keys}
         decoder = DreamLM.Config.model_validate(own)
         for name, value in decoder.model_dump(mode="json").items():

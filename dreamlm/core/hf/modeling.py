@@ -13,6 +13,7 @@ from typing import Any, ClassVar, final
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
@@ -20,7 +21,7 @@ from transformers.modeling_utils import PreTrainedModel
 from dreamlm.core.errors import CheckpointError, RangeError, UserMistake
 from dreamlm.core.hf.cache import CarryCache, no_assistants
 from dreamlm.core.hf.configuration import DreamLMConfig
-from dreamlm.core.hf.inputs import checked
+from dreamlm.core.hf.inputs import NO_TARGET, checked
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.diffusion import require_causal
 from dreamlm.core.nn.signal import Carry
@@ -66,8 +67,10 @@ class DreamLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
     def decoder(self) -> DreamLM:
         """The model that dreamlm itself would have loaded; the weights are shared."""
         decoder: DreamLM = self._decoder
-        for name, parameter in self.named_parameters(recurse=False):
-            setattr(decoder, name, parameter)  # transformers puts another in its place when it loads a file
+        # transformers puts another parameter in its place when it loads a file, and adapters another child.
+        for name, own in (*self.named_parameters(recurse=False), *self.named_children()):
+            if getattr(decoder, name) is not own:
+                setattr(decoder, name, own)
         return decoder
 
     def get_input_embeddings(self) -> nn.Module:
@@ -76,9 +79,12 @@ class DreamLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
     def get_output_embeddings(self) -> nn.Module:
         return self.decoder.head
 
-    def resize_token_embeddings(self, new_num_tokens: int | None = None, *given: Any, **options: Any) -> nn.Module:
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, *given: Any, **options: Any
+    ) -> nn.Module:
         """The embedding as it is.  Raises: UserMistake for another number of tokens than the model knows."""
-        if new_num_tokens in (None, self.config.vocab_size):
+        known = self.config.vocab_size
+        if new_num_tokens in (None, known) and known % (pad_to_multiple_of or 1) == 0:
             return self.get_input_embeddings()
         raise UserMistake(
             "a dreamlm model keeps the tokens that it was trained with",
@@ -101,11 +107,11 @@ class DreamLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
         """Logits (B, T, V) in fp32, the loss when there are labels, and the cache unless `use_cache` is False.
 
         attention_mask: 0 is padding, on the left or the right.  A cache that is passed is filled, whatever `use_cache`
-        says; that is about the one that is given back.  labels: -100 is no target; the loss is the mean
-        cross-entropy of tokens, without what layers add to it in dreamlm's own training.
-        Raises: UserMistake for vectors instead of tokens, inputs of another form, a foreign cache, or an option that
-        would have no effect, such as `position_ids` and `output_attentions`; RangeError past the last position, and for
-        ids that no token has.
+        says; that is about the one that is given back.  labels: -100 is no target, nor is padding or what follows it;
+        the loss is the mean cross-entropy of tokens, without what layers add to it in dreamlm's own training.
+        Raises: UserMistake for vectors instead of tokens, inputs of another form, a foreign cache, an option that
+        would have no effect, such as `position_ids` and `output_attentions`, or padding inside a text where there are
+        modules; RangeError past the last position, and for ids that no token has.
         """
         if inputs_embeds is not None:
             raise UserMistake("a dreamlm model reads token ids, not vectors", where="inputs_embeds")
@@ -116,13 +122,18 @@ class DreamLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
         keeps = use_cache is not False or past_key_values is not None
         carry = _waited(cache.carry, documents_BT) if cache.carry else self._start(documents_BT, keeps)
         self._require_positions(carry.tokens + tokens_BT.shape[1])
-        signal = self.decoder(tokens_BT, documents_BT, carry, boundaries=bool((documents_BT < 0).any()))
+        decoder = self.decoder
+        boundaries = bool((documents_BT < 0).any())
+        if decoder.config.modules and (boundaries or carry.boundaries):
+            _require_texts_in_one(carry, documents_BT)
+        signal = decoder(tokens_BT, documents_BT, carry, boundaries)
         cache.carry = signal.carry
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.decoder.logits(signal.hidden[:, kept])
+        logits = decoder.logits(signal.hidden[:, kept])
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels.long(), vocab_size=self.config.vocab_size, **options)
+            targets_BT = _targets(labels, documents_BT)
+            loss = self.loss_function(logits=logits, labels=targets_BT, vocab_size=self.config.vocab_size, **options)
         output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=None if use_cache is False else cache)
         return output.to_tuple() if return_dict is False else output
 
@@ -164,6 +175,14 @@ class DreamLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
         """Raises: UserMistake; transformers would go back in the cache."""
         raise no_assistants()
 
+    def _replicate_for_data_parallel(self) -> Any:
+        """Raises: UserMistake; a copy on another device would compute with this one's constants."""
+        raise UserMistake(
+            "a dreamlm model is not copied to several devices within one process",
+            where="torch.nn.DataParallel",
+            hint="start one process for each device (torchrun, accelerate launch), or show this one a single device",
+        )
+
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         return False
@@ -204,6 +223,25 @@ def _waited(carry: Carry, documents_BT: Int[Tensor, "B T"]) -> Carry:
         return carry
     further = zip(carry.left_padding, waiting, _leading_padding(documents_BT), strict=True)
     return replace(carry, left_padding=tuple(before + more if waits else before for before, waits, more in further))
+
+
+def _require_texts_in_one(carry: Carry, documents_BT: Int[Tensor, "B T"]) -> None:
+    """A module reads segments of columns: padding inside a text would shift those of its row against the others'."""
+    real_BS = torch.cat([carry.documents_BP, documents_BT], dim=1) >= 0
+    resumes_BS = real_BS[:, 1:] & ~real_BS[:, :-1] & (real_BS.cumsum(dim=1)[:, :-1] > 0)
+    if resumes_BS.any():
+        raise UserMistake(
+            "padding stands between two tokens of a text, and this model has modules that read it by segments",
+            where="attention_mask",
+            hint="pad on the left (padding_side='left'), or give each text its own pass",
+        )
+
+
+def _targets(labels_BT: Int[Tensor, "B T"], documents_BT: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """The labels without those of padding, and of tokens that padding would have to predict."""
+    padding_BT = documents_BT < 0
+    behind_BT = F.pad(padding_BT[:, :-1], (1, 0))
+    return labels_BT.long().masked_fill(padding_BT | behind_BT, NO_TARGET)
 
 
 def _documents(tokens_BT: Int[Tensor, "B T"], mask: Tensor | None) -> Int[Tensor, "B T"]:

@@ -9,12 +9,14 @@ and in what the carry already holds.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dreamlm.core.heads.lm import LanguageModelHead
+from dreamlm.core.modules.module import CognitiveModule
 from dreamlm.core.modules.stage import Stage
 from dreamlm.core.nn.cache import KeyValueCache
 from dreamlm.core.nn.decoder_config import DecoderConfig
@@ -63,12 +65,9 @@ class DreamLM(nn.Module):
         initialise(self, config.num_layers)
         self.mask_vector = mask_vector(config.hidden_size) if config.masks else None
         # Built last, so that the trunk's weights are those of the decoder without modules.
-        self._modules_in_order = tuple(build_modules(config))
-        self.cognition = nn.ModuleList(self._modules_in_order)
+        self.cognition = nn.ModuleList(build_modules(config))
         initialise(self.cognition, config.num_layers)
         self.vision = Vision(config.vision, config.hidden_size, config.num_heads) if config.vision else NoVision()
-        self._stack: tuple[Layer, ...] = tuple(in_order(config, self.layers, self._modules_in_order))
-        self._remembering = (*self._stack[:-1], remembering(config, self._stack[-1]))
         self._run: Callable[[Layer, Signal], Signal] = run
         if config.stage is not None:
             self.enter(config.stage)
@@ -82,6 +81,10 @@ class DreamLM(nn.Module):
     def mask_id(self) -> int:
         """What a model with a mask vector reads where a token is hidden; no row of the embedding has that number."""
         return self.vocab_size
+
+    @property
+    def _modules_in_order(self) -> Sequence[CognitiveModule]:
+        return cast("Sequence[CognitiveModule]", self.cognition)
 
     @property
     def device(self) -> torch.device:
@@ -200,9 +203,14 @@ class DreamLM(nn.Module):
 
     def through(self, signal: Signal, vectors: bool = True) -> Signal:
         """The signal behind the last layer.  vectors: as in `segments`."""
-        for layer in self._stack if vectors else self._remembering:
+        for layer in self.stack(vectors):
             signal = self._run(layer, signal)
         return signal
+
+    def stack(self, vectors: bool = True) -> list[Layer]:
+        """What a signal passes, one behind the other, of the children as they are now.  vectors: as in `segments`."""
+        stack: list[Layer] = [*in_order(self.config, self.layers, self._modules_in_order)]
+        return stack if vectors else [*stack[:-1], remembering(self.config, stack[-1])]
 
     def logits(self, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
         """Unnormalised log-probabilities of the next token, in fp32."""

@@ -1,5 +1,6 @@
 """A snapshot folder in the hands of transformers: the same numbers, the same texts."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from dreamlm.core.errors import CheckpointError, RangeError, UserMistake
 from dreamlm.core.generation.generate import generate
 from dreamlm.core.generation.sampler import Sampler
 from dreamlm.core.hf.cache import CarryCache
+from dreamlm.core.hf.configuration import DreamLMConfig
 from dreamlm.core.hf.modeling import DreamLMForCausalLM
 from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.signal import Carry
@@ -226,6 +228,61 @@ def test_labels_give_the_mean_loss_of_real_targets_and_gradients(snapshot_of: Sn
     torch.testing.assert_close(peer(tokens, labels=tokens).loss, own.nll / own.tokens)
 
 
+@pytest.mark.parametrize("padding", [(0, 3), (0, 0)], ids=["left", "right"])
+def test_padding_is_neither_a_target_nor_what_a_token_is_predicted_from(
+    snapshot_of: SnapshotOf, padding: tuple[int, int]
+) -> None:
+    peer, tokens = peer_of(snapshot_of(build())), random_tokens(2, 12)
+    mask = torch.ones_like(tokens)
+    mask[1, :3] = 0
+    if padding == (0, 0):
+        mask = mask.flip(1)
+    together = peer(tokens, attention_mask=mask, labels=tokens).loss
+    apart = [peer(row[real > 0][None], labels=row[real > 0][None]).loss for row, real in zip(tokens, mask, strict=True)]
+    torch.testing.assert_close(together, (11 * apart[0] + 8 * apart[1]) / 19)
+
+
+@pytest.mark.parametrize("settings", [SUMMARY, THOUGHTS], ids=["module", "thoughts"])
+@torch.no_grad()
+def test_padding_inside_a_text_is_refused_where_modules_would_read_it_as_a_part(
+    snapshot_of: SnapshotOf, settings: dict[str, Any]
+) -> None:
+    peer, tokens = peer_of(snapshot_of(build(**settings))), random_tokens(2, 12)
+    hole, right = torch.ones(2, 12, dtype=torch.int64), torch.ones(2, 12, dtype=torch.int64)
+    hole[1, 4:6], right[1, 9:] = 0, 0
+    with pytest.raises(UserMistake, match="padding stands between two tokens of a text"):
+        peer(tokens, attention_mask=hole)
+    cache = peer(tokens, attention_mask=right).past_key_values
+    with pytest.raises(UserMistake, match="padding stands between two tokens of a text"):
+        peer(tokens[:, :1], past_key_values=cache)
+
+
+@pytest.mark.parametrize("name", ["embedding", "norm", "head", "layers.0.feed_forward.down"])
+def test_a_part_that_an_adapter_replaces_is_the_one_that_computes(snapshot_of: SnapshotOf, name: str) -> None:
+    peer, tokens = peer_of(snapshot_of(build(tie_embeddings=False))), random_tokens(2, 12)
+    before = peer(tokens).logits
+    part = copy.deepcopy(peer.get_submodule(name))
+    peer.set_submodule(name, part)
+    with torch.no_grad():
+        part.weight += torch.linspace(0, 1, len(part.weight)).view(-1, *[1] * (part.weight.ndim - 1))
+    loss = peer(tokens, labels=tokens).loss
+    loss.backward()
+    assert part.weight.grad is not None
+    assert not torch.allclose(peer(tokens).logits, before, atol=1e-2)
+
+
+@torch.no_grad()
+def test_a_layer_that_is_exchanged_or_left_out_is_so_in_what_is_computed(snapshot_of: SnapshotOf) -> None:
+    peer, tokens = peer_of(snapshot_of(build())), random_tokens(2, 12)
+    first, second = peer.layers
+    before = peer(tokens).logits
+    peer.layers = torch.nn.ModuleList([first])
+    alone = peer(tokens).logits
+    peer.layers = torch.nn.ModuleList([first, second])
+    assert not torch.allclose(alone, before)
+    assert torch.equal(peer(tokens).logits, before)
+
+
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @torch.no_grad()
 def test_what_transformers_saves_it_loads_and_has_dreamlms_names(
@@ -341,6 +398,11 @@ def test_what_the_decoder_cannot_do_is_refused_by_name(snapshot_of: SnapshotOf) 
         CarryCache().crop(1)
     with pytest.raises(UserMistake, match="keeps the tokens that it was trained with"):
         peer.resize_token_embeddings(310)
+    with pytest.raises(UserMistake, match="keeps the tokens that it was trained with"):
+        peer.resize_token_embeddings(300, pad_to_multiple_of=64)
+    assert peer.resize_token_embeddings(300, pad_to_multiple_of=100) is peer.get_input_embeddings()
+    with pytest.raises(UserMistake, match="not copied to several devices within one process"):
+        peer._replicate_for_data_parallel()
     assert peer.resize_token_embeddings(300) is peer.resize_token_embeddings() is peer.get_input_embeddings()
 
 
@@ -364,6 +426,15 @@ def test_tools_of_transformers_find_the_sizes_they_look_for(snapshot_of: Snapsho
         sizes = (config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads)
         assert sizes == (2, 4, kv_heads or 4)
         assert config.max_position_embeddings == 64
+
+
+def test_transformers_names_of_sizes_say_the_same_as_dreamlms() -> None:
+    sizes = {"hidden_size": 192, "seq_length": 64}
+    theirs = DreamLMConfig(**sizes, num_attention_heads=6, num_hidden_layers=3, tie_word_embeddings=False)
+    assert (theirs.num_heads, theirs.num_key_value_heads) == (6, 6)
+    own = DreamLMConfig(**sizes, num_heads=6, num_layers=3, tie_embeddings=False)
+    assert theirs.to_dict() == own.to_dict()
+    assert theirs.decoder_config() == own.decoder_config()
 
 
 def test_a_model_built_from_a_configuration_is_initialised_as_dreamlm_does(snapshot_of: SnapshotOf) -> None:
