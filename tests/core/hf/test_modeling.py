@@ -228,15 +228,13 @@ def test_labels_give_the_mean_loss_of_real_targets_and_gradients(snapshot_of: Sn
     torch.testing.assert_close(peer(tokens, labels=tokens).loss, own.nll / own.tokens)
 
 
-@pytest.mark.parametrize("padding", [(0, 3), (0, 0)], ids=["left", "right"])
+@pytest.mark.parametrize("padding", [slice(0, 3), slice(9, 12)], ids=["left", "right"])
 def test_padding_is_neither_a_target_nor_what_a_token_is_predicted_from(
-    snapshot_of: SnapshotOf, padding: tuple[int, int]
+    snapshot_of: SnapshotOf, padding: slice
 ) -> None:
     peer, tokens = peer_of(snapshot_of(build())), random_tokens(2, 12)
     mask = torch.ones_like(tokens)
-    mask[1, :3] = 0
-    if padding == (0, 0):
-        mask = mask.flip(1)
+    mask[1, padding] = 0
     together = peer(tokens, attention_mask=mask, labels=tokens).loss
     apart = [peer(row[real > 0][None], labels=row[real > 0][None]).loss for row, real in zip(tokens, mask, strict=True)]
     torch.testing.assert_close(together, (11 * apart[0] + 8 * apart[1]) / 19)
