@@ -45,7 +45,7 @@ class DreamsRequest:
     def prepare(self, subject: Subject) -> "PreparedDreams":
         """Find the module that dreams.  Raises: UserMistake when the model has none."""
         module, notes = WANTED.find(subject)
-        gated = dreaming_of(subject.loaded.model, module).config.use_gate
+        gated = dreaming_of(subject.loaded.model, module).config.gated
         return PreparedDreams(subject, module, notes if gated else [*notes, NO_GATE])
 
 

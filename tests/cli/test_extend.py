@@ -45,7 +45,7 @@ def test_both_commands_extend_the_model(cli: Any, run: str) -> None:
         assert outcome.err.startswith(f"error: --rescale-layers {layers!r} names no layers\nvalid: all, lower_half,")
     outcome = cli("eval", "--run", run, "--extend-max-seq-len", "64", "--rescale-layers", "0,2")
     assert (outcome.code, outcome.out) == (2, "")
-    assert "positions cannot be re-scaled in layer 2: the layers are 0 to 1" in outcome.err
+    assert "positions cannot be re-scaled in layer 2\nat: rescale_layers\nvalid: 0 to 1" in outcome.err
     outcome = cli("generate", "--run", run, "--rescale-layers", "lower_half", prompt)
     assert (outcome.code, outcome.out) == (2, "")
     assert "layers are re-scaled for an extension only" in outcome.err

@@ -49,6 +49,8 @@ NUMBERS: Mapping[str, tuple[Any, ...]] = {
     "top_k": (1,),
     "noise_std": (0.0,),
     "num_edge_types": (1,),
+    "num_vectors": (1,),
+    "stack_size": (1,),
     "block_size": (4,),
 }
 """Fields, wherever they are, with which other numbers are other paths through the code."""

@@ -101,6 +101,7 @@ def rows_and_padding(subject: Subject, training: bool) -> None:
         real = documents >= 0
         assert apart(repadded[real], whole[real]) <= SAME, "what padding holds influences real tokens"
     _losses_ignore_padding(subject, model, torch.cat([documents, documents[:, -1:]], dim=1))
+    _padding_behind_costs_nothing(subject, model)
     if not (training and draws_numbers(model)):
         _alone(model, ids, documents)
 
@@ -112,6 +113,22 @@ def _losses_ignore_padding(subject: Subject, model: DreamLM, documents_BX: Tenso
         losses, repadded = (subject.losses(model, ids, documents_BX) for ids in (ids_BX, repadded_BX))
     for name, loss in losses.objectives.items():
         assert apart(repadded.objectives[name] / losses.tokens, loss / losses.tokens) <= SAME, f"padding moves {name}"
+
+
+def _padding_behind_costs_nothing(subject: Subject, model: DreamLM) -> None:
+    """Padding may complete a segment that the text does not, and stand behind one that the text ends with."""
+    for length in (LENGTH - 1, LENGTH + 1):
+        ids_BX = tokens(4, length)
+        longer_BX = torch.cat([ids_BX, tokens(4, 8)], dim=1)
+        padding_BX = torch.full((4, 8), -1, dtype=torch.int32)
+        documents_BX = torch.cat([one_document(ids_BX), padding_BX], dim=1)
+        with torch.no_grad():
+            losses, again = (subject.losses(model, ids_BX, one_document(ids_BX), seed) for seed in (5, 6))
+            padded = subject.losses(model, longer_BX, documents_BX)
+        for name, loss in losses.objectives.items():
+            drawn = apart(again.objectives[name], loss) > 0  # of numbers whose count depends on the padding
+            difference = apart(padded.objectives[name] / losses.tokens, loss / losses.tokens)
+            assert drawn or difference <= CLOSE, f"padding behind moves {name}"
 
 
 def _alone(model: DreamLM, ids: Tensor, documents: Tensor) -> None:

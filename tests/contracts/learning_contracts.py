@@ -210,12 +210,12 @@ def degenerate(config: DreamLM.Config) -> Iterator[tuple[str, DreamLM.Config]]:
         "modules": tuple(_smallest(one) for one in anywhere),
         "stage": config.stage and _smallest(config.stage),
     }
-    short: dict[str, Any] = {"segment_length": 1} if config.modules else {}
+    short: dict[str, Any] = {"segment_length": 2} if config.modules else {}
     if config.vision is not None:
         short["vision"] = _smallest(config.vision)
     if config.diffusion is not None:
         short["diffusion"] = _smallest(config.diffusion)
-    shortest = {"seq_length": 2, **short}
+    shortest = {"seq_length": 4 if config.modules else 2, **short}
     changes = {
         "smallest trunk": trunk,
         "smallest parts": {**parts, **short},

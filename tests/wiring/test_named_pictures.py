@@ -35,12 +35,12 @@ def gif() -> bytes:
 
 @pytest.fixture(scope="module")
 def seeing() -> DreamLM:
-    return model({"type": "lite", "image_size": 8, "num_prefix_tokens": 2, "width": 8})
+    return model({"type": "lite", "image_size": 16, "num_prefix_tokens": 2, "width": 8})
 
 
 def test_a_picture_is_opened_in_the_models_size(seeing: DreamLM, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(NOISE))
-    assert [one.shape for one in opened_pictures(seeing, [tmp_path / "a.png"] * 2)] == [(3, 8, 8)] * 2
+    assert [one.shape for one in opened_pictures(seeing, [tmp_path / "a.png"] * 2)] == [(3, 16, 16)] * 2
     assert opened_pictures(seeing, []) == []
 
 

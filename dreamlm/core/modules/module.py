@@ -189,6 +189,8 @@ class CognitiveModule(nn.Module, ABC):
         kept = {key: value.to(blank[key].dtype) for key, value in written.memory.items()}
         memory = _choose(last_R >= 0, kept, part.memory)
         counts_R = own_RS.sum(dim=1)
+        if signal.segment.followed_B is not None:
+            counts_R = counts_R * signal.segment.followed_B[row_R]
         losses = {f"{self.name}.{key}": (loss_R * counts_R).sum() for key, loss_R in written.losses.items()}
         signal = signal.with_losses(losses).with_probes(self.name, written.probes)
         return signal, state.commit(memory, written.pushed, last_R, row_R, everyone)

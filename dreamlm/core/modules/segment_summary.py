@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from dreamlm.core.modules.module import CognitiveModule, ModuleConfig, Room, Written
 from dreamlm.core.nn.norm import RMSNorm
-from dreamlm.core.nn.pooling import LearnedQueries
+from dreamlm.core.nn.pooling import LearnedQueries, choosing
 
 
 @final
@@ -33,7 +33,7 @@ class SegmentSummary(CognitiveModule):
     class Config(ModuleConfig):
         type: Literal["segment_summary"] = "segment_summary"
         num_vectors: int = Field(4, ge=1)
-        """Vectors of the summary."""
+        """Vectors of the summary; with one there is nothing to choose, and nothing that learns to."""
         reconstruction_weight: float = Field(0.05, ge=0.0)
 
         @property
@@ -52,7 +52,8 @@ class SegmentSummary(CognitiveModule):
         self.pool_key, self.pool_value = _linear(size, size), _linear(size, size)
         self.gate = nn.Linear(2 * size, size)
         self.read_norm = RMSNorm(size, room.norm_epsilon)
-        self.read_query, self.read_key, self.read_value = (_linear(size, size) for _ in range(3))
+        self.read_query, self.read_key = (choosing(num_vectors > 1, size) for _ in range(2))
+        self.read_value = _linear(size, size)
         self.residual = _linear(size, size)
         self.place = nn.Parameter(torch.empty(room.segment_length, size))
         self.decode_in, self.decode_out = _linear(2 * size, size), _linear(size, size)

@@ -22,8 +22,9 @@ from torch.nn import functional as F
 from dreamlm.core.modules.module import CognitiveModule, ModuleConfig, Room, Stack, Written
 from dreamlm.core.modules.thought_losses import thought_losses
 from dreamlm.core.nn.norm import RMSNorm
-from dreamlm.core.nn.pooling import LearnedQueries, attend
+from dreamlm.core.nn.pooling import LearnedQueries, attend, choosing
 
+_Rows = Annotated[int, Field(ge=2)]
 _Size = Annotated[int, Field(ge=1)]
 
 
@@ -40,10 +41,10 @@ class ThoughtStack(CognitiveModule):
 
     class Config(ModuleConfig):
         type: Literal["thought_stack"] = "thought_stack"
-        thought_dims: tuple[_Size, _Size, _Size] = (16, 16, 8)
-        """Shape of a thought; its first dimension is how many queries make it."""
+        thought_dims: tuple[_Rows, _Size, _Size] = (16, 16, 8)
+        """Shape of a thought; its first dimension is how many queries make it, 2 at least."""
         stack_size: int = Field(8, ge=1)
-        """Thoughts that are kept of a document."""
+        """Thoughts that are kept of a document; with one there is nothing to choose, and nothing that learns to."""
         thought_dropout: float = Field(0.15, ge=0.0, lt=1.0)
         """Share of a thought's numbers that a segment does not see, in training."""
         thought_noise: float = Field(0.05, ge=0.0)
@@ -72,7 +73,7 @@ class ThoughtStack(CognitiveModule):
 
     def __init__(self, name: str, room: Room, config: Config) -> None:
         super().__init__(name)
-        size = room.hidden_size
+        size, several = room.hidden_size, config.stack_size > 1
         self.config, self.num_heads = config, room.num_heads
         self.height, self.width = config.thought_dims[0], math.prod(config.thought_dims[1:])
         # Reading: thoughts to vectors, vectors to tokens.
@@ -81,9 +82,12 @@ class ThoughtStack(CognitiveModule):
         self.pool_query = nn.Parameter(torch.empty(1, size))
         self.age = nn.Parameter(torch.empty(config.stack_size, size))
         self.slot_norm = RMSNorm(size, room.norm_epsilon)
-        self.slot_query, self.slot_key, self.slot_value = (_linear(size, size) for _ in range(3))
-        self.read_norm, self.read_slot_norm = RMSNorm(size, room.norm_epsilon), RMSNorm(size, room.norm_epsilon)
-        self.read_query, self.read_key, self.read_value = (_linear(size, size) for _ in range(3))
+        self.slot_query, self.slot_key = (choosing(several, size) for _ in range(2))
+        self.slot_value = _linear(size, size)
+        self.read_norm = RMSNorm(size, room.norm_epsilon) if several else nn.Identity()
+        self.read_slot_norm = RMSNorm(size, room.norm_epsilon)
+        self.read_query, self.read_key = (choosing(several, size) for _ in range(2))
+        self.read_value = _linear(size, size)
         self.residual = _linear(size, size)
         # Writing: tokens to a thought.
         self.write_norm = RMSNorm(size, room.norm_epsilon)

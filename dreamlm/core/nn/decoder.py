@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dreamlm.core.heads.lm import LanguageModelHead
@@ -175,11 +175,18 @@ class DreamLM(nn.Module):
                 boundaries,
                 self.positions,
                 self.compute_dtype(),
+                self._followed(documents_BT, span.stop, records) if boundaries and self.cognition else None,
             )
             hidden_BSD = self.embed(tokens_BT[:, span], segment.position_BT, view.columns(span))
             signal = self.through(Signal(hidden_BSD, segment, inner), vectors)
             carry = replace(signal.carry, records=records)
             yield replace(signal, carry=carry)
+
+    def _followed(self, documents_BT: Tensor, stop: int, records: bool) -> Bool[Tensor, " B"]:
+        """Rows with a real token at column `stop` or later, and where more may come, rows not padded before it."""
+        real_BT = documents_BT >= 0
+        ahead_B = real_BT[:, stop:].any(dim=1)
+        return ahead_B | real_BT[:, stop - 1] if records else ahead_B
 
     def finished(self, signals: Sequence[Signal]) -> Signal:
         """One signal of several in a row, behind the final norm."""

@@ -90,6 +90,8 @@ class DecoderConfig(ConfigModel):
             yield f"segment_length {self.segment} must divide seq_length {self.seq_length}"
         if self.modules and self.segment == self.seq_length:
             yield f"modules need several segments: set segment_length below seq_length {self.seq_length}"
+        if self.modules and self.segment == 1:
+            yield "modules need segments of 2 tokens or more: of a single one there is nothing to choose"
         if wrong := [one.after for one in self.modules if not 0 <= (one.after or 0) < self.num_layers]:
             yield f"a module cannot sit after layer {wrong[0]}: the layers are 0 to {self.num_layers - 1}"
         if self.segment % self.block:

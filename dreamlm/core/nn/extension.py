@@ -37,6 +37,13 @@ def extended(
         )
     if length == config.seq_length:
         return config, dict(weights)
+    named = layers if isinstance(layers, tuple) else ()
+    if beyond := [layer for layer in named if layer >= config.num_layers]:
+        raise RangeError(
+            f"positions cannot be re-scaled in layer {beyond[0]}",
+            where="rescale_layers",
+            valid=[f"0 to {config.num_layers - 1}"],
+        )
     positions = config.positions.extended(config.seq_length, length, layers)
     sized = config.model_copy(update={"diffusion": config.sized_diffusion})
     values = sized.model_dump() | {"seq_length": length, "positions": positions.model_dump()}

@@ -46,6 +46,11 @@ class LearnedQueries(nn.Module):
         return F.rms_norm(vectors_ZHXK, vectors_ZHXK.shape[3:], eps=self.epsilon)
 
 
+def choosing(several: bool, size: int) -> nn.Module:
+    """What makes queries or keys of vectors; nothing where there are not several to choose from: it would not learn."""
+    return nn.Linear(size, size, bias=False) if several else nn.Identity()
+
+
 def attend(
     query_ZQC: Float[Tensor, "Z Q C"],
     key_ZVC: Float[Tensor, "Z V C"],

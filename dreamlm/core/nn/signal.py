@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dreamlm.core.nn.phase import Phase
@@ -70,6 +70,9 @@ class Segment:
     """What marks queries and keys with their position."""
     phase: Phase
     """Where these columns stand in the segments of their rows."""
+    followed_B: Bool[Tensor, " B"] | None = None
+    """Rows whose text goes on behind these columns, or may in a later call; None is all. What is written in other rows
+    nobody will read: padding completed their segment, or follows it."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +136,12 @@ def advance(
     boundaries: bool,
     positions: Positions,
     dtype: torch.dtype,
+    followed_B: Bool[Tensor, " B"] | None = None,
 ) -> tuple[Segment, Carry]:
     """Place the columns of a phase after the carry: positions, visibility, and the carry without layers' new states.
 
     `boundaries=False` promises that every row goes on with its one document, without padding. `dtype` is the one
-    attention computes in.
+    attention computes in. `followed_B`: as in `Segment`.
     """
     length = documents_BT.shape[1]
     boundaries = boundaries or carry.boundaries
@@ -154,6 +158,7 @@ def advance(
         _visible(carry.tokens, seen_BS, boundaries),
         positions.place(position_BT, dtype),
         phase,
+        followed_B,
     )
     placed = replace(
         carry,

@@ -9,9 +9,9 @@ from dreamlm.core.nn.decoder import DreamLM
 from dreamlm.core.nn.vision.view import Sight
 from dreamlm.core.objectives.augmentation import UNTOUCHED, Augmentation
 from dreamlm.core.objectives.captions import contrasted
-from dreamlm.core.objectives.objective import Losses, Objective
+from dreamlm.core.objectives.objective import Losses, Objective, over_targets
 from dreamlm.core.objectives.picture_augmentation import AS_THEY_ARE, PictureAugmentation
-from dreamlm.core.objectives.targets import targets_of
+from dreamlm.core.objectives.targets import documents_read, targets_of
 
 
 class CausalObjective(Objective):
@@ -40,9 +40,10 @@ class CausalObjective(Objective):
     ) -> Losses:
         """sight: the pictures of the batch; None without any."""
         view = self.model.look(self._seen(sight))
-        inputs = self.augmentation.inputs(self.model, tokens_BX[:, :-1], documents_BX[:, :-1])
+        documents_BT = documents_read(documents_BX)
+        inputs = self.augmentation.inputs(self.model, tokens_BX[:, :-1], documents_BT)
         carry = inputs.start(self.model, records=False)
-        signal = self.model(inputs.tokens_BT, documents_BX[:, :-1], carry, boundaries, view)
+        signal = self.model(inputs.tokens_BT, documents_BT, carry, boundaries, view)
         target_BT = targets_of(tokens_BX, documents_BX)
         real_BT = target_BT >= 0
         importance_BT = inputs.importance(real_BT)
@@ -54,7 +55,8 @@ class CausalObjective(Objective):
         compared = {
             name: mean * real for name, mean in contrasted(self.model, view, sight, tokens_BX, documents_BX).items()
         }
-        return Losses({"token": loss, **signal.losses, **compared}, nll, real, signal.probes)
+        parts = over_targets(signal.losses, documents_BT, real)
+        return Losses({"token": loss, **parts, **compared}, nll, real, signal.probes)
 
     def _seen(self, sight: Sight | None) -> Sight | None:
         if sight is None or not self.model.training:

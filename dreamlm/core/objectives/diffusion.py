@@ -10,7 +10,8 @@ what the clean path reads; slots and their targets are what they are without it.
 Shapes: B rows, X = T + 1 tokens of a window, N slots of a row, U blocks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import torch
 from jaxtyping import Float, Int
@@ -22,7 +23,8 @@ from dreamlm.core.nn.noise import SCHEDULES, stratified_times
 from dreamlm.core.nn.signal import Signal, positions_in_documents
 from dreamlm.core.objectives.augmentation import UNTOUCHED, Augmentation
 from dreamlm.core.objectives.blocks import Blocks, lay_out
-from dreamlm.core.objectives.objective import Losses, Objective
+from dreamlm.core.objectives.objective import Losses, Objective, over_targets
+from dreamlm.core.objectives.targets import documents_read
 
 
 class DiffusionObjective(Objective):
@@ -52,10 +54,13 @@ class DiffusionObjective(Objective):
         loss, nll = self.model.head(
             noisy.hidden[masked_BN], blocks.target_BN[masked_BN], self.label_smoothing, importance_BN[masked_BN]
         )
-        real_BT = (documents_BX[:, 1:] >= 0) & (documents_BX[:, :-1] >= 0)
-        losses = {"token": loss, **_of_layers([*clean, noisy])}
+        real = ((documents_BX[:, 1:] >= 0) & (documents_BX[:, :-1] >= 0)).sum()
+        by_clean = over_targets(_summed(clean), documents_read(documents_BX), real)
+        by_noisy = over_targets(noisy.losses, blocks.documents_BN, real)
+        # What both paths pass, such as a router, counts half on each.
+        parts = {name: (by_clean[name] + by_noisy[name]) / 2 for name in by_noisy}
         probes = {**noisy.probes, **clean[-1].probes}
-        return Losses(losses, nll, real_BT.sum(), probes)
+        return Losses({"token": loss, **by_clean, **parts}, nll, real, probes)
 
 
 def blocks_of(
@@ -75,7 +80,7 @@ def read_clean(
     augmentation: Augmentation = UNTOUCHED,
 ) -> list[Signal]:
     """The clean path: one signal for each segment, with the carry behind it, and vectors that mean nothing."""
-    documents_BT = documents_BX[:, :-1]
+    documents_BT = documents_read(documents_BX)
     inputs = augmentation.inputs(model, tokens_BX[:, :-1], documents_BT)
     return [*model.segments(inputs.tokens_BT, documents_BT, inputs.start(model), boundaries, vectors=False)]
 
@@ -86,11 +91,6 @@ def fill_in(model: DreamLM, blocks: Blocks, masked_BN: Tensor, clean: Sequence[S
     return denoise(model, blocks.slots(masked_BN, model.mask_id), clean[-1].carry, before)
 
 
-def _of_layers(signals: Sequence[Signal]) -> dict[str, Float[Tensor, ""]]:
-    """What layers add to the loss; what both paths pass, such as a router, counts half on each."""
-    clean: dict[str, Tensor] = {}
-    for signal in signals[:-1]:
-        for name, loss in signal.losses.items():
-            clean[name] = clean[name] + loss if name in clean else loss
-    noisy = signals[-1].losses
-    return {name: (loss + noisy[name]) / 2 if name in noisy else loss for name, loss in clean.items()}
+def _summed(signals: Sequence[Signal]) -> Mapping[str, Float[Tensor, ""]]:
+    """What layers add to the loss, over all segments."""
+    return reduce(lambda whole, signal: whole.with_losses(signal.losses), signals).losses

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from dreamlm.core.nn.decoder import DreamLM
@@ -22,6 +23,17 @@ class Losses:
     """How many real targets there were."""
     probes: Mapping[str, Tensor] = field(default_factory=dict)
     """Detached values that the model's parts show, by name."""
+
+
+def over_targets(
+    losses: Mapping[str, Tensor], documents_BT: Int[Tensor, "B T"], targets: int | Tensor
+) -> dict[str, Tensor]:
+    """What a model's parts add to the loss, as sums over targets: they add it up over all that they read.
+
+    That is more than the targets where there are places of pictures, prompts, or the rest of a block.
+    """
+    share = targets / (documents_BT >= 0).sum().clamp(min=1)
+    return {name: loss * share for name, loss in losses.items()}
 
 
 HEADS = "heads."

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamlm.core.heads.value import ValueHead
-from dreamlm.core.objectives.objective import HEADS, Losses, Objective
+from dreamlm.core.objectives.objective import HEADS, Losses, Objective, over_targets
 from dreamlm.core.rl.experience import Columns
 from dreamlm.core.rl.policy import AnswerBatch, Policy
 
@@ -57,8 +57,6 @@ class PolicyObjective(Objective):
             approx_kl = (ratio_N - 1 - log_ratio_N).sum()
             ratio_error = (ratio_N - 1).abs().max()
             clipped = ((ratio_N - 1).abs() > self._clip).float().sum()
-        # Parts of the model add up their losses over all that was read; these are sums over what was answered.
-        answered = len(ratio_N) / (answers.documents_BT >= 0).sum()
         objectives = {
             "policy_loss": self._policy_loss(opinion.log_probability_N, ratio_N, old.advantage_N),
             "value_loss": self._value_loss(value_N, old.return_N, old.value_N),
@@ -66,7 +64,7 @@ class PolicyObjective(Objective):
             "entropy": opinion.entropy_N.sum(),
             "approx_kl": approx_kl,
             "clip_fraction": clipped,
-            **{name: loss * answered for name, loss in signal.losses.items()},
+            **over_targets(signal.losses, answers.documents_BT, len(ratio_N)),
         }
         nll = -opinion.log_probability_N.detach().sum()
         return Losses(objectives, nll, torch.tensor(len(ratio_N)), {**signal.probes, RATIO_ERROR: ratio_error})

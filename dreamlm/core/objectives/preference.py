@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dreamlm.core.objectives.objective import HEADS, Losses, Objective
+from dreamlm.core.objectives.objective import HEADS, Losses, Objective, over_targets
 from dreamlm.core.rl.pair_reading import ReadPair
 from dreamlm.core.rl.reading import Rows, side_by_side
 from dreamlm.core.rl.reward_model import RewardModel, Verdict
@@ -81,9 +81,6 @@ class PreferenceObjective(Objective):
         nll = preference_nll(margin_P, confidence_P).sum()
         component_PC = _difference(verdict.component_BC)
         ranking = (F.softplus(-measured_PC * component_PC) * measured_PC.abs()).sum()
-        # The backend divides every sum by the number of pairs; these are sums over tokens.
-        per_pair = pairs / (rows.documents_BT >= 0).sum()
-        parts = {name: loss * per_pair for name, loss in verdict.losses.items()}
         probes = {
             "accuracy": ((margin_P > 0).float() + (margin_P == 0).float() / 2).mean(),
             "margin": margin_P.mean(),
@@ -91,7 +88,8 @@ class PreferenceObjective(Objective):
             "mixture": verdict.mixture_C,
             **verdict.probes,
         }
-        losses = {"preference": nll, "components": ranking, **parts}
+        losses = {"preference": nll, "components": ranking}
+        losses |= over_targets(verdict.losses, rows.documents_BT, pairs)
         return Losses(
             losses, nll.detach(), torch.tensor(pairs), {name: value.detach() for name, value in probes.items()}
         )

@@ -20,7 +20,7 @@ class Row:
     out_TD: Tensor
     summary_MD: Tensor
     loss: float
-    """Summed over the tokens that were written."""
+    """Summed over the tokens that were written for others to read."""
 
 
 def naive(module: SegmentSummary, hidden_TD: Tensor, documents: Sequence[int], padding: int, size: int) -> Row:
@@ -37,10 +37,9 @@ def naive(module: SegmentSummary, hidden_TD: Tensor, documents: Sequence[int], p
             if last >= 0:
                 before = summary if last == owner else torch.zeros_like(summary)
                 summary, owner = _write(module, before, hidden_TD[own]), last
-                places = [segment.index(token) for token in own]
-                loss += sum(
-                    _error(module, summary, hidden_TD[token], place) for token, place in zip(own, places, strict=True)
-                )
+                # What ends with padding and has nothing but padding behind it is read by nobody.
+                if max(documents[t:]) >= 0:
+                    loss += sum(_error(module, summary, hidden_TD[token], segment.index(token)) for token in own)
             segment = []
     return Row(torch.stack(out), summary, loss)
 

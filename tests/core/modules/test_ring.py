@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dreamlm.core.modules.ring import Ring
+from dreamlm.core.modules.ring import SPARE, Ring
 
 ROWS, SIZE = 3, 3
 NOWHERE = torch.device("cpu")
@@ -70,6 +70,17 @@ def test_a_push_copies_nothing_where_each_value_replaces_the_one_before() -> Non
             places.add(ring.buffer.slots_BC.data_ptr())
     assert len(places) == 1
     assert shown(ring) == [[37.0, 38.0, 39.0]] * ROWS
+
+
+def test_a_value_that_is_held_outlives_as_many_pushes_as_there_are_spare_slots_and_more() -> None:
+    with torch.no_grad():
+        held = Ring.empty(ROWS, SIZE, (2,), NOWHERE)
+        for number in range(SIZE):
+            held = held.push(torch.full((ROWS, 2), float(number)), *everyone())
+        before, ring = shown(held), held
+        for number in range(SPARE + 1):
+            ring = ring.push(torch.full((ROWS, 2), 10.0 + number), *everyone())
+    assert shown(held) == before == [[0.0, 1.0, 2.0]] * ROWS
 
 
 def test_gradient_flows_through_a_ring() -> None:

@@ -144,6 +144,23 @@ def test_a_rule_of_some_layers_is_taken_further_where_it_held() -> None:
 
 
 @pytest.mark.parametrize(
+    ("one", "another"),
+    [(LINEAR, {**LINEAR, "factor": 3}), (YARN, LINEAR), (LINEAR, YARN), (YARN, {**YARN, "original_length": 4})],
+    ids=str,
+)
+def test_a_rule_that_is_no_earlier_form_of_the_other_is_left_alone(one: dict, another: dict) -> None:
+    first, second = {**one, "layers": (0,)}, {**another, "layers": (1,)}
+    model = trained({"scaling": first, "scaling_elsewhere": (second,)})
+    before = model.config.positions.rules(3)
+    for asked in (None, (0,), ()):
+        after = longer(model, 64, asked).config.positions.rules(3)
+        assert (after[1:], after[0] == before[0]) == (before[1:], asked == ())
+    for asked in ((1,), (0, 1), "all", "lower_half"):
+        with pytest.raises(RangeError, match=r"not in force(.|\n)*at: rescale_layers\nvalid: 0\n"):
+            longer(model, 64, asked)
+
+
+@pytest.mark.parametrize(
     ("said", "block"), [({}, 16), ({"segment_length": 8}, 8), ({"diffusion": {"block_size": 4}}, 4)], ids=str
 )
 def test_a_diffusion_model_keeps_the_blocks_it_was_trained_on(said: dict, block: int) -> None:
@@ -166,17 +183,25 @@ def test_the_length_of_training_changes_nothing(kind: str) -> None:
         ({}, 8, None, "windows of 16 tokens cannot be extended to 8"),
         ({"segment_length": 8}, 60, None, "segment_length 8 must divide seq_length 60"),
         ({"diffusion": "block_diffusion"}, 40, None, "block_size 16 must divide the segment of 40 tokens"),
-        ({}, 64, (0, 3), "re-scaled in layer 3: the layers are 0 to 2"),
+        ({}, 64, (0, 3), "re-scaled in layer 3\nat: rescale_layers\nvalid: 0 to 2"),
         *(
-            ({"positions": {"scaling": {"type": "linear", "factor": 2, "layers": held}}}, 64, asked, "not in force")
+            ({"positions": {"scaling": {**LINEAR, "layers": held}}}, 64, asked, "not in force")
             for held, asked in (("lower_half", "all"), ((0, 1), (1, 2)), ((0,), "lower_half"))
         ),
-        ({"positions": "learned"}, 64, (0,), "'learned' cannot be re-scaled in some layers only"),
-        ({"positions": "alibi"}, 64, "lower_half", "'alibi' cannot be re-scaled in some layers only"),
-        ({"positions": "none"}, 64, "upper_half", "'none' cannot be re-scaled in some layers only"),
+        ({"positions": {"scaling": {**LINEAR, "layers": ()}}}, 64, (1,), "in force in no layer"),
+        *(
+            ({"positions": positions}, 64, layers, f"'{positions}' cannot be re-scaled in some layers only")
+            for positions, layers in (
+                ("learned", (0,)),
+                ("learned", ()),
+                ("alibi", "lower_half"),
+                ("none", "upper_half"),
+            )
+        ),
     ],
 )
 def test_what_does_not_fit_the_model_is_refused(options: dict, length: int, layers: object, message: str) -> None:
     model = trained(**{"positions": "rope", **options})
-    with pytest.raises(RangeError, match=message):
+    with pytest.raises(RangeError, match=message) as refused:
         extended(model.config, model.state_dict(), length, layers)  # type: ignore[arg-type]
+    assert f"\nat: {'extend_max_seq_len' if layers is None else 'rescale_layers'}" in str(refused.value)

@@ -191,13 +191,28 @@ def test_what_both_paths_pass_counts_half_on_each_and_what_one_passes_whole(monk
     with torch.no_grad():
         found = DiffusionObjective(diffuser, 0.0, FILLER)(window(), DOCUMENTS, True).objectives
         clean = [signal.losses for signal in read_clean(diffuser, window(), DOCUMENTS, True)]
-    [(_, _, noisy)] = seen
+    [(layout, _, noisy)] = seen
     assert len(clean) == 2
+    targets, slots = 3 * 16 + 11, int((layout.documents_BN >= 0).sum())
+    assert slots > targets  # documents end inside blocks
     router, thought = (sum(losses[name] for losses in clean) for name in ("moe_balance", "thought_stack.sparsity"))
-    assert found["moe_balance"].item() == pytest.approx((router + noisy.losses["moe_balance"]).item() / 2)
-    assert noisy.losses["moe_balance"].item() != pytest.approx(router.item(), rel=1e-3)
+    by_clean, by_noisy = router.item() / targets, noisy.losses["moe_balance"].item() / slots
+    assert found["moe_balance"].item() == pytest.approx((by_clean + by_noisy) / 2 * targets)
+    assert by_noisy != pytest.approx(by_clean, rel=1e-3)
     assert found["thought_stack.sparsity"].item() == pytest.approx(thought.item())
     assert thought.item() > 0
+
+
+EVEN = {"type": "moe", "num_experts": 2, "top_k": 2}
+"""Everything goes to all experts: their balance is 1 for each token."""
+
+
+@pytest.mark.parametrize("documents", [DOCUMENTS, torch.arange(17).expand(4, -1) // 3], ids=["few", "many"])
+def test_losses_of_layers_are_sums_over_targets_whatever_else_the_layers_read(documents: Tensor) -> None:
+    diffuser = model(4, feed_forward=EVEN)
+    for objective in (CausalObjective(diffuser, 0.0), DiffusionObjective(diffuser, 0.0, FILLER)):
+        losses = objective(window(), documents, True)
+        assert (losses.objectives["moe_balance"] / losses.tokens).item() == pytest.approx(1, rel=1e-5)
 
 
 def test_the_evaluated_bound_is_exact_in_the_mean_and_knows_its_error(small: tuple[Tensor, Tensor, float]) -> None:

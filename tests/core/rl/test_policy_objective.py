@@ -1,5 +1,7 @@
 """The losses and their gradients against the formulas of the papers, token by token."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -21,9 +23,9 @@ CLIP, VALUE_CLIP, PULL = 0.2, 0.3, 0.7
 class Scene:
     """Answers of a policy, experience with random numbers, and an objective over both."""
 
-    def __init__(self, by: Algorithm = "ppo", drift: float = 0.5) -> None:
-        """drift: how far the old log-probabilities are from the policy's."""
-        self.model = small_model()
+    def __init__(self, by: Algorithm = "ppo", drift: float = 0.5, **options: Any) -> None:
+        """drift: how far the old log-probabilities are from the policy's.  options: of the model."""
+        self.model = small_model(**options)
         self.policy = Policy(self.model, 1.0, Vocabulary.of(self.model, TOKENIZER))
         rollouts = roll_out(self.model, TOKENIZER, PROMPTS, RolloutConfig(max_new_tokens=10), range(5))
         with torch.no_grad():
@@ -129,6 +131,12 @@ def test_all_parts_of_the_policy_and_the_critic_learn() -> None:
     ]
     assert names == []
     assert {name for name, _ in scene.objective.trained()} >= {"heads.value.linear.weight", "embedding.weight"}
+
+
+def test_losses_of_layers_are_sums_over_what_was_answered() -> None:
+    """Where everything goes to all experts, their balance is 1 for each token."""
+    losses = Scene(feed_forward={"type": "moe", "num_experts": 2, "top_k": 2}).losses()
+    assert (losses.objectives["moe_balance"] / losses.tokens).item() == pytest.approx(1, rel=1e-5)
 
 
 def test_a_micro_batch_as_long_as_another_ranks_costs_the_same() -> None:

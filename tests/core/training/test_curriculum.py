@@ -125,7 +125,7 @@ def test_without_stages_there_is_nothing_to_enter_and_nothing_to_say() -> None:
 def test_stages_that_could_only_change_the_eyes_and_do_not_are_remarked(
     images: list[bool], modules: list[dict[str, str]], vain: bool
 ) -> None:
-    eyes = {"type": "lite", "image_size": 8, "num_prefix_tokens": 2}
+    eyes = {"type": "lite", "image_size": 16, "num_prefix_tokens": 2}
     model = StagedConfig.model_validate({**SEGMENTS, "modules": modules, "vision": eyes})
     stages = [stage(str(number), 5).model_copy(update={"images": looks}) for number, looks in enumerate(images)]
     said = [*Curriculum(stages).remarks(100, model)]

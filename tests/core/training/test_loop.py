@@ -1,11 +1,12 @@
 """The loop: what a resume repeats, what a bad step changes, and which numbers are reported."""
 
-import math
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from small_runs import Run
 from stream_of_text import VOCAB, TextStream
 
 from dreamlm.core.errors import Interrupted, LossNotFinite, OutOfSpace, TrainingFailed
-from dreamlm.core.training import telling
+from dreamlm.core.training import saving, telling
 from dreamlm.core.training.backend.backend import WindowBatch
 from dreamlm.core.training.backend.single import SingleProcess
 from dreamlm.core.training.diagnosis import name_cause
@@ -100,48 +101,6 @@ def test_one_row_that_does_not_fit_is_an_error_that_names_the_way_out(run: Make)
     with pytest.raises(TrainingFailed, match="1 row in a micro-batch") as caught:
         small.go(backend=backend)
     assert "activation_checkpointing" in caught.value.hint
-
-
-def poison(backend: object, from_step: int) -> None:
-    """Make one weight infinite before a step, as a broken update would."""
-    compute, calls = backend.forward_backward, [0]  # type: ignore[attr-defined]
-
-    def forward_backward(micro_batches):  # type: ignore[no-untyped-def]
-        calls[0] += 1
-        if calls[0] > from_step:
-            with torch.no_grad():
-                backend.model.layers[1].feed_forward.up.weight[0, 0] = float("inf")  # type: ignore[attr-defined]
-        return compute(micro_batches)
-
-    backend.forward_backward = forward_backward  # type: ignore[attr-defined]
-
-
-def test_too_many_steps_that_are_not_finite_end_at_the_last_finite_snapshot(run: Make) -> None:
-    bad = run(max_skipped_steps=3, save_interval_steps=2)
-    backend = bad.backend()
-    poison(backend, from_step=5)
-    with pytest.raises(TrainingFailed, match=r"3 steps in a row .* layers\.1\.feed_forward\.up.* step 4"):
-        bad.go(backend=backend)
-    assert bad.shelf.rolled_back
-    assert [report.applied for report in bad.hook.steps] == [True] * 5 + [False] * 3
-    assert bad.hook.ends[-1].reason == "failed"
-
-
-def test_a_gradient_that_is_not_finite_changes_nothing(run: Make) -> None:
-    backend = run().backend()
-    batch_of = run()
-    windows, _ = batch_of.stream.draw(batch_of.stream.start(), 4)
-    micro = [WindowBatch(batch_of.stream.read(windows), 1)]
-    backend.forward_backward(micro)
-    backend.update(1.0)
-    before = backend.gather()
-    before = ({k: v.clone() for k, v in before.model.items()}, {k: v.clone() for k, v in before.optimizer.items()})
-    backend.forward_backward(micro)
-    backend.model.norm.weight.grad[3] = float("nan")
-    assert not backend.update(1.0).applied
-    after = backend.gather()
-    assert all(torch.equal(after.model[name], tensor) for name, tensor in before[0].items())
-    assert all(torch.equal(after.optimizer[name], tensor) for name, tensor in before[1].items())
 
 
 def test_the_bad_documents_are_named(run: Make) -> None:
@@ -292,20 +251,19 @@ def test_a_loss_that_does_not_fall_ends_the_run_at_step_100(run: Make) -> None:
         stuck.go()
 
 
-def test_one_skipped_step_does_not_pass_for_a_loss_that_does_not_fall(run: Make) -> None:
-    noisy = run(train_tokens=64 * 110)
-    backend = noisy.backend()
-    compute, calls = backend.forward_backward, [0]
+def test_a_snapshot_is_due_when_so_much_time_went_by_since_the_last(run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = run(train_tokens=64 * 10, save_interval_steps=None, save_interval_seconds=25.0, eval_tokens=64 * 1000)
+    backend, now = slow.backend(), [0.0]
+    compute = backend.forward_backward
 
     def forward_backward(micro_batches):  # type: ignore[no-untyped-def]
-        calls[0] += 1
-        measured = compute(micro_batches)
-        return replace(measured, nll=math.nan) if calls[0] == 3 else measured
+        now[0] += 10.0
+        return compute(micro_batches)
 
     backend.forward_backward = forward_backward  # type: ignore[method-assign]
-    noisy.go(backend=backend)
-    assert noisy.hook.ends[-1].reason == "finished"
-    assert len(noisy.shelf.saved[-1][0].early_losses) == 100
+    monkeypatch.setattr(saving, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
+    slow.go(backend=backend)
+    assert [state.step for state, _ in slow.shelf.saved] == [0, 3, 6, 9, 10]
 
 
 def test_the_best_weights_are_saved_as_soon_as_they_are_measured(run: Make) -> None:

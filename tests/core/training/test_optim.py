@@ -6,7 +6,7 @@ from torch import nn
 
 from dreamlm.core.errors import ResumeMismatch
 from dreamlm.core.nn.decoder import DreamLM
-from dreamlm.core.training.optim import AdamW, Muon
+from dreamlm.core.training.optim import AdamW, Muon, Optimizers
 
 
 def named() -> list[tuple[str, nn.Parameter]]:
@@ -92,6 +92,44 @@ def test_a_muon_update_is_nearly_orthogonal() -> None:
     Muon.Config(learning_rate=1.0, weight_decay=0.0).build(parameters).step(1.0)
     singular = torch.linalg.svdvals(before - weights.detach())
     assert singular.max() / singular.min() < 3.0
+
+
+def stepped(optimizers: Optimizers, weight: nn.Parameter, gradient: torch.Tensor) -> torch.Tensor:
+    """What one step at the full learning rate takes off a weight."""
+    before = weight.detach().clone()
+    weight.grad = gradient.clone()
+    optimizers.step(1.0)
+    return before - weight.detach()
+
+
+def test_a_muon_update_is_as_large_as_one_of_adamw() -> None:
+    """Liu et al. 2025, "Muon is Scalable for LLM Training", section 2.2: a root mean square of 0.2 for any shape."""
+    for rows, columns in ((128, 128), (64, 256), (256, 64)):
+        weight = nn.Parameter(torch.zeros(rows, columns))
+        config = Muon.Config(learning_rate=1.0, weight_decay=0.0)
+        optimizers = config.build([("layers.0.map.weight", weight), ("scale", nn.Parameter(torch.zeros(1)))])
+        generator = torch.Generator().manual_seed(0)
+        update = stepped(optimizers, weight, torch.randn(rows, columns, generator=generator))
+        assert update.square().mean().sqrt().item() == pytest.approx(0.2, rel=0.15)
+
+
+@pytest.mark.parametrize(("momentum", "same"), [(0.0, True), (0.95, False)])
+def test_muon_remembers_gradients_by_its_momentum(momentum: float, same: bool) -> None:
+    first, second = torch.randn(2, 64, 64, generator=torch.Generator().manual_seed(0))
+    config = Muon.Config(learning_rate=1.0, weight_decay=0.0, momentum=momentum)
+    updates = []
+    for gradients in ((first, second), (second,)):
+        weight = nn.Parameter(torch.zeros(64, 64))
+        optimizers = config.build([("layers.0.map.weight", weight), ("scale", nn.Parameter(torch.zeros(1)))])
+        *_, update = (stepped(optimizers, weight, gradient) for gradient in gradients)
+        updates.append(update)
+    assert torch.allclose(*updates, atol=1e-6) is same
+
+
+def test_adamw_divides_by_the_gradients_size_and_epsilon() -> None:
+    weight = nn.Parameter(torch.zeros(4))
+    optimizers = AdamW.Config(learning_rate=1.0, epsilon=1.0, weight_decay=0.0).build([("weight", weight)])
+    assert stepped(optimizers, weight, torch.ones(4)).tolist() == pytest.approx([0.5] * 4)
 
 
 @pytest.mark.parametrize("config", [AdamW.Config(), Muon.Config()])

@@ -16,9 +16,9 @@ ENCODERS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def seeing_model(encoder: str = "vit", **vision: Any) -> DreamLM:
+def seeing_model(encoder: str = "vit", feed_forward: Any = "swiglu", **vision: Any) -> DreamLM:
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "seq_length": 16}
+    sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "seq_length": 16, "feed_forward": feed_forward}
     eyes = {**ENCODERS[encoder], "num_prefix_tokens": PLACES, **vision}
     return DreamLM.Config.model_validate({**sizes, "vision": eyes}).build(VOCAB).eval()
 

@@ -53,6 +53,14 @@ def test_losses_count_words_alone() -> None:
     assert losses.objectives["token"].item() / 6 == pytest.approx(plain.item(), abs=1e-5)
 
 
+def test_losses_of_layers_are_sums_over_words_too() -> None:
+    """Where everything goes to all experts, their balance is 1 for each token."""
+    model = seeing_model(feed_forward={"type": "moe", "num_experts": 2, "top_k": 2})
+    tokens, documents, of = batch_of(["P", 5, 6, 7], ["P", 8, 9, "-"])
+    losses = CausalObjective(model, 0.0)(tokens, documents, True, Sight(pixels(model, 2), of))
+    assert (losses.objectives["moe_balance"] / losses.tokens).item() == pytest.approx(1, rel=1e-5)
+
+
 def test_the_side_of_the_text_sees_no_picture() -> None:
     model = seeing_model()
     tokens, documents, of = batch_of(["P", 5, 6, 7], ["P", 8, 9, 4])
@@ -162,9 +170,9 @@ def test_augmentation_leaves_places_alone() -> None:
 
 def learned(captions_of: Tensor, steps: int = 30) -> tuple[DreamLM, Tensor]:
     """A model that has compared coloured pictures, each with the caption that `captions_of` gives it."""
-    model = seeing_model("lite", image_size=8, width=8, token_mask_prob=0.0, embedding_dropout=0.0).train()
+    model = seeing_model("lite", image_size=16, width=8, token_mask_prob=0.0, embedding_dropout=0.0).train()
     colours = torch.randint(0, 256, (len(captions_of), 3, 1, 1), dtype=torch.uint8, generator=torch.manual_seed(2))
-    seen = colours.expand(-1, -1, 8, 8).contiguous()
+    seen = colours.expand(-1, -1, 16, 16).contiguous()
     rows = [["P", int(one) + 2, 1] for one in captions_of[:24]]
     tokens, documents, of = batch_of(*rows)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

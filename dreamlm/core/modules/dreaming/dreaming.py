@@ -39,11 +39,12 @@ class Dreaming(CognitiveModule):
         num_dream_sequences: int = Field(4, ge=1)
         """Dreams of a segment."""
         dream_length: int = Field(5, ge=1)
-        """Steps of a dream, each of an action, what it is about, and its result."""
+        """Steps of a dream, each of an action, what it is about, and its result. The only step of the only dream is a
+        graph without edges, in which nothing is reasoned."""
         graph_reasoning_hops: int = Field(3, ge=1)
         """How often messages go along the edges between steps; all hops share their weights."""
         num_experts: int = Field(4, ge=1)
-        """Experts that can dream."""
+        """Experts that can dream; a single one dreams everything, without a gate."""
         moe_top_k: int = Field(2, ge=1)
         """Experts that dream each dream; the others do not compute."""
         moe_noise_std: float = Field(0.1, ge=0.0)
@@ -97,6 +98,11 @@ class Dreaming(CognitiveModule):
             return self
 
         @property
+        def gated(self) -> bool:
+            """Whether a gate chooses experts."""
+            return self.use_gate and self.num_experts > 1
+
+        @property
         def longest(self) -> int:
             return self.max_dream_length or max(_ROOM, self.dream_length)
 
@@ -106,7 +112,7 @@ class Dreaming(CognitiveModule):
 
         @property
         def loss_weights(self) -> Mapping[str, float]:
-            return {"balance": self.load_balance_loss_weight} if self.use_gate else {}
+            return {"balance": self.load_balance_loss_weight} if self.gated else {}
 
         def check(self, hidden_size: int) -> None:
             size = self.dream_size or hidden_size
@@ -164,7 +170,7 @@ class Dreaming(CognitiveModule):
             size,
             config.most_dreams,
             NoisyTopKGate(len(ROLES) * size, config.num_experts, config.moe_top_k, config.moe_noise_std)
-            if config.use_gate
+            if config.gated
             else Turns(config.num_experts, config.moe_top_k),
             Experts(experts, config.moe_top_k),
             CrossExpertAttention(size, heads, epsilon) if config.use_cross_expert_attention else NoExchange(),
@@ -237,5 +243,5 @@ class Dreaming(CognitiveModule):
         }
         if self.config.use_node_memory:
             kept["node_memory"] = reasoned.memory_RGC
-        losses = {"balance": dreams.routing.balance.expand(len(hidden_RSD))} if self.config.use_gate else {}
+        losses = {"balance": dreams.routing.balance.expand(len(hidden_RSD))} if self.config.gated else {}
         return Written(kept, losses, probes(dreams, reasoned, real_R))

@@ -26,7 +26,7 @@ class MixtureOfExperts(FeedForward):
 
     class Config(ConfigModel):
         type: Literal["moe"] = "moe"
-        num_experts: int = Field(8, ge=1)
+        num_experts: int = Field(8, ge=2)
         """Experts of each layer."""
         top_k: int = Field(2, ge=1)
         """Experts that compute each token."""

@@ -91,7 +91,7 @@ def refuse_layers(kind: str, layers: LayerChoice | None) -> None:
     if layers not in (None, "all"):
         raise RangeError(
             f"positions of type {kind!r} cannot be re-scaled in some layers only: no layer has positions of its own",
-            where="model.positions",
+            where="rescale_layers",
             valid=["all"],
             hint="extend without naming layers",
         )

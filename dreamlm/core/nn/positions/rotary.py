@@ -58,7 +58,8 @@ class Rotary(Positions):
         scaling: ScalingConfig = Unscaled()
         """How a model reads more tokens than `theta` was trained for."""
         scaling_elsewhere: tuple[ScalingConfig, ...] = ()
-        """For layers that `scaling` leaves out: the first of these that names a layer holds in it, else none."""
+        """For layers that `scaling` leaves out: the first of these that names a layer holds in it, else none. What an
+        extension writes here is what `scaling` was before; a rule of another form keeps its layers, as it is."""
 
         @model_validator(mode="after")
         def _elsewhere_than_what(self) -> "Rotary.Config":
@@ -78,9 +79,11 @@ class Rotary(Positions):
         def extended(self, trained: int, length: int, layers: LayerChoice | None) -> "Rotary.Config":
             """`scaling` for the longer windows in the layers chosen, and in the others the rules that held there.
 
-            Raises: RangeError for layers in which no rule held that could be taken further.
+            Raises: RangeError for layers in which no rule held, or another one, that could be taken further.
             """
-            if self.scaling.grows:
+            if not all(self.scaling.continues(rule) for rule in self.scaling_elsewhere):
+                _require_held(layers, [self.scaling.layers_scaled])
+            elif self.scaling.grows:
                 _require_held(layers, [rule.layers_scaled for rule in (self.scaling, *self.scaling_elsewhere)])
             scaling = self.scaling.extended(trained, length, layers)
             return self.model_copy(update={"scaling": scaling, "scaling_elsewhere": self._left_out_by(scaling)})
@@ -138,9 +141,12 @@ def _require_held(layers: LayerChoice | None, held: Sequence[LayerChoice]) -> No
     listed = {layer for one in held if not isinstance(one, str) for layer in one}
     if not isinstance(layers, str) and listed.issuperset(layers):
         return
+    valid = [one if isinstance(one, str) else ", ".join(map(str, one)) for one in held if one]
     raise RangeError(
-        "positions were re-scaled in some layers only, and a rule that was not in force cannot be taken further",
+        "positions were re-scaled in some layers only, and a rule that was not in force cannot be taken further"
+        if valid
+        else "positions have a rule that is in force in no layer, and cannot be taken further in any",
         where="rescale_layers",
-        valid=[one if isinstance(one, str) else ", ".join(map(str, one)) for one in held if one],
-        hint="leave it out, to extend the model in the layers that are re-scaled now",
+        valid=valid,
+        hint="leave it out, to extend the model in the layers that are re-scaled now" if valid else "leave it out",
     )

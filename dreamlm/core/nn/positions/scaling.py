@@ -43,6 +43,11 @@ class Scaling(ConfigModel, ABC):
         layers: where it is to hold; None is where it did.
         """
 
+    def continues(self, other: "Scaling") -> bool:
+        """Whether `extended` may have made this rule of the other one: it has the same form and reaches as far."""
+        own, others = (rule.model_dump(exclude={"layers"}) for rule in (self, other))
+        return others.pop("factor", 1.0) <= own.pop("factor", 1.0) and own == others
+
 
 @final
 class Unscaled(Scaling):

@@ -28,7 +28,7 @@ class Lite(VisionEncoder):
 
     class Config(VisionConfig):
         type: Literal["lite"] = "lite"
-        image_size: int = Field(224, ge=STEP, multiple_of=STEP)
+        image_size: int = Field(224, ge=2 * STEP, multiple_of=STEP)
         """Pixels of a side, to which pictures are cut and scaled when the corpus is prepared."""
         width: int = Field(128, ge=8, multiple_of=4)
         """Of the features; the stages before have a quarter and a half of it."""

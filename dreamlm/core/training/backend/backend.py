@@ -40,10 +40,7 @@ class MicroBatch(ABC):
 
     @abstractmethod
     def padded(self, length: int) -> Self:
-        """The same with padding on the right up to a length no smaller than its own.
-
-        Its tokens cost what they did. Padding completes a row's last segment, which counts in modules' own losses then.
-        """
+        """The same, at the same loss, with padding on the right up to a length no smaller than its own."""
 
     @property
     def has_picture(self) -> bool:

@@ -64,7 +64,7 @@ def test_the_balance_loss_is_a_sum_over_real_tokens_and_a_mean_over_layers() -> 
 
 
 @pytest.mark.parametrize(
-    "config", [{"num_experts": 1, "top_k": 1}, {"num_experts": 3, "top_k": 3}, {"expert_size": 1}, {"noise_std": 0.0}]
+    "config", [{"num_experts": 2, "top_k": 1}, {"num_experts": 3, "top_k": 3}, {"expert_size": 1}, {"noise_std": 0.0}]
 )
 def test_degenerate_sizes_are_finite_and_learn(config: dict[str, Any]) -> None:
     layer = build({"type": "moe", **config})

@@ -33,7 +33,8 @@ def by_transformers(kind: str, head_size: int, theta: float, length: int, factor
 
 @pytest.mark.parametrize("factor", [1.0, 1.5, 4.0, 16.0, 40.0])
 @pytest.mark.parametrize(
-    ("head_size", "theta", "length"), [(32, 1e4, 256), (64, 1e4, 256), (128, 5e5, 4096), (8, 500.0, 16)]
+    ("head_size", "theta", "length"),
+    [(32, 1e4, 256), (64, 1e4, 256), (128, 5e5, 4096), (8, 500.0, 16), (32, 100.0, 4096)],
 )
 def test_yarn_equals_transformers(head_size: int, theta: float, length: int, factor: float) -> None:
     frequencies, temperature = by_transformers("yarn", head_size, theta, length, factor)
