@@ -24,7 +24,7 @@ class SegmentSummary(CognitiveModule):
     write: learned queries pool the segment; a gate mixes the pooled vectors into the summary.
     read: every token attends to the summary's vectors.
     loss `reconstruction`: mean squared error of the segment's vectors, at unit RMS, decoded from the new summary and
-    a place in the segment; knowing nothing costs 1 for each token of a segment that is written.
+    a place in the segment; knowing nothing costs 1 for each token of a segment that is written for others to read.
 
     Source: in the line of Rae et al. 2020, "Compressive Transformers" (attention reconstruction).  Departs: the state
     is a few gated vectors instead of a growing memory.

@@ -287,6 +287,23 @@ def test_sizes_that_do_not_fit_are_refused(bad: dict[str, int]) -> None:
         DreamLM.Config.model_validate({"hidden_size": 32, "num_heads": 4, "seq_length": 16, **bad})
 
 
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ({"segment_length": 1, "modules": ["segment_summary"]}, "modules need segments of 2 tokens or more"),
+        ({"feed_forward": {"type": "moe", "num_experts": 1, "top_k": 1}}, r"num_experts\n.*greater than or equal to 2"),
+        (
+            {"segment_length": 4, "modules": [{"type": "thought_stack", "thought_dims": (1, 2, 2)}]},
+            r"thought_dims\.0\n.*greater than or equal to 2",
+        ),
+        ({"vision": {"type": "lite", "image_size": 8}}, r"image_size\n.*greater than or equal to 16"),
+    ],
+)
+def test_where_there_is_nothing_to_choose_from_no_weights_are_built_that_would_choose(bad: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        build(**bad)
+
+
 def test_all_sizes_that_do_not_fit_are_told_at_once() -> None:
     told = (
         r"times an even head size; num_kv_heads 2 must divide num_heads 3; segment_length 7 must divide seq_length 16"

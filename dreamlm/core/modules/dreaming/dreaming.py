@@ -89,9 +89,10 @@ class Dreaming(CognitiveModule):
                 raise ValueError(f"moe_top_k {self.moe_top_k} cannot exceed num_experts {self.num_experts}")
             if idle := self._idle(self.num_dream_sequences):
                 raise ValueError(idle)
-            for name in () if self.use_gate else ("moe_noise_std", "load_balance_loss_weight"):
+            lacks = "a second expert" if self.use_gate else "use_gate"
+            for name in () if self.gated else ("moe_noise_std", "load_balance_loss_weight"):
                 if getattr(self, name) not in (0.0, type(self).model_fields[name].default):
-                    raise ValueError(f"without use_gate there is nothing that {name} could do; set it to 0")
+                    raise ValueError(f"without {lacks} there is nothing that {name} could do; set it to 0")
             own = {"dream_length": self.dream_length, "num_dream_sequences": self.num_dream_sequences}
             if found := self._beyond(own):
                 raise ValueError("; ".join(f"{setting} {own[setting]}: {what}" for setting, what in found))

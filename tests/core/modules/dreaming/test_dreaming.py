@@ -208,11 +208,26 @@ def test_a_stage_in_which_experts_would_never_have_a_turn_is_refused() -> None:
         ({"use_gate": False, "num_dream_sequences": 1}, "have 2 of num_experts 4: the others would never dream"),
         ({"use_gate": False, "moe_noise_std": 0.3}, "without use_gate there is nothing that moe_noise_std could do"),
         ({"use_gate": False, "load_balance_loss_weight": 1.0}, "nothing that load_balance_loss_weight could do"),
+        (
+            {"num_experts": 1, "moe_top_k": 1, "moe_noise_std": 0.3},
+            "without a second expert there is nothing that moe_",
+        ),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_with_what_to_change(settings: dict[str, int], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         DreamLM.Config.model_validate({**TRUNK, "modules": [{**SMALL, **settings}]})
+
+
+def test_a_single_expert_dreams_without_a_gate() -> None:
+    model = decoder(num_experts=1, moe_top_k=1)
+    tokens = window()
+    losses = CausalObjective(model, 0.0)(tokens, torch.zeros_like(tokens), True).objectives
+    assert "dreaming.balance" not in losses
+    assert "dreaming.balance" not in model.config.loss_weights
+    assert not list(module_of(model).generator.gate.parameters())
+    losses["token"].backward()
+    assert all(one.grad is not None and one.grad.any() for one in module_of(model).generator.experts.parameters())
 
 
 def test_defaults_are_the_stated_ones_and_leave_room_for_stages() -> None:
